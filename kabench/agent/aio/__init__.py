@@ -1,0 +1,19 @@
+"""The agents for asyncio: a protocol a socket, an httptools parser a socket, a timer an agent."""
+
+from kabench.agent.aio.agent import AsyncAgent, AsyncKeepAliveAgent, AsyncPlainAgent
+from kabench.agent.aio.exchange import Exchange
+from kabench.agent.aio.reader import ResponseHead
+from kabench.agent.aio.request import Headers, Origin, PreparedRequest
+from kabench.agent.aio.response import Response
+
+__all__ = [
+    "AsyncAgent",
+    "AsyncKeepAliveAgent",
+    "AsyncPlainAgent",
+    "Exchange",
+    "Headers",
+    "Origin",
+    "PreparedRequest",
+    "Response",
+    "ResponseHead",
+]

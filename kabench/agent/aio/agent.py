@@ -1,0 +1,319 @@
+"""The asyncio agents: they open sockets, set the one timer, and carry requests to the book."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from math import inf
+from time import perf_counter
+from typing import TYPE_CHECKING, Self
+
+from kabench.agent.aio.connection import Connection
+from kabench.agent.aio.exchange import Exchange, FutureExchange
+from kabench.agent.aio.reader import HeadCache
+from kabench.agent.aio.request import PreparedRequest, prepare
+from kabench.agent.book import BookedSocket, CloseReason, SocketBook, ToClose
+from kabench.agent.errors import (
+    AgentClosedError,
+    AgentError,
+    ConnectError,
+    ConnectTimeoutError,
+    LocalPortsExhaustedError,
+    QueueTimeoutError,
+    SocketTimeoutError,
+    TooManyOpenFilesError,
+)
+from kabench.agent.options import AgentOptionArguments, AgentOptions, parse_duration
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Unpack
+
+    from kabench.agent.aio.request import Headers, Origin
+    from kabench.agent.aio.response import Response
+    from kabench.agent.options import Duration
+    from kabench.agent.status import AgentStatus
+
+_Booked = BookedSocket[Connection, Exchange]
+
+_TIMER_SLACK_S = 0.001
+"""Event loops count timers in milliseconds; a wake-up a moment too early would only have to be set again."""
+
+
+class AsyncAgent:
+    """What both asyncio agents are; use `AsyncKeepAliveAgent` or `AsyncPlainAgent`.
+
+    An agent belongs to the event loop it is first used in. Options are given by name or as an `AgentOptions`, not both.
+    """
+
+    def __init__(self, options: AgentOptions | None = None, **given: Unpack[AgentOptionArguments]) -> None:
+        if options is None:
+            options = AgentOptions(**given)
+        elif given:
+            raise TypeError(f"options come as an AgentOptions or by name, not both ({', '.join(given)})")
+        self.options = options
+        self.book: SocketBook[Connection, Exchange] = SocketBook(options)
+        self.heads = HeadCache()
+        self._sends_keep_alive = options.keep_alive or options.hand_off
+        self._connecting: dict[_Booked, asyncio.Task[None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.timer_at = inf
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def prepare(
+        self, method: str, url: str, *, headers: Headers | None = None, body: bytes | None = None
+    ) -> PreparedRequest:
+        """Check and encode a request once, for `send` to send as often as one likes.
+
+        Raises `ValueError` for what may not go on the wire: a URL that is none, a header that would split a line.
+        """
+        return prepare(method, url, headers, body, keep_alive=self._sends_keep_alive)
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers | None = None,
+        body: bytes | None = None,
+        timeout: Duration | None = None,  # noqa: ASYNC109  # an activity timeout, which no timeout around this can be
+    ) -> Response:
+        """Send a request and return the whole response; `prepare` and `send` in one, and they say what is raised."""
+        return await self.send(self.prepare(method, url, headers=headers, body=body), timeout=timeout)
+
+    async def send(
+        self,
+        prepared: PreparedRequest,
+        *,
+        timeout: Duration | None = None,  # noqa: ASYNC109  # as above
+    ) -> Response:
+        """Send a prepared request and return the whole response.
+
+        `timeout` is the activity timeout of this request (0: none); None: the agent's. Cancelling closes the socket
+        the request is on.
+
+        Raises `ConnectError`, `ConnectTimeoutError`, `SocketTimeoutError`, `QueueTimeoutError`, `SocketClosedError` and
+        its kinds `StaleSocketError` and `IncompleteResponseError`, `ResponseParseError`, and `AgentClosedError`.
+        """
+        loop = asyncio.get_running_loop()
+        seconds = self.options.timeout if timeout is None else parse_duration(timeout)
+        exchange = FutureExchange(prepared, seconds, loop.create_future())
+        self.start(exchange, perf_counter())
+        try:
+            return await exchange.future
+        except asyncio.CancelledError:
+            self.abort(exchange)
+            raise
+
+    def start(self, exchange: Exchange, now: float) -> None:
+        """Set an exchange going; `now` is `time.perf_counter()`. Its `succeeded` or `failed` will be called.
+
+        Raises `AgentClosedError` if the agent is closed.
+        """
+        book = self.book
+        if book.is_closed:
+            raise AgentClosedError("the agent is closed")
+        if book.next_deadline <= now:
+            self._look_at_deadlines(now)
+        exchange.started_at = now
+        decision = book.checkout(exchange, now)
+        if isinstance(decision, BookedSocket):
+            connection = decision.handle
+            if connection is not None:
+                connection.send(exchange, now)
+        elif decision is not None:
+            if decision.instead_of is not None:
+                self._release(decision.instead_of)
+            self.open(decision.socket)
+        if book.next_deadline < self.timer_at:
+            self.watch_deadlines()
+
+    def abort(self, exchange: Exchange) -> None:
+        """Give an exchange up. Its socket is closed, since bytes are outstanding on it; neither callback is called."""
+        if exchange.pending:
+            self.book.cancel(exchange)
+            return
+        booked = exchange.booked
+        if booked is None or booked.request is not exchange:
+            return
+        self._drop(booked, CloseReason.ABORTED, perf_counter())
+
+    # -- the agent itself ----------------------------------------------------------------------------------------------
+
+    def get_current_status(self) -> AgentStatus:
+        """Counters, and sockets and pending requests by origin, as they are now."""
+        return self.book.status()
+
+    @property
+    def status_changed(self) -> bool:
+        """True once after any counter moved, then False until the next one does."""
+        return self.book.status_changed()
+
+    async def close(self) -> None:
+        """Close all sockets. Requests in flight and pending ones fail with `AgentClosedError`; twice is fine."""
+        self.close_now()
+        await asyncio.sleep(0)  # let the transports finish
+
+    def close_now(self) -> None:
+        """`close` for callers that cannot await."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        sockets, pending = self.book.close()
+        now = perf_counter()
+        cut_off = [booked.request for booked in sockets if booked.request is not None]
+        for booked in sockets:
+            self._release(booked)
+        for exchange in cut_off:
+            exchange.failed(AgentClosedError("the agent was closed while the request was under way"), now)
+        for exchange in pending:
+            exchange.failed(AgentClosedError("the agent was closed while the request waited for a socket"), now)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # -- opening sockets -----------------------------------------------------------------------------------------------
+
+    def open(self, booked: _Booked) -> None:
+        """Open the socket that the book has a place for. For this package's own use."""
+        exchange = booked.request
+        if exchange is None:
+            return
+        exchange.booked = booked
+        exchange.opening_at = perf_counter()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        self._connecting[booked] = loop.create_task(self._connect(loop, booked, exchange.prepared.origin))
+        if self.book.next_deadline < self.timer_at:
+            self.watch_deadlines()
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop, booked: _Booked, origin: Origin) -> None:
+        try:
+            await loop.create_connection(lambda: Connection(self, booked), origin.host, origin.port)
+        except OSError as error:
+            if self.connected(booked):
+                self._connect_failed(booked, _connect_error(origin, error))
+
+    def connected(self, booked: _Booked) -> bool:
+        """Note that connecting is over; False if nobody wants the socket any more. For this package's own use."""
+        return self._connecting.pop(booked, None) is not None
+
+    def _connect_failed(self, booked: _Booked, error: AgentError) -> None:
+        now = perf_counter()
+        exchange = booked.request
+        then_open = self.book.open_failed(booked, now)
+        if then_open is not None:
+            self.open(then_open)
+        if exchange is not None:
+            exchange.failed(error, now)
+
+    # -- closing sockets -----------------------------------------------------------------------------------------------
+
+    def _release(self, booked: _Booked) -> None:
+        """Close, or stop connecting, a socket that the book has let go of."""
+        connecting = self._connecting.pop(booked, None)
+        if connecting is not None:
+            connecting.cancel()
+        if booked.handle is not None:
+            booked.handle.close()
+
+    def _drop(self, booked: _Booked, reason: CloseReason, now: float) -> None:
+        self._release(booked)
+        then_open = self.book.remove(booked, reason, now)
+        if then_open is not None:
+            self.open(then_open)
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def watch_deadlines(self) -> None:
+        """Set the timer for the book's next deadline. For this package's own use."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.timer_at = self.book.next_deadline
+        if deadline < inf:
+            loop = self._loop or asyncio.get_running_loop()
+            delay = max(0.0, deadline - perf_counter()) + _TIMER_SLACK_S
+            self._timer = loop.call_later(delay, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._look_at_deadlines(perf_counter())
+
+    def _look_at_deadlines(self, now: float) -> None:
+        due = self.book.due(now)
+        for to_close in due.close:
+            self._close_due(to_close, now)
+        for exchange in due.late:
+            waited = self.options.queue_timeout or 0.0
+            exchange.failed(QueueTimeoutError(f"no socket was free within {waited:g} s", waited), now)
+        self.watch_deadlines()
+
+    def _close_due(self, to_close: ToClose[Connection, Exchange], now: float) -> None:
+        booked = to_close.socket
+        exchange = booked.request
+        self._release(booked)
+        if to_close.then_open is not None:
+            self.open(to_close.then_open)
+        if exchange is None:
+            return
+        if to_close.reason is CloseReason.CONNECT_TIMEOUT:
+            limit = self.options.effective_connect_timeout
+            exchange.failed(ConnectTimeoutError(f"{booked.origin}: not connected within {limit:g} s", limit), now)
+        else:
+            exchange.failed(
+                SocketTimeoutError(
+                    f"{booked.origin}: no byte for {exchange.timeout:g} s",
+                    exchange.timeout,
+                    reused_socket=booked.reused,
+                ),
+                now,
+            )
+
+
+class AsyncKeepAliveAgent(AsyncAgent):
+    """A pooling agent for asyncio. See `AgentOptions` for the options.
+
+    async with AsyncKeepAliveAgent(max_sockets=50, free_socket_timeout="30s") as agent:
+        response = await agent.request("GET", "http://127.0.0.1:8080/")
+    """
+
+
+class AsyncPlainAgent(AsyncAgent):
+    """An agent that pools nothing: one request a socket, `Connection: close`.
+
+    With `hand_off=True` it is Node's normal agent with finite `max_sockets`: it sends `Connection: keep-alive`, a
+    socket goes straight to a pending request if there is one, and is closed if there is none.
+    """
+
+    def __init__(self, options: AgentOptions | None = None, **given: Unpack[AgentOptionArguments]) -> None:
+        if options is None:
+            given.setdefault("keep_alive", False)
+        super().__init__(options, **given)
+        if self.options.keep_alive:
+            raise ValueError("keep_alive: True is not for a plain agent; use AsyncKeepAliveAgent")
+
+
+def _connect_error(origin: Origin, error: OSError) -> AgentError:
+    """Say what went wrong, and what to do where the cause is on this machine."""
+    if isinstance(error, socket.gaierror):
+        return ConnectError(f"the host name {origin.host!r} does not resolve: {error.strerror or error}")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return LocalPortsExhaustedError(
+            f"{origin.key}: this machine has no local port left for another socket; closed ones rest for a minute. "
+            "Use a keep-alive agent, fewer requests, or a wider net.ipv4.ip_local_port_range"
+        )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return TooManyOpenFilesError(f"{origin.key}: too many open files; raise the limit (ulimit -n)")
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return ConnectError(f"{origin.key}: {reason}")

@@ -1,0 +1,207 @@
+"""`Connection`: one socket of the asyncio agent. It carries out what the book has decided and reports what happened.
+
+This is the hot path: nothing here is done per request that could be done per socket or per agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket as socket_module
+from time import perf_counter
+from typing import TYPE_CHECKING, Protocol, cast
+
+from kabench.agent.aio.reader import HeadCache, ResponseReader
+from kabench.agent.book import CloseReason, SocketState, ToClose
+from kabench.agent.errors import IncompleteResponseError, ResponseParseError, SocketClosedError, StaleSocketError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kabench.agent.aio.exchange import Exchange
+    from kabench.agent.aio.reader import ResponseHead
+    from kabench.agent.book import BookedSocket, SocketBook
+    from kabench.agent.options import AgentOptions
+
+_NOT_WHOLE = "the server closed the socket in the middle of its response"
+_KEEP_IDLE = getattr(socket_module, "TCP_KEEPIDLE", getattr(socket_module, "TCP_KEEPALIVE", None))
+
+
+class Owner(Protocol):
+    """What a connection needs of its agent."""
+
+    book: SocketBook[Connection, Exchange]
+    heads: HeadCache
+    options: AgentOptions
+    timer_at: float
+
+    def connected(self, booked: BookedSocket[Connection, Exchange]) -> bool:
+        """A socket has been connected; False if nobody wants it any more."""
+
+    def open(self, booked: BookedSocket[Connection, Exchange]) -> None:
+        """Open a socket for the request it carries."""
+
+    def watch_deadlines(self) -> None:
+        """See to it that the agent wakes up at the book's next deadline."""
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one connected socket. `exchange` is the request it carries; None while it is free."""
+
+    __slots__ = ("_heads", "_in_response", "_owner", "_reader", "_write", "booked", "exchange", "transport")
+
+    transport: asyncio.Transport
+    _write: Callable[[bytes], None]
+
+    def __init__(self, owner: Owner, booked: BookedSocket[Connection, Exchange]) -> None:
+        self._owner = owner
+        self.booked = booked
+        self._heads = owner.heads.heads
+        self._reader: ResponseReader | None = None
+        self._in_response = False
+        self.exchange: Exchange | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start with the request the socket was opened for."""
+        self.transport = cast("asyncio.Transport", transport)
+        self._write = self.transport.write
+        booked = self.booked
+        exchange = booked.request
+        if exchange is None or not self._owner.connected(booked):
+            self.transport.abort()
+            return
+        if self._owner.options.keep_alive:
+            self._set_keep_alive(self._owner.options.keep_alive_delay)
+        now = perf_counter()
+        self._owner.book.opened(booked, self, now)
+        self.send(exchange, now)
+
+    def _set_keep_alive(self, delay_s: float) -> None:
+        """Switch on TCP keep-alive probes, the first after `delay_s` idle seconds (the system counts in whole ones)."""
+        raw: socket_module.socket = self.transport.get_extra_info("socket")
+        raw.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_KEEPALIVE, 1)
+        if _KEEP_IDLE is not None:
+            raw.setsockopt(socket_module.IPPROTO_TCP, _KEEP_IDLE, max(1, round(delay_s)))
+
+    def send(self, exchange: Exchange, now: float) -> None:
+        """Write a request; the book has given it this socket."""
+        exchange.booked = self.booked
+        exchange.sent_at = now
+        self.exchange = exchange
+        self._write(exchange.prepared.wire)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of the response; finish the exchange when it is whole."""
+        now = perf_counter()
+        exchange = self.exchange
+        if exchange is None:
+            self.shut(CloseReason.STRAY_BYTES, now)
+            return
+        if not self._in_response:
+            exchange.first_byte_at = now
+            end = data.find(b"\r\n\r\n")
+            head = self._heads.get(data[:end])
+            if head is not None and len(data) - end - 4 == head.body_length and not exchange.prepared.is_head:
+                self._finish(exchange, head, data[end + 4 :], head.keep_alive, now)
+                return
+            self._in_response = True
+            if self._reader is None:
+                self._reader = ResponseReader(self._owner.heads)
+            self._reader.begin(is_head_request=exchange.prepared.is_head)
+        self._read(exchange, data, now)
+
+    def _read(self, exchange: Exchange, data: bytes, now: float) -> None:
+        reader = self._reader
+        if reader is None:
+            return
+        self._owner.book.touch(self.booked, now)
+        try:
+            complete = reader.feed(data)
+        except ResponseParseError as error:
+            self.shut(CloseReason.ERROR, now)
+            exchange.failed(error, now)
+            return
+        if complete:
+            self._finish_read(exchange, reader, now)
+
+    def _finish_read(self, exchange: Exchange, reader: ResponseReader, now: float) -> None:
+        head = reader.head
+        if head is not None:
+            self._in_response = False
+            self._finish(exchange, head, reader.body(), head.keep_alive and not reader.overrun, now)
+
+    def _finish(self, exchange: Exchange, head: ResponseHead, body: bytes, reusable: bool, now: float) -> None:
+        prepared = exchange.prepared
+        if prepared.closes or (prepared.is_large and self.transport.get_write_buffer_size() > 0):
+            reusable = False
+        owner = self._owner
+        book = owner.book
+        decision = book.checkin(self.booked, now, reusable, head.hint)
+        if decision is None:
+            self.exchange = None
+        elif isinstance(decision, ToClose):
+            self.close()
+            if decision.then_open is not None:
+                owner.open(decision.then_open)
+        else:
+            self.send(decision, now)
+        if book.next_deadline < owner.timer_at:
+            owner.watch_deadlines()
+        exchange.succeeded(head, body, now)
+
+    def eof_received(self) -> bool:
+        """The other side has finished sending, and so have we."""
+        self._lost(None, perf_counter())
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The socket is closed, by whichever side."""
+        self._lost(error, perf_counter())
+        if self._reader is not None:
+            self._reader.release()
+
+    def _lost(self, error: Exception | None, now: float) -> None:
+        """Tell the book and the one who waits, if the book does not know yet."""
+        booked = self.booked
+        if booked.state is SocketState.CLOSED:
+            return
+        exchange = self.exchange
+        reason = CloseReason.SERVER_CLOSED if error is None else CloseReason.ERROR
+        if exchange is None:
+            self.shut(reason, now)
+            return
+        reader = self._reader
+        if self._in_response and reader is not None:
+            if error is None and reader.eof():
+                self._finish_read(exchange, reader, now)
+                return
+            self.shut(reason, now)
+            exchange.failed(IncompleteResponseError(_NOT_WHOLE, reused_socket=booked.reused), now)
+            return
+        if not booked.reused:
+            how = "closed the socket without a response" if error is None else f"broke off before a response: {error}"
+            self.shut(reason, now)
+            exchange.failed(SocketClosedError(f"the server {how}", reused_socket=False), now)
+        elif self._owner.options.retry_stale and exchange.prepared.idempotent and not exchange.first_sent_at:
+            exchange.first_sent_at = exchange.sent_at
+            self.close()
+            self._owner.open(self._owner.book.reopen(booked, reason, now))
+        else:
+            self.shut(reason, now)
+            exchange.failed(
+                StaleSocketError(
+                    "the reused socket was closed by the server while the request was on its way", reused_socket=True
+                ),
+                now,
+            )
+
+    def shut(self, reason: CloseReason, now: float) -> None:
+        """Close this socket for a reason the driver found, and open another for a pending request where one waits."""
+        self.close()
+        then_open = self._owner.book.remove(self.booked, reason, now)
+        if then_open is not None:
+            self._owner.open(then_open)
+
+    def close(self) -> None:
+        """Close the socket at once; the book has let go of it, or is about to."""
+        self.exchange = None
+        self.transport.abort()

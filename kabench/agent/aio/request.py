@@ -1,0 +1,172 @@
+"""A request as it goes on the wire: checked and encoded once, sent as often as one likes.
+
+Nothing here sends. What could split a request in two (CR, LF, NUL in a URL, a header's name or value) is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+from urllib.parse import quote, unquote, urlsplit
+
+Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
+
+_IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""RFC 9110 section 9.2.2."""
+
+_BODY_EXPECTED = frozenset({"POST", "PUT", "PATCH"})
+"""Methods that send `Content-Length: 0` when there is no body (RFC 9110 section 8.6)."""
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+_SPLITS_A_LINE = re.compile(r"[\r\n\0]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PATH_SAFE = "/%:@!$&'()*+,;=~"
+_ENCODED_AT_ONCE_BYTES = 16_384
+"""A request up to this size leaves in one write: a fresh request finds an empty send buffer, and those are larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where sockets lead to. `key` is what they are pooled by: `scheme://host:port`, IPv6 in brackets."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def key(self) -> str:
+        """The text the pool and the status use for it."""
+        return f"{self.scheme}://{self._bracketed}:{self.port}"
+
+    @property
+    def host_header(self) -> str:
+        """The value of the Host header: the port is left out where it is the scheme's own."""
+        return self._bracketed if self.port == _DEFAULT_PORTS[self.scheme] else f"{self._bracketed}:{self.port}"
+
+    @property
+    def _bracketed(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A URL taken apart: its origin, the request target (path and query), and credentials it carried, if any."""
+
+    origin: Origin
+    path: str
+    credentials: str | None
+
+
+def parse_url(url: str) -> Target:
+    """Take an absolute http URL apart. Raises `ValueError` where it is none."""
+    if _CONTROL.search(url):
+        raise ValueError(f"{url!r} holds a control character")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no URL: {error}") from None
+    if parts.scheme == "https":
+        raise ValueError(f"{url!r}: https is not supported yet")
+    if parts.scheme != "http":
+        raise ValueError(f"{url!r} is no http URL (it starts with http://)")
+    if not parts.hostname:
+        raise ValueError(f"{url!r} names no host")
+    if port == 0:
+        raise ValueError(f"{url!r}: port 0 cannot be connected to")
+    host = parts.hostname
+    if not host.isascii():
+        try:
+            host = host.encode("idna").decode("ascii")
+        except UnicodeError as error:
+            raise ValueError(f"{url!r}: the host name cannot be encoded ({error})") from None
+    path = quote(parts.path or "/", safe=_PATH_SAFE)
+    if parts.query:
+        path += "?" + quote(parts.query, safe=_PATH_SAFE + "?[]")
+    credentials = None
+    if parts.username is not None:
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return Target(Origin(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme]), path, credentials)
+
+
+class PreparedRequest:
+    """A request encoded for one kind of agent. Made by `agent.prepare()`; immutable by convention.
+
+    `wire` is what is sent. `idempotent` says whether it may be sent again by itself (AK-34).
+    """
+
+    __slots__ = ("closes", "idempotent", "is_head", "is_large", "method", "origin", "origin_key", "wire")
+
+    def __init__(self, method: str, origin: Origin, wire: bytes, *, closes: bool) -> None:
+        self.method = method
+        self.origin = origin
+        self.origin_key = origin.key
+        self.wire = wire
+        self.closes = closes
+        self.is_head = method == "HEAD"
+        self.idempotent = method in _IDEMPOTENT_METHODS
+        self.is_large = len(wire) > _ENCODED_AT_ONCE_BYTES
+
+    def __repr__(self) -> str:
+        return f"<PreparedRequest {self.method} {self.origin_key}>"
+
+
+def prepare(method: str, url: str, headers: Headers | None, body: bytes | None, *, keep_alive: bool) -> PreparedRequest:
+    """Check and encode a request.
+
+    A Host, Connection or Content-Length that the caller gives stands, with two exceptions: `Connection: close` of an
+    agent that pools nothing wins, and a Content-Length that is not the body's is an error.
+
+    Raises `ValueError` for what may not be sent, `TypeError` for a body that is not bytes.
+    """
+    if not _TOKEN.fullmatch(method):
+        raise ValueError(f"{method!r} is no HTTP method")
+    if method == "CONNECT":
+        raise ValueError("CONNECT makes a tunnel, which this agent does not")
+    if body is not None and not isinstance(body, bytes | bytearray | memoryview):
+        raise TypeError(f"a body is bytes, not {type(body).__name__}")
+    target = parse_url(url)
+    body = b"" if body is None else bytes(body)
+    given = list(headers.items() if isinstance(headers, Mapping) else headers or ())
+    names = set()
+    lines = [f"{method} {target.path} HTTP/1.1"]
+    closes = not keep_alive
+    for name, value in given:
+        _check_header(name, value)
+        lowered = name.lower()
+        names.add(lowered)
+        if lowered == "connection":
+            closes = closes or "close" in {option.strip().lower() for option in value.split(",")}
+            if not keep_alive:
+                continue
+        elif lowered == "content-length" and value.strip() != str(len(body)):
+            raise ValueError(f"Content-Length {value} is not the body's ({len(body)} bytes)")
+        elif lowered == "transfer-encoding":
+            raise ValueError("Transfer-Encoding is the agent's to choose; leave the header out")
+        lines.append(f"{name}: {value}")
+    if "host" not in names:
+        lines.insert(1, f"Host: {target.origin.host_header}")
+    if "connection" not in names or not keep_alive:
+        lines.append("Connection: keep-alive" if keep_alive else "Connection: close")
+    if "authorization" not in names and target.credentials is not None:
+        lines.append("Authorization: Basic " + base64.b64encode(target.credentials.encode()).decode("ascii"))
+    if "content-length" not in names and (body or method in _BODY_EXPECTED):
+        lines.append(f"Content-Length: {len(body)}")
+    try:
+        head = "\r\n".join(lines).encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError("a header value holds a character outside Latin-1") from None
+    return PreparedRequest(method, target.origin, head + b"\r\n\r\n" + body, closes=closes)
+
+
+def _check_header(name: object, value: object) -> None:
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise TypeError(f"header {name!r}: name and value are str")
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"{name!r} is no header name")
+    if _SPLITS_A_LINE.search(value):
+        raise ValueError(f"header {name}: its value holds CR, LF or NUL")

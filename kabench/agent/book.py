@@ -1,0 +1,569 @@
+"""The book of an agent: which sockets are free, which are active, who waits, what expires when, and what to count.
+
+Theory of operation. A `SocketBook` decides and never acts: it has no sockets, no clock, no lock and no event loop. The
+driver tells it what happened and what time it is; the book answers with what to do next, and the driver does it.
+Two rules keep it that way:
+
+* All that decides about a socket's life lives here. A driver never chooses a socket, drops one or wakes a pending
+  request by itself.
+* The book knows nothing of HTTP, of transports or of who asks. A socket's `handle` is the driver's and is not looked
+  at; a request is a `BookedRequest`, which a driver subclasses.
+
+A socket takes one of its origin's places from the moment it is to be opened: CONNECTING -> ACTIVE <-> FREE -> CLOSED.
+It is *created* once it is connected, so at any time `created = closed + free + active`.
+
+Deadlines (free time, TTL, activity, connecting) are kept lazily. Each socket has one live entry in a heap of wake-up
+times that is never later than its deadline. Moving a deadline away, which every request does, touches no heap; a
+wake-up that comes too early puts the socket back. So a request costs comparisons, and heap work is done once a timeout.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from math import inf
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from kabench.agent.status import AgentStatus
+
+if TYPE_CHECKING:
+    from kabench.agent.hints import KeepAliveHint
+    from kabench.agent.options import AgentOptions
+
+
+class SocketState(Enum):
+    """Where in its life a socket is."""
+
+    CONNECTING = "connecting"
+    ACTIVE = "active"
+    FREE = "free"
+    CLOSED = "closed"
+
+
+class CloseReason(StrEnum):
+    """Why a socket is to be closed, or was."""
+
+    NOT_REUSABLE = "not_reusable"
+    """its response does not allow another one on this socket"""
+    NOT_KEEP_ALIVE = "not_keep_alive"
+    """the agent pools nothing"""
+    NOBODY_PENDING = "nobody_pending"
+    """a hand-off agent with no pending request"""
+    POOL_FULL = "pool_full"
+    """`max_free_sockets` are free already"""
+    TTL = "ttl"
+    """older than `socket_active_ttl`"""
+    MAX_REQUESTS = "max_requests"
+    """carried as many requests as we or the server allow"""
+    HINT = "hint"
+    """the server said that it does not keep it"""
+    FREE_TIMEOUT = "free_timeout"
+    """its free time is over"""
+    ACTIVE_TIMEOUT = "active_timeout"
+    """its request saw no byte for `timeout`"""
+    CONNECT_TIMEOUT = "connect_timeout"
+    """not connected within `connect_timeout`"""
+    SERVER_CLOSED = "server_closed"
+    """the other side closed it"""
+    ERROR = "error"
+    """the socket failed, or what came was not HTTP"""
+    STRAY_BYTES = "stray_bytes"
+    """bytes that nobody asked for"""
+    ABORTED = "aborted"
+    """its request was cancelled"""
+    GAVE_WAY = "gave_way"
+    """closed for a request to another origin, at `max_total_sockets`"""
+    AGENT_CLOSED = "agent_closed"
+
+
+_TIMEOUTS = frozenset({CloseReason.FREE_TIMEOUT, CloseReason.ACTIVE_TIMEOUT})
+_ERRORS = frozenset({CloseReason.ERROR, CloseReason.STRAY_BYTES})
+
+_CONNECTING = SocketState.CONNECTING
+_ACTIVE = SocketState.ACTIVE
+_FREE = SocketState.FREE
+_CLOSED = SocketState.CLOSED
+
+_COMPACT_ABOVE = 256
+"""Dead wake-ups that are tolerated before the heap is cleared of them."""
+
+
+class BookedRequest:
+    """The book's side of a request; drivers subclass it.
+
+    `origin` is the key its socket is pooled by and `timeout` its activity timeout in seconds (`inf`: none); both are
+    the driver's to set. `pending` is True while it waits for a socket.
+    """
+
+    __slots__ = ("origin", "pending", "sequence", "timeout")
+
+    origin: str
+    timeout: float
+    pending: bool
+    sequence: int
+
+    def __init__(self, origin: str, timeout: float = inf) -> None:
+        self.origin = origin
+        self.timeout = timeout
+        self.pending = False
+        self.sequence = 0
+
+
+HandleT = TypeVar("HandleT")
+RequestT = TypeVar("RequestT", bound=BookedRequest)
+
+
+class BookedSocket(Generic[HandleT, RequestT]):
+    """The book's side of a socket. `handle` is what the driver passed to `opened`; None before and after.
+
+    `request_count` counts the requests it was given, the present one included, so `reused` is simply more than one.
+    """
+
+    __slots__ = (
+        "deadline",
+        "expires_at",
+        "free_since",
+        "free_time",
+        "handle",
+        "max_requests",
+        "pool",
+        "request",
+        "request_count",
+        "state",
+        "wake_at",
+    )
+
+    def __init__(
+        self, pool: _OriginPool[HandleT, RequestT], request: RequestT, free_time: float, max_requests: float
+    ) -> None:
+        self.pool = pool
+        self.state = _CONNECTING
+        self.handle: HandleT | None = None
+        self.request: RequestT | None = request
+        self.request_count = 1
+        self.deadline = inf
+        self.wake_at = inf
+        self.expires_at = inf
+        self.free_since = 0.0
+        self.free_time = free_time
+        self.max_requests = max_requests
+
+    @property
+    def origin(self) -> str:
+        """The key it is pooled by."""
+        return self.pool.origin
+
+    @property
+    def reused(self) -> bool:
+        """Whether it has carried a request before the present one."""
+        return self.request_count > 1
+
+
+class _OriginPool(Generic[HandleT, RequestT]):
+    """One origin's free sockets (freed longest first), pending requests, and places taken."""
+
+    __slots__ = ("free", "origin", "pending", "places")
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.free: deque[BookedSocket[HandleT, RequestT]] = deque()
+        self.pending: deque[RequestT] = deque()
+        self.places = 0
+
+
+@dataclass(slots=True)
+class ToOpen(Generic[HandleT, RequestT]):
+    """Open `socket` for the request it carries, after closing `instead_of` where there is one."""
+
+    socket: BookedSocket[HandleT, RequestT]
+    instead_of: BookedSocket[HandleT, RequestT] | None = None
+
+
+@dataclass(slots=True)
+class ToClose(Generic[HandleT, RequestT]):
+    """Close `socket`, and then open another for a pending request where there is one."""
+
+    socket: BookedSocket[HandleT, RequestT]
+    reason: CloseReason
+    then_open: BookedSocket[HandleT, RequestT] | None = None
+
+
+@dataclass(slots=True)
+class Due(Generic[HandleT, RequestT]):
+    """What has come due: sockets to close, and pending requests that have waited too long."""
+
+    close: list[ToClose[HandleT, RequestT]] = field(default_factory=list)
+    late: list[RequestT] = field(default_factory=list)
+
+
+class SocketBook(Generic[HandleT, RequestT]):
+    """The bookkeeping of one agent over all its origins. Times are seconds of any one monotonic clock.
+
+    `next_deadline` is when `due` has something to look at (`inf`: never). A driver calls `due` before `checkout` when
+    that time has come, so that no socket whose time is over is handed out.
+    """
+
+    def __init__(self, options: AgentOptions) -> None:
+        self._pools: dict[str, _OriginPool[HandleT, RequestT]] = {}
+        self._max_sockets = inf if options.max_sockets is None else options.max_sockets
+        self._max_total = inf if options.max_total_sockets is None else options.max_total_sockets
+        self._total_is_limited = options.max_total_sockets is not None
+        self._max_free = options.max_free_sockets
+        self._free_time = options.free_socket_timeout or inf
+        self._ttl = options.socket_active_ttl or inf
+        self._connect_timeout = options.effective_connect_timeout or inf
+        self._queue_timeout = options.queue_timeout or inf
+        self._max_requests = inf if options.max_requests_per_socket is None else options.max_requests_per_socket
+        self._is_lifo = options.scheduling == "lifo"
+        self._keeps_free = options.keep_alive
+        self._keeps_any = options.keep_alive or options.hand_off
+        self._respects_hints = options.respect_hints
+        self._total_places = 0
+        self._sequence = 0
+        self._wakes: list[tuple[float, int, BookedSocket[HandleT, RequestT]]] = []
+        self._dead_wakes = 0
+        self._queue_deadlines: deque[tuple[float, int, RequestT]] = deque()
+        self._sockets: set[BookedSocket[HandleT, RequestT]] = set()
+        self._status_seen = (0,) * 7
+        self.next_deadline = inf
+        self.is_closed = False
+        self.create_socket_count = 0
+        self.create_socket_error_count = 0
+        self.close_socket_count = 0
+        self.timeout_socket_count = 0
+        self.error_socket_count = 0
+        self.request_count = 0
+        self.retry_count = 0
+
+    # -- a request's way ---------------------------------------------------------------------------------------------
+
+    def checkout(
+        self, request: RequestT, now: float
+    ) -> BookedSocket[HandleT, RequestT] | ToOpen[HandleT, RequestT] | None:
+        """Find a socket for a request: a free one to reuse, a new one to open, or None: the request is pending."""
+        pool = self._pools.get(request.origin)
+        if pool is None:
+            pool = self._pools[request.origin] = _OriginPool(request.origin)
+        if pool.free:
+            socket = pool.free.pop() if self._is_lifo else pool.free.popleft()
+            self._give(socket, request, now)
+            return socket
+        if pool.places < self._max_sockets:
+            if self._total_places < self._max_total:
+                return ToOpen(self._take_place(pool, request, now))
+            longest_free = self._longest_free()
+            if longest_free is not None:
+                self._close(longest_free, CloseReason.GAVE_WAY)
+                return ToOpen(self._take_place(pool, request, now), instead_of=longest_free)
+        self._sequence += 1
+        request.sequence = self._sequence
+        request.pending = True
+        pool.pending.append(request)
+        if self._queue_timeout < inf:
+            self._note_queue_deadline(request, now + self._queue_timeout)
+        return None
+
+    def opened(self, socket: BookedSocket[HandleT, RequestT], handle: HandleT, now: float) -> None:
+        """A socket is connected and carries its request from now on; its age counts from here."""
+        socket.handle = handle
+        socket.state = _ACTIVE
+        self.create_socket_count += 1
+        if self._ttl < inf:
+            socket.expires_at = now + self._ttl
+        request = socket.request
+        self._set_deadline(socket, inf if request is None else now + request.timeout)
+
+    def open_failed(
+        self, socket: BookedSocket[HandleT, RequestT], now: float
+    ) -> BookedSocket[HandleT, RequestT] | None:
+        """A socket could not be connected. Its place goes to the next pending request: open that one."""
+        self.create_socket_error_count += 1
+        return self.remove(socket, CloseReason.ERROR, now)
+
+    def checkin(
+        self,
+        socket: BookedSocket[HandleT, RequestT],
+        now: float,
+        reusable: bool = True,
+        hint: KeepAliveHint | None = None,
+    ) -> RequestT | ToClose[HandleT, RequestT] | None:
+        """A response is finished. Hand the socket to the pending request returned, close it, or (None) it is free."""
+        self.request_count += 1
+        if hint is not None and self._respects_hints:
+            self._note_hint(socket, hint)
+        pool = socket.pool
+        if not reusable:
+            reason = CloseReason.NOT_REUSABLE
+        elif not self._keeps_any:
+            reason = CloseReason.NOT_KEEP_ALIVE
+        elif socket.request_count >= socket.max_requests:
+            reason = CloseReason.MAX_REQUESTS
+        elif now >= socket.expires_at:
+            reason = CloseReason.TTL
+        elif socket.free_time <= 0:
+            reason = CloseReason.HINT
+        elif self._total_is_limited and self._an_older_one_waits_elsewhere(pool):
+            reason = CloseReason.GAVE_WAY
+        elif pool.pending:
+            request = pool.pending.popleft()
+            request.pending = False
+            self._give(socket, request, now)
+            return request
+        elif not self._keeps_free:
+            reason = CloseReason.NOBODY_PENDING
+        elif len(pool.free) >= self._max_free:
+            reason = CloseReason.POOL_FULL
+        else:
+            socket.state = _FREE
+            socket.request = None
+            socket.free_since = now
+            deadline = now + socket.free_time
+            if deadline > socket.expires_at:
+                deadline = socket.expires_at
+            socket.deadline = deadline
+            if deadline < socket.wake_at:
+                self._wake(socket, deadline)
+            pool.free.append(socket)
+            return None
+        return ToClose(socket, reason, self.remove(socket, reason, now))
+
+    def remove(
+        self, socket: BookedSocket[HandleT, RequestT], reason: CloseReason, now: float
+    ) -> BookedSocket[HandleT, RequestT] | None:
+        """A socket is gone, whyever. Its place goes to the next pending request: open the socket returned for it.
+
+        A socket that is closed already is left as it is.
+        """
+        if socket.state is _CLOSED:
+            return None
+        self._close(socket, reason)
+        return self._open_for_next_pending(socket.pool, now)
+
+    def reopen(
+        self, socket: BookedSocket[HandleT, RequestT], reason: CloseReason, now: float
+    ) -> BookedSocket[HandleT, RequestT]:
+        """Replace a dead socket by a fresh one in the same place, for the same request: it is sent again."""
+        request = socket.request
+        if request is None:
+            raise ValueError("a socket without a request has nothing to send again")
+        self._close(socket, reason)
+        self.retry_count += 1
+        return self._take_place(self._pools.setdefault(socket.origin, socket.pool), request, now)
+
+    def touch(self, socket: BookedSocket[HandleT, RequestT], now: float) -> None:
+        """Bytes moved on an active socket: its activity timeout starts again."""
+        if socket.state is _ACTIVE and socket.request is not None:
+            socket.deadline = now + socket.request.timeout
+
+    def cancel(self, request: RequestT) -> None:
+        """A pending request gave up; those behind it keep their order."""
+        if not request.pending:
+            return
+        request.pending = False
+        pool = self._pools[request.origin]
+        pool.pending.remove(request)
+        self._drop_if_empty(pool)
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def due(self, now: float) -> Due[HandleT, RequestT]:
+        """Everything whose time is over at `now`. The sockets are already out of the book: close them."""
+        due: Due[HandleT, RequestT] = Due()
+        waits = self._queue_deadlines
+        while waits and waits[0][0] <= now:
+            _, sequence, request = waits.popleft()
+            if request.pending and request.sequence == sequence:
+                self.cancel(request)
+                due.late.append(request)
+        while self._wakes and self._wakes[0][0] <= now:
+            wake_at, _, socket = heapq.heappop(self._wakes)
+            if socket.state is _CLOSED or socket.wake_at != wake_at:
+                self._dead_wakes -= 1
+                continue
+            socket.wake_at = inf
+            if socket.deadline > now:
+                self._set_deadline(socket, socket.deadline)
+                continue
+            if socket.state is _FREE:
+                reason = CloseReason.FREE_TIMEOUT
+            elif socket.state is _ACTIVE:
+                reason = CloseReason.ACTIVE_TIMEOUT
+            else:
+                reason = CloseReason.CONNECT_TIMEOUT
+                self.create_socket_error_count += 1
+            due.close.append(ToClose(socket, reason, self.remove(socket, reason, now)))
+        self._find_next_deadline()
+        return due
+
+    # -- the end, and looking in ---------------------------------------------------------------------------------------
+
+    def close(self) -> tuple[list[BookedSocket[HandleT, RequestT]], list[RequestT]]:
+        """End the book: all sockets, connecting ones too, to be closed, and all pending requests, to be failed."""
+        self.is_closed = True
+        pending = sorted((request for pool in self._pools.values() for request in pool.pending), key=_arrival)
+        for request in pending:
+            request.pending = False
+        sockets = list(self._sockets)
+        for pool in self._pools.values():
+            pool.pending.clear()
+        for socket in sockets:
+            self._close(socket, CloseReason.AGENT_CLOSED)
+        self._pools.clear()
+        self._wakes.clear()
+        self._queue_deadlines.clear()
+        self.next_deadline = inf
+        return sockets, pending
+
+    def status(self) -> AgentStatus:
+        """The counters and the sockets and pending requests by origin, as they are now."""
+        pools = self._pools.items()
+        return AgentStatus(
+            *self._counters(),
+            free_sockets={origin: len(pool.free) for origin, pool in pools if pool.free},
+            sockets={origin: n for origin, pool in pools if (n := pool.places - len(pool.free))},
+            requests={origin: len(pool.pending) for origin, pool in pools if pool.pending},
+        )
+
+    def status_changed(self) -> bool:
+        """Whether any counter moved since this was last asked."""
+        counters = self._counters()
+        changed = counters != self._status_seen
+        self._status_seen = counters
+        return changed
+
+    def _counters(self) -> tuple[int, int, int, int, int, int, int]:
+        return (
+            self.create_socket_count,
+            self.create_socket_error_count,
+            self.close_socket_count,
+            self.timeout_socket_count,
+            self.error_socket_count,
+            self.request_count,
+            self.retry_count,
+        )
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _give(self, socket: BookedSocket[HandleT, RequestT], request: RequestT, now: float) -> None:
+        socket.state = _ACTIVE
+        socket.request = request
+        socket.request_count += 1
+        deadline = now + request.timeout
+        socket.deadline = deadline
+        if deadline < socket.wake_at:
+            self._wake(socket, deadline)
+
+    def _take_place(
+        self, pool: _OriginPool[HandleT, RequestT], request: RequestT, now: float
+    ) -> BookedSocket[HandleT, RequestT]:
+        pool.places += 1
+        self._total_places += 1
+        socket: BookedSocket[HandleT, RequestT] = BookedSocket(pool, request, self._free_time, self._max_requests)
+        self._sockets.add(socket)
+        self._set_deadline(socket, now + self._connect_timeout)
+        return socket
+
+    def _close(self, socket: BookedSocket[HandleT, RequestT], reason: CloseReason) -> None:
+        pool = socket.pool
+        if socket.state is _FREE:
+            pool.free.remove(socket)
+        if socket.state is not _CONNECTING:
+            self.close_socket_count += 1
+            if reason in _TIMEOUTS:
+                self.timeout_socket_count += 1
+            elif reason in _ERRORS:
+                self.error_socket_count += 1
+        socket.state = _CLOSED
+        pool.places -= 1
+        self._total_places -= 1
+        self._sockets.discard(socket)
+        self._drop_if_empty(pool)
+        if socket.wake_at < inf:
+            socket.wake_at = inf
+            self._count_dead_wake()
+
+    def _drop_if_empty(self, pool: _OriginPool[HandleT, RequestT]) -> None:
+        if not pool.places and not pool.pending:
+            self._pools.pop(pool.origin, None)
+
+    def _open_for_next_pending(
+        self, pool: _OriginPool[HandleT, RequestT], now: float
+    ) -> BookedSocket[HandleT, RequestT] | None:
+        """Give a place that has just become empty to whoever has waited longest and may use it."""
+        if self._total_is_limited:
+            waiting = [p for p in self._pools.values() if p.pending and p.places < self._max_sockets]
+            if not waiting:
+                return None
+            pool = min(waiting, key=_first_arrival)
+        elif not pool.pending:
+            return None
+        request = pool.pending.popleft()
+        request.pending = False
+        return self._take_place(pool, request, now)
+
+    def _an_older_one_waits_elsewhere(self, pool: _OriginPool[HandleT, RequestT]) -> bool:
+        oldest_here = pool.pending[0].sequence if pool.pending else inf
+        return any(
+            other.pending[0].sequence < oldest_here
+            for other in self._pools.values()
+            if other is not pool and other.pending and other.places < self._max_sockets
+        )
+
+    def _longest_free(self) -> BookedSocket[HandleT, RequestT] | None:
+        longest = [pool.free[0] for pool in self._pools.values() if pool.free]
+        return min(longest, key=_free_since) if longest else None
+
+    def _note_hint(self, socket: BookedSocket[HandleT, RequestT], hint: KeepAliveHint) -> None:
+        free_time = hint.free_time_s
+        if free_time is not None:
+            socket.free_time = min(free_time, self._free_time)
+        if hint.max_requests is not None:
+            socket.max_requests = min(self._max_requests, socket.request_count + hint.max_requests)
+
+    def _set_deadline(self, socket: BookedSocket[HandleT, RequestT], deadline: float) -> None:
+        socket.deadline = deadline
+        if deadline < socket.wake_at:
+            self._wake(socket, deadline)
+
+    def _note_queue_deadline(self, request: RequestT, deadline: float) -> None:
+        waits = self._queue_deadlines
+        while waits and not (waits[0][2].pending and waits[0][2].sequence == waits[0][1]):
+            waits.popleft()
+        waits.append((deadline, request.sequence, request))
+        self._find_next_deadline()
+
+    def _wake(self, socket: BookedSocket[HandleT, RequestT], at: float) -> None:
+        if socket.wake_at < inf:
+            self._count_dead_wake()
+        socket.wake_at = at
+        self._sequence += 1
+        heapq.heappush(self._wakes, (at, self._sequence, socket))
+        if at < self.next_deadline:
+            self.next_deadline = at
+
+    def _count_dead_wake(self) -> None:
+        self._dead_wakes += 1
+        if self._dead_wakes > _COMPACT_ABOVE and 2 * self._dead_wakes > len(self._wakes):
+            self._wakes = [wake for wake in self._wakes if wake[2].state is not _CLOSED and wake[2].wake_at == wake[0]]
+            heapq.heapify(self._wakes)
+            self._dead_wakes = 0
+
+    def _find_next_deadline(self) -> None:
+        self.next_deadline = min(
+            self._wakes[0][0] if self._wakes else inf,
+            self._queue_deadlines[0][0] if self._queue_deadlines else inf,
+        )
+
+
+def _arrival(request: BookedRequest) -> int:
+    return request.sequence
+
+
+def _first_arrival(pool: _OriginPool[HandleT, RequestT]) -> int:
+    return pool.pending[0].sequence
+
+
+def _free_since(socket: BookedSocket[HandleT, RequestT]) -> float:
+    return socket.free_since

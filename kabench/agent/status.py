@@ -1,0 +1,48 @@
+"""What an agent says about itself: `AgentStatus`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TypedDict, cast
+
+
+class AgentStatusDict(TypedDict):
+    """`AgentStatus.as_dict()`: JSON-ready."""
+
+    create_socket_count: int
+    create_socket_error_count: int
+    close_socket_count: int
+    timeout_socket_count: int
+    error_socket_count: int
+    request_count: int
+    retry_count: int
+    free_sockets: dict[str, int]
+    sockets: dict[str, int]
+    requests: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """A snapshot of an agent's counters and pool.
+
+    `create_socket_count` sockets were connected, `close_socket_count` of them closed for whatever reason, among them
+    `timeout_socket_count` by a free or active timeout and `error_socket_count` by another error; `request_count`
+    responses were finished and `retry_count` requests sent again. `free_sockets`, `sockets` (active and connecting)
+    and `requests` (pending) are by origin key, empty ones left out.
+    """
+
+    create_socket_count: int
+    create_socket_error_count: int
+    close_socket_count: int
+    timeout_socket_count: int
+    error_socket_count: int
+    request_count: int
+    retry_count: int
+    free_sockets: dict[str, int]
+    sockets: dict[str, int]
+    requests: dict[str, int]
+
+    def as_dict(self) -> AgentStatusDict:
+        """The same as a dict that `json.dumps` takes."""
+        return cast("AgentStatusDict", dataclasses.asdict(self))
