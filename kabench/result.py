@@ -1,0 +1,210 @@
+"""`RunResult`: the record of a run, and its file format `kabench/result/1`.
+
+Names and meanings are siege's where siege has them: a transaction is a finished HTTP exchange; failed ones are those
+with a status of 400 or more, and those that died with their socket. Bytes are response body bytes and a MB is 2^20 of them. Times are seconds.
+
+A record is data: reading one imports and runs nothing, and names that are not known are ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kabench.histogram import LatencyStats
+
+SCHEMA = "kabench/result/1"
+
+
+class ResultError(ValueError):
+    """A record cannot be read or written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where a run was made."""
+
+    python: str
+    implementation: str
+    event_loop: str
+    platform: str
+    cpu_model: str
+    cpu_count: int
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sockets:
+    """What became of the sockets, by the agent's own book. `requests` are finished responses."""
+
+    created: int = 0
+    create_errors: int = 0
+    closed: int = 0
+    errors: int = 0
+    timeouts: int = 0
+    requests: int = 0
+    req_per_socket: float = 0.0
+    free: int = 0
+    active: int = 0
+    pending: int = 0
+    tls_handshakes: int = 0
+    tls_resumed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesPoint:
+    """One second of a run; `t_s` is its end, `created` the sockets created since the beginning."""
+
+    t_s: float
+    transactions: int
+    p50_s: float | None = None
+    p99_s: float | None = None
+    created: int = 0
+    free: int = 0
+    active: int = 0
+    pending: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecord:
+    """A worker process that took part; `lost_at_s` is when it was lost, if it was."""
+
+    name: str
+    host: str
+    transactions: int
+    lost_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """What the load cost on the client's side."""
+
+    cpu_s: float = 0.0
+    cpu_us_per_transaction: float | None = None
+    max_rss_mb: float = 0.0
+    workers: list[WorkerRecord] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phases:
+    """Where the time of a request went: waiting for a socket, connecting, waiting for the first byte, all of it."""
+
+    queue: LatencyStats = field(default_factory=LatencyStats)
+    connect: LatencyStats = field(default_factory=LatencyStats)
+    first_byte: LatencyStats = field(default_factory=LatencyStats)
+    total: LatencyStats = field(default_factory=LatencyStats)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRun:
+    """One agent's part of a run."""
+
+    agent: str
+    elapsed_s: float
+    interrupted: bool = False
+    saturated: bool = False
+    transactions: int
+    successful_transactions: int
+    failed_transactions: int
+    socket_errors: int
+    retries: int = 0
+    not_started: int = 0
+    availability_pct: float
+    data_transferred_bytes: int
+    transaction_rate: float
+    throughput_mb_s: float
+    concurrency: float
+    response_time_s: LatencyStats
+    service_time_s: LatencyStats = field(default_factory=LatencyStats)
+    lag_s: LatencyStats = field(default_factory=LatencyStats)
+    phases: Phases = field(default_factory=Phases)
+    buckets: dict[str, int] = field(default_factory=dict)
+    hdr: dict[str, str] = field(default_factory=dict)
+    sockets: Sockets = field(default_factory=Sockets)
+    status_codes: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, int] = field(default_factory=dict)
+    series: list[SeriesPoint] = field(default_factory=list)
+    client: Client = field(default_factory=Client)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """A whole run: one plan, one `AgentRun` an agent."""
+
+    schema: str = SCHEMA
+    id: str
+    name: str
+    kabench_version: str
+    started_at: str
+    environment: Environment
+    plan: dict[str, Any]  # every field of the LoadPlan, as JSON has it; older and newer plans have other fields
+    runs: list[AgentRun]
+
+    def to_json(self) -> bytes:
+        """The record as a JSON document, indented."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+def new_id() -> str:
+    """An id that no other record has."""
+    return secrets.token_hex(6)
+
+
+def parse_result(document: bytes, where: str) -> RunResult:
+    """Read a record. Raises `ResultError`, naming `where` it came from, if it is none."""
+    try:
+        head = msgspec.json.decode(document)
+    except msgspec.DecodeError as error:
+        raise ResultError(f"{where}: not a JSON document, or cut off ({error})") from None
+    schema = head.get("schema") if isinstance(head, dict) else None
+    if schema != SCHEMA:
+        raise ResultError(f"{where}: not a {SCHEMA} record (its schema is {schema!r})")
+    try:
+        return msgspec.convert(head, RunResult)
+    except msgspec.ValidationError as error:
+        raise ResultError(f"{where}: a broken record: {error}") from None
+
+
+def load_result(path: str | os.PathLike[str]) -> RunResult:
+    """Read a record from a file. Raises `ResultError` if it cannot be read or is none."""
+    try:
+        document = Path(path).read_bytes()
+    except OSError as error:
+        raise ResultError(f"{path}: {error.strerror}") from None
+    return parse_result(document, str(path))
+
+
+def save_result(result: RunResult, path: Path) -> None:
+    """Write a record whole or not at all: into a temporary file beside `path`, synced, then renamed over it.
+
+    Raises `ResultError`; what stood at `path` before is then still there.
+    """
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(result.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise ResultError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder and see that a file can be written there. Raises `ResultError` if not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".kabench-"):
+            pass
+    except OSError as error:
+        raise ResultError(f"{folder}: no file can be written there: {error.strerror}") from None

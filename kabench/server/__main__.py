@@ -1,0 +1,5 @@
+"""`python -m kabench.server`: see `kabench.server.process`."""
+
+from kabench.server.process import main
+
+main()

@@ -1,0 +1,96 @@
+"""`EmbeddedServer`: the delayed echo server in a process of its own, started and ended by this one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, Self
+
+from kabench.server.counts import ServerCounts
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from kabench.server.options import ServerOptions
+
+_END_TIMEOUT_S = 5.0
+
+
+class ServerError(RuntimeError):
+    """The server could not start, or is no longer there."""
+
+
+class EmbeddedServer:
+    """A running echo server. A context manager; leaving it ends the process.
+
+    Raises `ServerError` if it cannot listen.
+    """
+
+    def __init__(self, options: ServerOptions) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "kabench.server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the process that the user started
+        )
+        try:
+            self._tell(json.dumps(dataclasses.asdict(options)))
+            heard = self._hear()
+        except BaseException:
+            self.stop()
+            raise
+        if heard["event"] != "listening":
+            self.stop()
+            raise ServerError(f"cannot listen on {options.host}:{options.port}: {heard.get('why')}")
+        self.url: str = heard["url"]
+        self.port: int = heard["port"]
+
+    def counts(self) -> ServerCounts:
+        """What the server has counted so far. Raises `ServerError` if it is no longer there."""
+        self._tell("counts")
+        return ServerCounts(**self._hear()["counts"])
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is alive."""
+        return self.process.poll() is None
+
+    def stop(self) -> None:
+        """End the process; twice is fine."""
+        if self.process.stdin is not None and not self.process.stdin.closed:
+            with contextlib.suppress(BrokenPipeError):  # it may have ended by itself
+                self.process.stdin.close()
+        try:
+            self.process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def _tell(self, line: str) -> None:
+        if self.process.stdin is None:
+            raise ServerError("the echo server has no standard input")
+        try:
+            self.process.stdin.write(line.encode() + b"\n")
+            self.process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            raise ServerError("the echo server has ended") from None
+
+    def _hear(self) -> dict[str, Any]:  # a line of JSON
+        line = self.process.stdout.readline() if self.process.stdout is not None else b""
+        if not line:
+            raise ServerError("the echo server has ended")
+        heard: dict[str, Any] = json.loads(line)
+        return heard
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()

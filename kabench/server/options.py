@@ -1,0 +1,38 @@
+"""`ServerOptions`: how the delayed echo server behaves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Options of the delayed echo server; times in seconds.
+
+    `delay_s` is waited before each answer whose path names no delay of its own. `keep_alive_hint` is sent as
+    `Keep-Alive: timeout=N`. A socket that is idle for `idle_timeout_s` is closed (None: never), one that has carried
+    `max_requests_per_socket` is closed with the last answer. Port 0 takes any free one.
+
+    Raises `ValueError` for a value out of range.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    delay_s: float = 0.005
+    keep_alive: bool = True
+    keep_alive_hint: int | None = None
+    idle_timeout_s: float | None = None
+    max_requests_per_socket: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port {self.port} is not between 0 and 65535")
+        if not math.isfinite(self.delay_s) or self.delay_s < 0:
+            raise ValueError(f"delay {self.delay_s} is no non-negative duration")
+        if self.keep_alive_hint is not None and self.keep_alive_hint < 0:
+            raise ValueError(f"keep-alive hint {self.keep_alive_hint} is below 0")
+        if self.idle_timeout_s is not None and not (math.isfinite(self.idle_timeout_s) and self.idle_timeout_s > 0):
+            raise ValueError(f"idle timeout {self.idle_timeout_s} is not above 0")
+        if self.max_requests_per_socket is not None and self.max_requests_per_socket < 1:
+            raise ValueError(f"maximum requests per socket {self.max_requests_per_socket} is below 1")

@@ -1,0 +1,52 @@
+"""The echo server as a process of its own: `python -m kabench.server`, spoken to by lines of JSON.
+
+It is told its options by one line on standard input, and says `{"event": "listening", ...}` on standard output once it
+accepts connections, or `{"event": "failed", ...}`. Then `counts` on a line gives its counts, and the end of standard
+input ends it: so it never outlives who started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import sys
+from typing import TextIO
+
+from kabench.server.echo import EchoServer
+from kabench.server.loop import run
+from kabench.server.options import ServerOptions
+
+
+def say(out: TextIO, event: str, **facts: object) -> None:
+    """Write one line of JSON."""
+    out.write(json.dumps({"event": event, **facts}) + "\n")
+    out.flush()
+
+
+async def _serve(options: ServerOptions, reader: asyncio.StreamReader) -> None:
+    server = EchoServer(options)
+    try:
+        await server.start()
+    except (OSError, UnicodeError) as error:
+        say(sys.stdout, "failed", why=str(error))
+        return
+    say(sys.stdout, "listening", url=server.url, port=server.port)
+    try:
+        while line := await reader.readline():
+            if line.strip() == b"counts":
+                say(sys.stdout, "counts", counts=dataclasses.asdict(server.snapshot()))
+    finally:
+        await server.stop()
+
+
+async def _main() -> None:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    options = ServerOptions(**json.loads(await reader.readline()))
+    await _serve(options, reader)
+
+
+def main() -> None:
+    """Run until standard input ends."""
+    run(_main())
