@@ -1,7 +1,8 @@
 """`RunResult`: the record of a run, and its file format `kabench/result/1`.
 
 Names and meanings are siege's where siege has them: a transaction is a finished HTTP exchange; failed ones are those
-with a status of 400 or more, and those that died with their socket. Bytes are response body bytes and a MB is 2^20 of them. Times are seconds.
+with a status of 400 or more, and those that died with their socket. Bytes are response body bytes, and a MB is 2^20 of
+them. Times are seconds.
 
 A record is data: reading one imports and runs nothing, and names that are not known are ignored.
 """

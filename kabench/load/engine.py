@@ -176,7 +176,9 @@ class _Run:
         if done is None:
             self.problem = self.problem or f"worker-1 died ({_ending(worker.process)}) while {spec} was under way"
         elif done.unreachable is not None:
-            raise TargetUnreachableError(done.unreachable)
+            if not self.runs:
+                raise TargetUnreachableError(done.unreachable)
+            self.problem = f"nobody answers {spec}: {done.unreachable}"
         if done is not None:
             self.event_loop = done.event_loop
         self.runs.append(

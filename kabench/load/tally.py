@@ -1,4 +1,4 @@
-"""From what workers say to an `AgentRun`: counts of values are added up exactly, and figures made of them at the end."""
+"""From what workers say to an `AgentRun`: counts are added up exactly, and figures are made of them at the end."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import socket
 from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
@@ -78,6 +80,12 @@ class EchoServer:
             self.counts.idle_closes += 1
             connection.transport.close()
         self._sweep_timer = self._loop.call_later(limit / _SWEEPS_PER_IDLE_TIMEOUT, self._sweep)
+
+
+def listen_error(error: Exception) -> str:
+    """Why a server cannot listen, in the system's words."""
+    number = error.errno if isinstance(error, OSError) and not isinstance(error, socket.gaierror) else None
+    return os.strerror(number) if number else str(error)
 
 
 class EchoConnection(asyncio.Protocol):

@@ -13,7 +13,7 @@ import json
 import sys
 from typing import TextIO
 
-from kabench.server.echo import EchoServer
+from kabench.server.echo import EchoServer, listen_error
 from kabench.server.loop import run
 from kabench.server.options import ServerOptions
 
@@ -29,7 +29,7 @@ async def _serve(options: ServerOptions, reader: asyncio.StreamReader) -> None:
     try:
         await server.start()
     except (OSError, UnicodeError) as error:
-        say(sys.stdout, "failed", why=str(error))
+        say(sys.stdout, "failed", why=listen_error(error))
         return
     say(sys.stdout, "listening", url=server.url, port=server.port)
     try:

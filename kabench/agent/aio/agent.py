@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -14,6 +15,7 @@ from kabench.agent.aio.connection import Connection
 from kabench.agent.aio.exchange import Exchange, FutureExchange
 from kabench.agent.aio.reader import HeadCache
 from kabench.agent.aio.request import PreparedRequest, prepare
+from kabench.agent.aio.resolver import Resolver, is_address
 from kabench.agent.book import BookedSocket, CloseReason, SocketBook, ToClose
 from kabench.agent.errors import (
     AgentClosedError,
@@ -57,6 +59,7 @@ class AsyncAgent:
         self.book: SocketBook[Connection, Exchange] = SocketBook(options)
         self.heads = HeadCache()
         self._sends_keep_alive = options.keep_alive or options.hand_off
+        self._resolver = Resolver()
         self._connecting: dict[_Booked, asyncio.Task[None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -199,10 +202,21 @@ class AsyncAgent:
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, booked: _Booked, origin: Origin) -> None:
         try:
-            await loop.create_connection(lambda: Connection(self, booked), origin.host, origin.port)
+            hosts = [origin.host] if is_address(origin.host) else await self._resolver.addresses(origin.host)
+            await self._connect_to_any(loop, booked, hosts, origin.port)
         except OSError as error:
             if self.connected(booked):
                 self._connect_failed(booked, _connect_error(origin, error))
+
+    async def _connect_to_any(
+        self, loop: asyncio.AbstractEventLoop, booked: _Booked, hosts: list[str], port: int
+    ) -> None:
+        """Connect to the first address that answers. Raises the last one's `OSError` if none does."""
+        for host in hosts[:-1]:
+            with contextlib.suppress(OSError):
+                await loop.create_connection(lambda: Connection(self, booked), host, port)
+                return
+        await loop.create_connection(lambda: Connection(self, booked), hosts[-1], port)
 
     def connected(self, booked: _Booked) -> bool:
         """Note that connecting is over; False if nobody wants the socket any more. For this package's own use."""

@@ -1,0 +1,70 @@
+"""The command line. One module a command: it parses, calls and prints, and imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from kabench import __version__
+from kabench.cli.errors import CommandError
+from kabench.cli.report import report
+from kabench.cli.run import run
+from kabench.cli.serve import serve
+
+app = typer.Typer(
+    name="kabench",
+    help="Load through a keep-alive agent, and what keep-alive is worth.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(run)
+app.command()(serve)
+app.command()(report)
+
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""What typer raises for a command line that it does not understand."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kabench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[  # its callback does it
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line and exit with its code. An error is one or two lines."""
+    try:
+        code = app(standalone_mode=False)
+    except CommandError as error:
+        typer.echo(f"kabench: {error}", err=True)
+        code = error.exit_code
+    except typer.Abort:
+        code = CommandError.INTERRUPTED
+    except _UsageError as error:
+        _explain(error)
+        code = CommandError.CANNOT_START
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone; there is nobody to tell
+        code = CommandError.COULD_NOT_MEASURE
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> None:
+    text = getattr(error, "format_message", error.__str__)().strip()
+    if text:
+        context = getattr(error, "ctx", None)
+        command = "kabench" if context is None else context.command_path
+        typer.echo(f"kabench: {text}\nTry '{command} --help'.", err=True)

@@ -1,0 +1,34 @@
+"""`kabench report`: a saved record again."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from typing import Annotated
+
+import typer
+
+from kabench.cli.errors import CommandError
+
+
+def report(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Records that kabench run has saved.")],
+) -> None:
+    """Print the report of a saved record again; of several, one after the other and then side by side."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from kabench.cli.console import report_console
+    from kabench.report import render_result
+    from kabench.report.terminal import render_side_by_side
+    from kabench.result import ResultError, load_result
+
+    try:
+        results = [load_result(path) for path in files]
+        parts = [render_result(result) for result in results]
+    except (ResultError, ValueError) as error:
+        raise CommandError(str(error)) from None
+    if len(results) > 1:
+        parts.append(Group(Text(), render_side_by_side([run for result in results for run in result.runs])))
+    console = report_console()
+    for part in parts:
+        console.print(part)

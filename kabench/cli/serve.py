@@ -1,0 +1,87 @@
+"""`kabench serve`: the delayed echo server."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from kabench.cli import parse
+from kabench.cli.errors import CommandError
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option("--host", help="The address to listen on; other machines reach only one of theirs.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes any free port.")] = 8080,
+    delay: Annotated[
+        float,
+        typer.Option(
+            "--delay", parser=parse.duration, metavar="DURATION", help="Before each answer; /20 waits 20 ms instead."
+        ),
+    ] = "5ms",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
+    keep_alive: Annotated[bool, typer.Option(help="Keep sockets open between requests.")] = True,
+    hint: Annotated[
+        int | None, typer.Option("--hint", min=0, metavar="SECONDS", help="Send 'Keep-Alive: timeout=SECONDS'.")
+    ] = None,
+    idle_timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--idle-timeout",
+            parser=parse.duration,
+            metavar="DURATION",
+            help="Close a socket that is idle for this long (never).",
+        ),
+    ] = None,
+    max_requests: Annotated[
+        int | None, typer.Option("--max-requests", min=1, help="Close a socket after so many requests (never).")
+    ] = None,
+) -> None:
+    """Answer each request after a delay with what it was.
+
+    The answer is JSON: timeout (ms), headers, size and data of the request. /MS answers after MS milliseconds;
+    ?size=N answers with N bytes, ?status=N with that status, ?chunked=1 in chunks. Ends on Ctrl-C.
+    """
+    from kabench.server import ServerOptions
+    from kabench.server.loop import run
+
+    try:
+        options = ServerOptions(
+            host=host,
+            port=port,
+            delay_s=delay,
+            keep_alive=keep_alive,
+            keep_alive_hint=hint,
+            idle_timeout_s=idle_timeout or None,
+            max_requests_per_socket=max_requests,
+        )
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    run(_serve(options))
+
+
+async def _serve(options: object) -> None:
+    from kabench.server import ServerOptions
+    from kabench.server.echo import EchoServer, listen_error
+
+    if not isinstance(options, ServerOptions):
+        raise TypeError
+    server = EchoServer(options)
+    try:
+        await server.start()
+    except (OSError, UnicodeError) as error:
+        raise CommandError(f"cannot listen on {options.host}:{options.port}: {listen_error(error)}") from None
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    typer.echo(f"kabench serve: {server.url} (answers after {options.delay_s * 1000:g} ms)")
+    sys.stdout.flush()
+    await stop.wait()
+    await server.stop()
+    counts = server.snapshot()
+    typer.echo(f"kabench serve: {counts.requests} requests on {counts.sockets} sockets", err=True)

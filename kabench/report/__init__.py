@@ -1,0 +1,5 @@
+"""Reports: pure functions of a `RunResult`. Nothing here measures."""
+
+from kabench.report.terminal import render_agent_run, render_result
+
+__all__ = ["render_agent_run", "render_result"]

@@ -1,0 +1,237 @@
+"""The report on a terminal: at most 80 columns, and all it says it says without colour too."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from kabench.histogram import decoded_cells
+from kabench.report.buckets import Bucket, fitted_buckets, named_buckets
+from kabench.report.reference import is_published_load, published_result
+from kabench.report.siege import siege_lines, socket_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from kabench.histogram import LatencyStats
+    from kabench.result import AgentRun, RunResult
+
+WIDTH = 80
+_BAR_CELLS = 40
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_PERCENTILE_NAMES = (
+    ("p50", "p50"),
+    ("p75", "p75"),
+    ("p90", "p90"),
+    ("p95", "p95"),
+    ("p99", "p99"),
+    ("p99_9", "p99.9"),
+    ("p99_99", "p99.99"),
+)
+
+
+def render_result(result: RunResult) -> RenderableType:
+    """A whole run: every agent, and where there are several, the first against the others."""
+    parts: list[RenderableType] = [Text(_headline(result), style="bold")]
+    for run in result.runs:
+        parts += [Text(), render_agent_run(run)]
+    if len(result.runs) > 1:
+        parts += [Text(), render_side_by_side(result.runs)]
+    if is_published_load(result):
+        parts += [Text(), _beside_published()]
+    return Group(*parts)
+
+
+def render_agent_run(run: AgentRun) -> RenderableType:
+    """One agent: siege's lines, percentiles, histograms, phases, the socket line, errors."""
+    parts: list[RenderableType] = [Rule(Text(run.agent, style="bold"), align="left", characters="-", style="dim")]
+    if run.interrupted:
+        parts.append(Text("interrupted: what was measured until then", style="yellow"))
+    parts += [Text("\n".join(siege_lines(run))), Text(), _percentiles(run.response_time_s)]
+    if run.buckets:
+        parts += [Text(), _heading("Latency, in the buckets of the published benchmark")]
+        parts.append(_bars(named_buckets(run.buckets)))
+    if "total" in run.hdr:
+        parts += [Text(), _heading("Latency, in buckets that fit"), _bars(fitted_buckets(_cells(run)))]
+    if run.phases.total.mean is not None:
+        parts += [Text(), _phases(run)]
+    parts += [Text(), Text(_wrapped_at_commas(socket_line(run)), style="bold")]
+    if run.client.cpu_us_per_transaction is not None:
+        parts.append(Text(_client_line(run), style="dim"))
+    if run.saturated:
+        parts.append(Text("kabench was the bottleneck: its worker used its core to the full", style="yellow"))
+    if run.retries:
+        parts.append(Text(f"{run.retries} requests met a stale socket and were sent again"))
+    if run.errors or run.successful_transactions < run.transactions:
+        parts += [Text(), _errors(run)]
+    return Group(*parts)
+
+
+def render_side_by_side(runs: Sequence[AgentRun]) -> RenderableType:
+    """The first agent against the others, with ratios (first / other)."""
+    base, *others = runs
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("")
+    for run in runs:
+        table.add_column(run.agent, justify="right")
+    for other in others:
+        table.add_column(f"{base.agent}/{other.agent}" if len(others) > 1 else "ratio", justify="right")
+    for label, figures, decimals in _comparable(runs):
+        cells = ["-" if figure is None else f"{figure:.{decimals}f}" for figure in figures]
+        ratios = ["-" if figures[0] is None or not figure else f"{figures[0] / figure:.2f}" for figure in figures[1:]]
+        table.add_row(label, *cells, *ratios)
+    title = f"{base.agent} against {', '.join(run.agent for run in others)}"
+    return Group(Rule(Text(title, style="bold"), align="left", characters="-", style="dim"), table)
+
+
+def _comparable(runs: Sequence[AgentRun]) -> list[tuple[str, list[float | None], int]]:
+    return [
+        ("Transaction rate (trans/sec)", [run.transaction_rate for run in runs], 2),
+        ("Response time, mean (ms)", [_ms(run.response_time_s.mean) for run in runs], 3),
+        ("Response time, p50 (ms)", [_ms(run.response_time_s.p50) for run in runs], 3),
+        ("Response time, p99 (ms)", [_ms(run.response_time_s.p99) for run in runs], 3),
+        ("Sockets created", [run.sockets.created for run in runs], 0),
+        ("Requests a socket", [run.sockets.req_per_socket for run in runs], 2),
+        ("CPU a transaction (us)", [run.client.cpu_us_per_transaction for run in runs], 2),
+        ("Availability (%)", [run.availability_pct for run in runs], 2),
+    ]
+
+
+def _beside_published() -> RenderableType:
+    published = published_result()
+    if published is None:
+        return Text()
+    keepalive, normal = published.runs
+    return Text(
+        f"Published by agentkeepalive ({published.environment.cpu_model}, {published.environment.python}):\n"
+        f"  keep-alive {keepalive.transaction_rate:.2f} trans/sec, {keepalive.sockets.created} sockets, "
+        f"{keepalive.sockets.req_per_socket:.0f} req/socket\n"
+        f"  normal     {normal.transaction_rate:.2f} trans/sec, {normal.sockets.created} sockets, "
+        f"{normal.sockets.req_per_socket:.2f} req/socket\n"
+        "There siege drove a proxy, and the agents were behind it; here the agents are\n"
+        "driven directly, and plain is one request a socket (1.00 req/socket).",
+        style="dim",
+    )
+
+
+def _headline(result: RunResult) -> str:
+    plan = result.plan
+    where = plan.get("url") or f"kabench's own echo server, {_ms(plan.get('delay_s')) or 0:g} ms"
+    options = plan.get("agent_options") or {}
+    sockets = options.get("max_sockets")
+    return (
+        f"{result.name}: {plan.get('method', '?')} {where}\n"
+        f"{plan.get('concurrency', '?')} users, {'unlimited' if sockets is None else sockets} sockets, {_until(plan)}"
+        f"  ({result.started_at}, kabench {result.kabench_version})"
+    )
+
+
+def _until(plan: dict[str, object]) -> str:
+    if plan.get("total") is not None:
+        return f"{plan['total']} requests"
+    if plan.get("duration_s") is not None:
+        return f"{plan['duration_s']} s"
+    return f"{plan.get('requests', '?')} requests a user"
+
+
+def _heading(text: str) -> Text:
+    return Text(text, style="bold")
+
+
+def _percentiles(stats: LatencyStats) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("Percentiles")
+    for _, name in _PERCENTILE_NAMES:
+        table.add_column(name, justify="right")
+    table.add_row("ms", *(_ms_text(getattr(stats, field)) for field, _ in _PERCENTILE_NAMES))
+    return table
+
+
+def _phases(run: AgentRun) -> RenderableType:
+    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("Phases (ms)")
+    columns = ("mean", "p50", "p90", "p99", "max")
+    for column in columns:
+        table.add_column(column, justify="right")
+    phases = run.phases
+    for name, stats in (
+        ("queue", phases.queue),
+        ("connect", phases.connect),
+        ("first byte", phases.first_byte),
+        ("total", phases.total),
+    ):
+        table.add_row(name, *(_ms_text(getattr(stats, column)) for column in columns))
+    return table
+
+
+def _bars(buckets: Sequence[Bucket]) -> RenderableType:
+    largest = max((bucket.share for bucket in buckets), default=0.0)
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(justify="right", min_width=9)
+    table.add_column(justify="right", min_width=9)
+    table.add_column(justify="right", min_width=8)
+    table.add_column(style="cyan")
+    for bucket in buckets:
+        share = f"{100 * bucket.share:.2f} %"
+        table.add_row(bucket.label, str(bucket.count), share, _bar(bucket.share / largest if largest else 0.0))
+    return table
+
+
+def _bar(share: float) -> str:
+    full, part = divmod(round(share * _BAR_CELLS * 8), 8)
+    bar = "█" * full + (_EIGHTHS[part] if part else "")
+    return bar if bar or not share else _EIGHTHS[1]
+
+
+def _errors(run: AgentRun) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold red")
+    table.add_column("Errors")
+    table.add_column("count", justify="right")
+    for kind, count in run.errors.items():
+        table.add_row(kind.replace("_", " "), str(count))
+    for status, count in run.status_codes.items():
+        if int(status) >= 400:
+            table.add_row(f"status {status}", str(count))
+    parts: list[RenderableType] = [table]
+    parts += [Text(advice, style="yellow") for kind, advice in _ADVICE.items() if kind in run.errors]
+    return Group(*parts)
+
+
+_ADVICE = {
+    "local_ports_exhausted": "This machine ran out of local ports: closed sockets rest for a minute, and a plain agent"
+    " needs\na new one for each request. Use keepalive, send fewer requests, or widen\nnet.ipv4.ip_local_port_range.",
+    "too_many_open_files": "Too many open files: raise the limit (ulimit -n), or use fewer sockets.",
+    "stale_socket": "The server closes idle sockets earlier than the agent does: lower --free-socket-timeout.",
+}
+
+
+def _client_line(run: AgentRun) -> str:
+    client = run.client
+    return (
+        f"client: {client.cpu_us_per_transaction or 0:.1f} us CPU a transaction, "
+        f"{client.cpu_s:.2f} s in all, {client.max_rss_mb:.0f} MB"
+    )
+
+
+def _wrapped_at_commas(line: str) -> str:
+    unbroken = line.replace(" ", "\0").replace(",\0", ", ")
+    return "\n".join(textwrap.wrap(unbroken, WIDTH)).replace("\0", " ")
+
+
+def _cells(run: AgentRun) -> list[tuple[int, int]]:
+    return list(decoded_cells(run.hdr["total"]))
+
+
+def _ms(seconds: object) -> float | None:
+    return seconds * 1000 if isinstance(seconds, int | float) else None
+
+
+def _ms_text(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.3f}"
