@@ -1,0 +1,154 @@
+"""A real socket server that does what a test tells it to, and what it takes to run asyncio tests on both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import uvloop
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from types import TracebackType
+
+T = TypeVar("T")
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+PATIENCE_S = 10.0
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def run_in(loop_name: str, main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a new loop of that kind, with a limit, so that a hanging test fails instead."""
+    with asyncio.Runner(loop_factory=LOOPS[loop_name]) as runner:
+        return runner.run(asyncio.wait_for(main, 6 * PATIENCE_S))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@dataclass
+class Peer:
+    """The server's end of one socket. `number` counts sockets from 0."""
+
+    number: int
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    requests: list[bytes] = field(default_factory=list)
+
+    async def request(self) -> bytes:
+        """The next request, head and body. Raises `EOFError` when the client closes instead."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = 0
+        for line in head.split(b"\r\n"):
+            name, _, value = line.partition(b":")
+            if name.lower() == b"content-length":
+                length = int(value)
+        whole = head + await self.reader.readexactly(length)
+        self.requests.append(whole)
+        return whole
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self, data: bytes = OK) -> None:
+        await self.request()
+        await self.send(data)
+
+    def reset(self) -> None:
+        """Close with RST instead of FIN."""
+        raw: socket.socket = self.writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+    async def closed_by_client(self) -> bool:
+        """Wait until the client closes; True unless it sent something first."""
+        return await self.reader.read(1) == b""
+
+
+class ScriptedServer:
+    """Runs `handler` for each accepted socket; when it returns, the socket is closed."""
+
+    def __init__(self, handler: Callable[[Peer], Awaitable[None]], host: str = "127.0.0.1") -> None:
+        self._handler = handler
+        self._host = host
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self.peers: list[Peer] = []
+        self.open_now = 0
+        self.open_most = 0
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self.port}/"
+
+    @property
+    def origin(self) -> str:
+        return self.url.rstrip("/")
+
+    @property
+    def sockets(self) -> int:
+        return len(self.peers)
+
+    @property
+    def requests(self) -> int:
+        return sum(len(peer.requests) for peer in self.peers)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        peer = Peer(len(self.peers), reader, writer)
+        self.peers.append(peer)
+        self.open_now += 1
+        self.open_most = max(self.open_most, self.open_now)
+        try:
+            with contextlib.suppress(EOFError, ConnectionError, asyncio.CancelledError):
+                await self._handler(peer)
+        finally:
+            self.open_now -= 1
+            writer.close()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, self._host, 0, backlog=1024)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def echo_forever(peer: Peer) -> None:
+    """Answer every request at once."""
+    while True:
+        await peer.answer()
+
+
+def answering_after(delay_s: float, response: bytes = OK) -> Callable[[Peer], Awaitable[None]]:
+    """Answer every request after a delay."""
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await asyncio.sleep(delay_s)
+            await peer.send(response)
+
+    return handler
