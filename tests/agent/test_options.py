@@ -12,8 +12,18 @@ from kabench.agent.options import parse_duration
 
 @pytest.mark.parametrize(
     ("given", "seconds"),
-    [(4, 4.0), (0.25, 0.25), ("4s", 4.0), ("250ms", 0.25), ("1.5m", 90.0), ("2h", 7200.0), ("7", 7.0), (".5s", 0.5)]
-    + [(timedelta(milliseconds=30), 0.03), (0, 0.0)],
+    [
+        (4, 4.0),
+        (0.25, 0.25),
+        ("4s", 4.0),
+        ("250ms", 0.25),
+        ("1.5m", 90.0),
+        ("2h", 7200.0),
+        ("7", 7.0),
+        (".5s", 0.5),
+        (timedelta(milliseconds=30), 0.03),
+        (0, 0.0),
+    ],
 )
 def test_durations_become_seconds(given: object, seconds: float) -> None:
     assert parse_duration(given) == pytest.approx(seconds)

@@ -6,7 +6,7 @@ This is the hot path: nothing here is done per request that could be done per so
 from __future__ import annotations
 
 import asyncio
-import socket as socket_module
+import socket
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kabench.agent.options import AgentOptions
 
 _NOT_WHOLE = "the server closed the socket in the middle of its response"
-_KEEP_IDLE = getattr(socket_module, "TCP_KEEPIDLE", getattr(socket_module, "TCP_KEEPALIVE", None))
+_KEEP_IDLE = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 
 
 class Owner(Protocol):
@@ -69,22 +69,26 @@ class Connection(asyncio.Protocol):
         if exchange is None or not self._owner.connected(booked):
             self.transport.abort()
             return
-        if self._owner.options.keep_alive:
-            self._set_keep_alive(self._owner.options.keep_alive_delay)
+        self._set_socket_options(self._owner.options)
         now = perf_counter()
         self._owner.book.opened(booked, self, now)
         self.send(exchange, now)
 
-    def _set_keep_alive(self, delay_s: float) -> None:
-        """Switch on TCP keep-alive probes, the first after `delay_s` idle seconds (the system counts in whole ones)."""
-        raw: socket_module.socket = self.transport.get_extra_info("socket")
-        raw.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_KEEPALIVE, 1)
-        if _KEEP_IDLE is not None:
-            raw.setsockopt(socket_module.IPPROTO_TCP, _KEEP_IDLE, max(1, round(delay_s)))
+    def _set_socket_options(self, options: AgentOptions) -> None:
+        """Set what is not the event loop's default, which is TCP_NODELAY and no probes."""
+        raw: socket.socket = self.transport.get_extra_info("socket")
+        if not options.no_delay:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        if options.keep_alive:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if _KEEP_IDLE is not None:
+                # the system counts in whole seconds
+                raw.setsockopt(socket.IPPROTO_TCP, _KEEP_IDLE, max(1, round(options.keep_alive_delay)))
 
     def send(self, exchange: Exchange, now: float) -> None:
         """Write a request; the book has given it this socket."""
-        exchange.booked = self.booked
+        booked = exchange.booked = self.booked
+        exchange.reused_socket = booked.request_count > 1
         exchange.sent_at = now
         self.exchange = exchange
         self._write(exchange.prepared.wire)

@@ -28,15 +28,25 @@ class Exchange(BookedRequest):
     Its times are seconds of the agent's clock (`time.perf_counter`): `started_at` when the agent was asked,
     `opening_at` when a new socket was begun for it (0.0: it went out on one that was there), `sent_at` when it was
     written, `first_byte_at` when the response began. `first_sent_at` is not 0.0 if it had to be sent again on a fresh
-    socket, and is when it was sent first.
+    socket, and is when it was sent first. `reused_socket` says whether its socket has carried a request before.
     """
 
-    __slots__ = ("booked", "first_byte_at", "first_sent_at", "opening_at", "prepared", "sent_at", "started_at")
+    __slots__ = (
+        "booked",
+        "first_byte_at",
+        "first_sent_at",
+        "opening_at",
+        "prepared",
+        "reused_socket",
+        "sent_at",
+        "started_at",
+    )
 
     def __init__(self, prepared: PreparedRequest, timeout: float) -> None:
         super().__init__(prepared.origin_key, timeout or inf)
         self.prepared = prepared
         self.booked: BookedSocket[Connection, Exchange] | None = None
+        self.reused_socket = False
         self.started_at = self.opening_at = self.sent_at = self.first_byte_at = self.first_sent_at = 0.0
 
     def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
@@ -60,9 +70,8 @@ class FutureExchange(Exchange):
     def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:  # noqa: ARG002
         """Give the response to the one who awaits."""
         if not self.future.done():
-            booked = self.booked
             self.future.set_result(
-                Response(head, body, reused_socket=booked is not None and booked.reused, retried=self.first_sent_at > 0)
+                Response(head, body, reused_socket=self.reused_socket, retried=self.first_sent_at > 0)
             )
 
     def failed(self, error: Exception, now: float) -> None:  # noqa: ARG002
