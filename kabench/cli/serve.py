@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import sys
 from typing import Annotated
 
@@ -46,8 +44,8 @@ def serve(
     The answer is JSON: timeout (ms), headers, size and data of the request. /MS answers after MS milliseconds;
     ?size=N answers with N bytes, ?status=N with that status, ?chunked=1 in chunks. Ends on Ctrl-C.
     """
-    from kabench.server import ServerOptions
-    from kabench.server.loop import run
+    from kabench.server import ServerError, ServerOptions
+    from kabench.server.foreground import serve_until_signal
 
     try:
         options = ServerOptions(
@@ -59,29 +57,12 @@ def serve(
             idle_timeout_s=idle_timeout or None,
             max_requests_per_socket=max_requests,
         )
-    except ValueError as error:
+        counts = serve_until_signal(options, lambda url: _say_where(url, delay))
+    except (ServerError, ValueError) as error:
         raise CommandError(str(error)) from None
-    run(_serve(options))
-
-
-async def _serve(options: object) -> None:
-    from kabench.server import ServerOptions
-    from kabench.server.echo import EchoServer, listen_error
-
-    if not isinstance(options, ServerOptions):
-        raise TypeError
-    server = EchoServer(options)
-    try:
-        await server.start()
-    except (OSError, UnicodeError) as error:
-        raise CommandError(f"cannot listen on {options.host}:{options.port}: {listen_error(error)}") from None
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    typer.echo(f"kabench serve: {server.url} (answers after {options.delay_s * 1000:g} ms)")
-    sys.stdout.flush()
-    await stop.wait()
-    await server.stop()
-    counts = server.snapshot()
     typer.echo(f"kabench serve: {counts.requests} requests on {counts.sockets} sockets", err=True)
+
+
+def _say_where(url: str, delay_s: float) -> None:
+    typer.echo(f"kabench serve: {url} (answers after {delay_s * 1000:g} ms)")
+    sys.stdout.flush()

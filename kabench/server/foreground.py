@@ -1,0 +1,40 @@
+"""The echo server as the one thing a process does, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+from kabench.server.echo import EchoServer, listen_error
+from kabench.server.embedded import ServerError
+from kabench.server.loop import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kabench.server.counts import ServerCounts
+    from kabench.server.options import ServerOptions
+
+
+def serve_until_signal(options: ServerOptions, listening: Callable[[str], None]) -> ServerCounts:
+    """Serve until SIGINT or SIGTERM; `listening` is told the URL once sockets are accepted. What was counted.
+
+    Raises `ServerError` if it cannot listen.
+    """
+    return run(_serve(options, listening))
+
+
+async def _serve(options: ServerOptions, listening: Callable[[str], None]) -> ServerCounts:
+    server = EchoServer(options)
+    try:
+        await server.start()
+    except (OSError, UnicodeError) as error:
+        raise ServerError(f"cannot listen on {options.host}:{options.port}: {listen_error(error)}") from None
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    listening(server.url)
+    await stop.wait()
+    await server.stop()
+    return server.snapshot()
