@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import resource
 import sys
 from time import perf_counter, process_time
+from typing import NoReturn
 
 import msgspec
 
@@ -130,8 +132,16 @@ class Worker:
 
     @staticmethod
     def _say(message: Message) -> None:
-        sys.stdout.buffer.write(encode(message))
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(encode(message))
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            _leave()
+
+
+def _leave() -> NoReturn:
+    """End at once: whoever started this worker has gone, and nobody is left to tell."""
+    os._exit(3)
 
 
 async def _main() -> None:
@@ -155,7 +165,7 @@ async def _main() -> None:
 async def _listen(reader: asyncio.StreamReader, worker: Worker) -> None:
     while await reader.readline():
         worker.interrupt()
-    sys.exit(3)  # nobody is left to tell
+    _leave()
 
 
 def main() -> None:

@@ -108,7 +108,7 @@ def answer(request: Request, options: ServerOptions) -> Answer:
     if query.size is not None:
         body, content_type = b"x" * query.size, "application/octet-stream"
     else:
-        milliseconds = round(delay_s * 1000, 6)
+        milliseconds = round(delay_s * 1000.0, 6)
         echo = {
             "timeout": int(milliseconds) if milliseconds.is_integer() else milliseconds,
             "headers": {name.lower(): value for name, value in request.headers},
@@ -222,6 +222,8 @@ class RequestReader:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # an upgrade is declined by answering as if it had not been asked for
+        except httptools.HttpParserCallbackError:
+            raise  # our own mistake, not the client's
         except httptools.HttpParserError as error:
             self._made.append(bad_request(f"that is not HTTP: {error}", keep_alive=False))
             return self._made

@@ -111,7 +111,7 @@ class ResponseReader:
             self.complete = True  # a 101: what follows is another protocol's
         except httptools.HttpParserError as error:
             if not self.complete:
-                raise ResponseParseError(f"the server did not send an HTTP response: {error}") from None
+                raise ResponseParseError(f"the server did not send an HTTP response: {error}") from error
             self.overrun = True
         return self.complete
 

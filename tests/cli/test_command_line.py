@@ -1,0 +1,293 @@
+"""The command line as its users meet it: a process, its output, its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kabench.result import load_result, parse_result, save_result
+from tests.test_result import a_result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kabench.server import EmbeddedServer
+
+QUICK = ("--total", "120", "--concurrency", "6", "--max-sockets", "5", "--delay", "1ms")
+
+
+def kabench(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kabench", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=60,
+        env=os.environ | {"COLUMNS": "200"} | environment,
+        check=False,
+    )
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        yield holder.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--agent", "nothing"], "'nothing' is no agent; there are keepalive, plain, plain-handoff"),
+        (["run", "--concurrency", "0"], "--concurrency"),
+        (["run", "--concurrency", "-5"], "--concurrency"),
+        (["run", "--max-sockets", "0"], "--max-sockets"),
+        (["run", "--max-free-sockets", "0"], "--max-free-sockets"),
+        (["run", "--requests", "0"], "--requests"),
+        (["run", "--total", "0"], "--total"),
+        (["run", "--duration", "0"], "duration"),
+        (["run", "--duration", "-1s"], "--duration"),
+        (["run", "--delay", "soon"], "'soon' is no duration"),
+        (["run", "--timeout", "5 parsecs"], "--timeout"),
+        (["run", "--ttl", "x"], "--ttl"),
+        (["run", "--requests", "5", "--total", "5"], "requests and total: give only one"),
+        (["run", "--total", "5", "--duration", "5s"], "total and duration: give only one"),
+        (["run", "nowhere"], "'nowhere' is no http URL"),
+        (["run", "ftp://127.0.0.1/"], "is no http URL"),
+        (["run", "http://"], "names no host"),
+        (["run", "http://127.0.0.1:99999/"], "is no URL"),
+        (["run", "http://127.0.0.1/", "--delay", "5ms"], "--delay is for kabench's own server"),
+        (["run", "--header", "no colon"], "there is no colon"),
+        (["run", "--header", "bad name: x"], "is no header name"),
+        (["run", "--data", "@/nowhere/at/all"], "No such file"),
+        (["run", "--data", "@/"], "directory"),
+        (["run", "--json", "/nowhere/at/all.json"], "there is no folder /nowhere/at"),
+        (["run", "--json", "/"], "that is a folder"),
+        (["run", "--nothing"], "--nothing"),
+        (["serve", "--port", "70000"], "--port"),
+        (["serve", "--host", "not a host"], "cannot listen on not a host"),
+        (["serve", "--idle-timeout", "-1s"], "--idle-timeout"),
+        (["report", "/nowhere/at/all.json"], "No such file"),
+        (["nothing"], "nothing"),
+    ],
+)
+def test_what_cannot_start_is_a_line_or_two_and_exit_2(arguments: list[str], says: str, tmp_path: Path) -> None:
+    finished = kabench(*arguments, cwd=tmp_path)
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    assert says in finished.stderr
+    assert finished.stderr.startswith("kabench: ")
+    assert len(finished.stderr.splitlines()) <= 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_results_folder_that_cannot_be_written_is_known_before_the_load(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("in the way")
+    began = time.monotonic()
+    finished = kabench("run", "--duration", "30s", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert "results: no file can be written there" in finished.stderr
+    assert "--no-save" in finished.stderr
+    assert time.monotonic() - began < 15
+
+
+def test_a_taken_port_is_exit_2(taken_port: int) -> None:
+    finished = kabench("serve", "--port", str(taken_port))
+    assert finished.returncode == 2
+    assert finished.stderr == f"kabench: cannot listen on 127.0.0.1:{taken_port}: Address already in use\n"
+
+
+def test_a_refused_connection_is_exit_3(closed_port: int, tmp_path: Path) -> None:
+    finished = kabench("run", f"http://127.0.0.1:{closed_port}/", cwd=tmp_path)
+    assert finished.returncode == 3
+    assert finished.stderr == (
+        f"kabench: cannot reach the target: http://127.0.0.1:{closed_port}: Connection refused\n"
+    )
+
+
+def test_a_host_that_does_not_resolve_is_exit_3(tmp_path: Path) -> None:
+    finished = kabench("run", "http://no-such-host.invalid/", cwd=tmp_path)
+    assert finished.returncode == 3
+    assert "'no-such-host.invalid' does not resolve" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+
+
+def test_an_agent_without_one_success_is_exit_3_and_reported(echo_server: EmbeddedServer, tmp_path: Path) -> None:
+    finished = kabench("run", f"{echo_server.url}?status=500", "--total", "10", "--agent", "keepalive", cwd=tmp_path)
+    assert finished.returncode == 3
+    assert "Failed transactions:                10" in finished.stdout
+    assert "keepalive: not one successful transaction" in finished.stderr
+    assert len(list((tmp_path / "results").iterdir())) == 1
+
+
+def test_a_run_prints_its_report_and_saves_its_record(tmp_path: Path) -> None:
+    finished = kabench("run", *QUICK, "--name", "my run/1", "--json", "record.json", cwd=tmp_path)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "[kabench:120] keepalive, 5 created, 120 requestFinished," in finished.stdout
+    assert "[kabench:120] plain, 120 created, 120 requestFinished, 1.00 req/socket," in finished.stdout
+    assert "keepalive against plain" in finished.stdout
+    assert max(len(line) for line in finished.stdout.splitlines() if not line.startswith("Record:")) <= 80
+    assert "\x1b" not in finished.stdout
+    (saved,) = (tmp_path / "results").iterdir()
+    assert "my-run-1" in saved.name
+    assert load_result(saved) == load_result(tmp_path / "record.json")
+    again = kabench("report", str(saved), cwd=tmp_path)
+    assert again.returncode == 0
+    assert again.stdout.strip() == finished.stdout.split("\nRecord:")[0].strip()
+
+
+def test_json_on_stdout_leaves_it_clean(tmp_path: Path) -> None:
+    finished = kabench("run", *QUICK, "--json", "-", "--no-save", cwd=tmp_path)
+    assert finished.returncode == 0
+    assert len(parse_result(finished.stdout.encode(), "stdout").runs) == 2
+    assert "Transactions:" in finished.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_sent_is_what_was_asked_for(echo_server: EmbeddedServer, tmp_path: Path) -> None:
+    (tmp_path / "body").write_bytes(b"from a file")
+    sent = [
+        ((), "GET", 0),
+        (("--data", "text"), "POST", 4),
+        (("--data", "@body", "--method", "put"), "PUT", 11),
+    ]
+    for options, method, size in sent:
+        before = echo_server.counts().request_body_bytes
+        finished = kabench(
+            "run", echo_server.url, "--total", "3", "-c", "1", "-a", "keepalive", "--json", "-", *options, cwd=tmp_path
+        )
+        assert finished.returncode == 0
+        assert json.loads(finished.stdout)["plan"]["method"] == method
+        assert echo_server.counts().request_body_bytes - before == 3 * size
+
+
+def test_secrets_stay_out_of_record_and_report(echo_server: EmbeddedServer, tmp_path: Path) -> None:
+    url = echo_server.url.replace("http://", "http://user:hunter2@")
+    finished = kabench("run", url, "--total", "3", "-H", "Authorization: Bearer hunter2", "--json", "-", cwd=tmp_path)
+    assert finished.returncode == 0
+    assert "hunter2" not in finished.stdout + finished.stderr
+    assert all("hunter2" not in path.read_text() for path in (tmp_path / "results").iterdir())
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kabench", "run", "--requests", "1000000", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+    )
+    time.sleep(2.5)  # it tells nobody when its load is under way, unless on a terminal
+    return process
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == pid:
+                found.append(int(entry.name))
+    return found
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_once_stops_reports_and_saves(number: signal.Signals, tmp_path: Path) -> None:
+    process = start(cwd=tmp_path)
+    children = children_of(process.pid)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "interrupted: what was measured until then" in out
+    assert "Traceback" not in err
+    (saved,) = (tmp_path / "results").iterdir()
+    (run,) = load_result(saved).runs
+    assert run.interrupted
+    assert run.transactions > 0
+    assert len(children) == 2
+    assert all(is_gone(child) for child in children)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_ctrl_c_twice_exits_at_once_and_leaves_nobody_behind(tmp_path: Path) -> None:
+    process = start(cwd=tmp_path)
+    children = children_of(process.pid)
+    for child in children:  # so that stopping takes longer than the second Ctrl-C
+        os.kill(child, signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
+    for child in children:
+        os.kill(child, signal.SIGCONT)
+    _, err = process.communicate(timeout=10)
+    assert "Traceback" not in err
+    deadline = time.monotonic() + 10
+    while not all(is_gone(child) for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_server_that_dies_in_the_middle_is_exit_3_reported_and_saved(tmp_path: Path) -> None:
+    process = start(cwd=tmp_path)
+    commands = {child: (Path("/proc") / str(child) / "cmdline").read_bytes() for child in children_of(process.pid)}
+    (server,) = [child for child, command in commands.items() if b"kabench.server" in command]
+    os.kill(server, signal.SIGKILL)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 3
+    assert "the echo server died (SIGKILL)" in err
+    assert len(err.splitlines()) == 1
+    assert "Transactions:" in out
+    (saved,) = (tmp_path / "results").iterdir()
+    assert load_result(saved).runs[0].transactions > 0
+
+
+def test_several_records_are_shown_side_by_side(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save_result(a_result(name=name), tmp_path / f"{name}.json")
+    finished = kabench("report", "one.json", "two.json", cwd=tmp_path)
+    assert finished.returncode == 0
+    assert "keepalive against keepalive" in finished.stdout
+
+
+def test_version_and_help() -> None:
+    assert kabench("--version").stdout.startswith("kabench 0.")
+    for command in ("run", "serve", "report"):
+        assert kabench(command, "--help").returncode == 0
+    assert "--max-sockets" in kabench("run", "--help").stdout
+
+
+def test_output_that_nobody_reads_is_no_traceback(tmp_path: Path) -> None:
+    save_result(a_result(), tmp_path / "one.json")
+    command = f"'{sys.executable}' -m kabench report one.json | true"
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert "Traceback" not in finished.stderr

@@ -1,0 +1,157 @@
+"""From finished requests to figures, with made-up times: what is counted where, and that nothing is lost on the way."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kabench.agent.aio import Exchange, ResponseHead
+from kabench.agent.aio.request import prepare
+from kabench.load.messages import Counts, Second, SocketCounts, decode, encode
+from kabench.load.recorder import Recorder
+from kabench.load.tally import Tally
+from kabench.result import WorkerRecord
+
+if TYPE_CHECKING:
+    from kabench.result import AgentRun
+
+PREPARED = prepare("GET", "http://h/", None, None, keep_alive=True)
+
+
+def head(status: int = 200) -> ResponseHead:
+    return ResponseHead(status, "", "1.1", (), 0, True, None)
+
+
+def finish(recorder: Recorder, status: int = 200, body: int = 10, *, end: float, **times_ms: float) -> None:
+    """Record an exchange whose times are given in milliseconds; what is left out did not happen."""
+    exchange = Exchange(PREPARED, 0.0)
+    for name, milliseconds in times_ms.items():
+        setattr(exchange, f"{name}_at", milliseconds / 1000)
+    if "first_byte" not in times_ms:
+        exchange.first_byte_at = end / 1000
+    recorder.record(exchange, head(status), body, end / 1000)
+
+
+def tally(recorder: Recorder, elapsed_s: float = 1.0, **sockets: int) -> AgentRun:
+    made = Tally("keepalive", WorkerRecord(name="w", host="h", transactions=0))
+    for counts in recorder.take_counts():
+        received = decode(encode(counts))
+        assert isinstance(received, Counts)
+        made.add_counts(received)
+    made.end_second(Second(elapsed_s, recorder.totals(), SocketCounts(**sockets), cpu_s=0.5, max_rss_mb=20.0))
+    return made.agent_run(interrupted=False)
+
+
+def milliseconds(seconds: float | None) -> float:
+    assert seconds is not None
+    return seconds * 1000
+
+
+def test_a_request_that_waited_for_nothing() -> None:
+    recorder = Recorder()
+    finish(recorder, started=1000, sent=1000, end=1005)
+    run = tally(recorder)
+    assert milliseconds(run.response_time_s.max) == pytest.approx(5, abs=0.01)
+    assert run.service_time_s == run.response_time_s == run.phases.first_byte == run.phases.total
+    assert run.phases.queue.max == 0.0
+    assert run.phases.connect.max is None
+
+
+def test_a_request_that_waited_for_a_socket() -> None:
+    recorder = Recorder()
+    finish(recorder, started=1000, sent=1003, end=1010)
+    run = tally(recorder)
+    assert milliseconds(run.response_time_s.max) == pytest.approx(10, abs=0.01)
+    assert milliseconds(run.service_time_s.max) == pytest.approx(7, abs=0.01)
+    assert milliseconds(run.phases.queue.max) == pytest.approx(3, abs=0.01)
+    assert milliseconds(run.phases.first_byte.max) == pytest.approx(7, abs=0.01)
+
+
+def test_a_request_that_waited_then_connected_and_got_its_answer_in_pieces() -> None:
+    recorder = Recorder()
+    finish(recorder, started=1000, opening=1002, sent=1005, first_byte=1009, end=1020)
+    run = tally(recorder)
+    phases = run.phases
+    assert [milliseconds(p.max) for p in (phases.queue, phases.connect, phases.first_byte, phases.total)] == [
+        pytest.approx(value, abs=0.01) for value in (2, 3, 4, 20)
+    ]
+    assert milliseconds(run.service_time_s.max) == pytest.approx(15, abs=0.01)
+
+
+def test_a_request_that_was_sent_twice_counts_from_the_first_time() -> None:
+    recorder = Recorder()
+    finish(recorder, started=1000, first_sent=1001, opening=1004, sent=1006, end=1010)
+    run = tally(recorder)
+    assert milliseconds(run.response_time_s.max) == pytest.approx(10, abs=0.01)
+    assert milliseconds(run.service_time_s.max) == pytest.approx(9, abs=0.01)
+    assert run.phases.connect.max is None
+
+
+def test_every_phase_has_every_request_it_should() -> None:
+    rng = random.Random(5)
+    recorder = Recorder()
+    connected = 0
+    for _ in range(1000):
+        kind = rng.choice(["at once", "queued", "connected", "in pieces"])
+        times = {"started": 1000.0, "sent": 1000.0, "end": 1005.0}
+        if kind != "at once":
+            times |= {"sent": 1001.0 + rng.random()}
+        if kind == "connected":
+            connected += 1
+            times |= {"opening": 1000.5}
+        if kind == "in pieces":
+            times |= {"first_byte": 1003.0}
+        finish(recorder, **times)  # type: ignore[arg-type]  # names and milliseconds
+    recorded = {"total": 0, "service": 0, "first_byte": 0, "queue": 0, "connect": 0}
+    for counts in recorder.take_counts():
+        for phase in counts.phases:
+            recorded[phase] += sum(counts.counts.values())
+    assert recorded == {"total": 1000, "service": 1000, "first_byte": 1000, "queue": 1000, "connect": connected}
+    assert recorder.take_counts() == []
+
+
+def test_siege_s_arithmetic() -> None:
+    recorder = Recorder()
+    for status, times in ((200, 7), (302, 1), (404, 1), (500, 1)):
+        for _ in range(times):
+            finish(recorder, status, 2**20, started=0, sent=0, end=500)
+    recorder.record_error("socket_timeout")
+    recorder.record_error("socket_timeout")
+    run = tally(recorder, elapsed_s=4.0, created=5, requests=10, free=2, closed=3)
+    assert (run.transactions, run.successful_transactions, run.failed_transactions, run.socket_errors) == (10, 8, 4, 2)
+    assert run.availability_pct == pytest.approx(100 * 10 / 12)
+    assert run.data_transferred_bytes == 10 * 2**20
+    assert (run.transaction_rate, run.throughput_mb_s, run.concurrency) == (2.5, 2.5, 1.25)
+    assert run.status_codes == {"200": 7, "302": 1, "404": 1, "500": 1}
+    assert run.errors == {"socket_timeout": 2}
+    assert run.sockets.req_per_socket == 2.0
+    assert run.buckets[">=200ms"] == 10
+    assert run.client.cpu_us_per_transaction == 50_000
+    assert not run.saturated
+
+
+def test_seconds_become_a_series_and_add_up() -> None:
+    recorder = Recorder()
+    made = Tally("plain", WorkerRecord(name="w", host="h", transactions=0))
+    for second in (1, 2):
+        for _ in range(10 * second):
+            finish(recorder, started=0, sent=0, end=5 * second)
+        for counts in recorder.take_counts():
+            made.add_counts(counts)
+        made.end_second(Second(float(second), recorder.totals(), SocketCounts(created=second), 1.9, 1.0))
+    run = made.agent_run(interrupted=True, lost_at_s=2.0)
+    assert [(point.t_s, point.transactions, point.p50_s, point.created) for point in run.series] == [
+        (1.0, 10, 0.005, 1),
+        (2.0, 20, 0.01, 2),
+    ]
+    assert run.transactions == 30
+    assert run.interrupted
+    assert run.saturated  # 1.9 s of CPU in 2 s
+    assert run.client.workers[0].lost_at_s == 2.0
+
+
+def test_a_worker_that_said_nothing_is_an_empty_run() -> None:
+    run = Tally("plain", WorkerRecord(name="w", host="h", transactions=0)).agent_run(interrupted=True, lost_at_s=0.0)
+    assert (run.transactions, run.transaction_rate, run.response_time_s.mean) == (0, 0.0, None)
