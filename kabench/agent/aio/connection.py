@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from kabench.agent.aio.exchange import Exchange
     from kabench.agent.aio.reader import ResponseHead
+    from kabench.agent.aio.request import PreparedRequest
     from kabench.agent.book import BookedSocket, SocketBook
     from kabench.agent.options import AgentOptions
 
@@ -55,7 +56,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, owner: Owner, booked: BookedSocket[Connection, Exchange]) -> None:
         self._owner = owner
         self.booked = booked
-        self._heads = owner.heads.heads
+        self._heads = owner.heads
         self._reader: ResponseReader | None = None
         self._in_response = False
         self.exchange: Exchange | None = None
@@ -102,10 +103,12 @@ class Connection(asyncio.Protocol):
             return
         if not self._in_response:
             exchange.first_byte_at = now
-            end = data.find(b"\r\n\r\n")
-            head = self._heads.get(data[:end])
-            if head is not None and len(data) - end - 4 == head.body_length and not exchange.prepared.is_head:
-                self._finish(exchange, head, data[end + 4 :], head.keep_alive, now)
+            known = self._heads
+            if (
+                (len(data) == known.last_size and data.startswith(known.last_raw)) or known.find(data)
+            ) and not exchange.prepared.is_head:
+                head = known.last_head
+                self._finish(exchange, head, data[len(known.last_raw) :], head.keep_alive, now)
                 return
             self._in_response = True
             if self._reader is None:
@@ -134,8 +137,7 @@ class Connection(asyncio.Protocol):
             self._finish(exchange, head, reader.body(), head.keep_alive and not reader.overrun, now)
 
     def _finish(self, exchange: Exchange, head: ResponseHead, body: bytes, reusable: bool, now: float) -> None:
-        prepared = exchange.prepared
-        if prepared.closes or (prepared.is_large and self.transport.get_write_buffer_size() > 0):
+        if exchange.prepared.needs_a_look and not self._is_all_sent(exchange.prepared):
             reusable = False
         owner = self._owner
         book = owner.book
@@ -151,6 +153,10 @@ class Connection(asyncio.Protocol):
         if book.next_deadline < owner.timer_at:
             owner.watch_deadlines()
         exchange.succeeded(head, body, now)
+
+    def _is_all_sent(self, prepared: PreparedRequest) -> bool:
+        """Whether nothing of a request is left to send, and more requests may follow it."""
+        return not prepared.closes and self.transport.get_write_buffer_size() == 0
 
     def eof_received(self) -> bool:
         """The other side has finished sending, and so have we."""

@@ -38,21 +38,41 @@ class ResponseHead:
     hint: KeepAliveHint | None
 
 
-class HeadCache:
-    """Heads that httptools has accepted, by their bytes without the empty line; one cache an agent, bounded."""
+_NO_HEAD = ResponseHead(0, "", "", (), 0, False, None)
 
-    __slots__ = ("heads",)
+
+class HeadCache:
+    """Heads that httptools has accepted; one cache an agent, bounded.
+
+    The head of the response before is most often the one: `last_raw` is its bytes with the empty line, and
+    `last_size` those and the body's. `find` knows some more.
+    """
+
+    __slots__ = ("_heads", "last_head", "last_raw", "last_size")
 
     def __init__(self) -> None:
-        self.heads: dict[bytes, ResponseHead] = {}
+        self._heads: dict[bytes, ResponseHead] = {}
+        self.last_raw = _HEAD_END
+        self.last_size = 0
+        self.last_head = _NO_HEAD
+
+    def find(self, data: bytes) -> bool:
+        """Whether `data` is a head that is known and exactly its body; if so, that head is now the last one."""
+        end = data.find(_HEAD_END) + len(_HEAD_END)
+        raw = data[:end]
+        head = self._heads.get(raw)
+        if head is None or len(data) - end != head.body_length:
+            return False
+        self.last_raw, self.last_size, self.last_head = raw, len(data), head
+        return True
 
     def learn(self, raw: bytes, head: ResponseHead) -> None:
-        """Remember a head."""
+        """Remember a head by its bytes, the empty line included."""
         if len(raw) > _MAX_CACHED_HEAD_BYTES:
             return
-        if len(self.heads) >= _MAX_CACHED_HEADS:
-            self.heads.clear()
-        self.heads[raw] = head
+        if len(self._heads) >= _MAX_CACHED_HEADS:
+            self._heads.clear()
+        self._heads[raw] = head
 
 
 class ResponseReader:
@@ -119,7 +139,7 @@ class ResponseReader:
         parser.feed_data(raw + _HEAD_END)
         head = self.head
         if head is not None and head.body_length >= 0 and not self._body and not self._is_head_request:
-            self._cache.learn(raw, head)
+            self._cache.learn(raw + _HEAD_END, head)
         if len(rest) > len(_HEAD_END):
             parser.feed_data(rest[len(_HEAD_END) :])
 

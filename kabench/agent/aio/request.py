@@ -25,7 +25,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _SPLITS_A_LINE = re.compile(r"[\r\n\0]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PATH_SAFE = "/%:@!$&'()*+,;=~"
-_ENCODED_AT_ONCE_BYTES = 16_384
+_SENT_AT_ONCE_BYTES = 16_384
 """A request up to this size leaves in one write: a fresh request finds an empty send buffer, and those are larger."""
 
 
@@ -96,10 +96,11 @@ def parse_url(url: str) -> Target:
 class PreparedRequest:
     """A request encoded for one kind of agent. Made by `agent.prepare()`; immutable by convention.
 
-    `wire` is what is sent. `idempotent` says whether it may be sent again by itself (AK-34).
+    `wire` is what is sent. `idempotent` says whether it may be sent again by itself (AK-34), `needs_a_look` whether
+    its socket may not be reused although the response allows it: it asks to close, or may not be sent to its end.
     """
 
-    __slots__ = ("closes", "idempotent", "is_head", "is_large", "method", "origin", "origin_key", "wire")
+    __slots__ = ("closes", "idempotent", "is_head", "method", "needs_a_look", "origin", "origin_key", "wire")
 
     def __init__(self, method: str, origin: Origin, wire: bytes, *, closes: bool) -> None:
         self.method = method
@@ -109,7 +110,7 @@ class PreparedRequest:
         self.closes = closes
         self.is_head = method == "HEAD"
         self.idempotent = method in _IDEMPOTENT_METHODS
-        self.is_large = len(wire) > _ENCODED_AT_ONCE_BYTES
+        self.needs_a_look = closes or len(wire) > _SENT_AT_ONCE_BYTES
 
     def __repr__(self) -> str:
         return f"<PreparedRequest {self.method} {self.origin_key}>"
