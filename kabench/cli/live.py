@@ -87,6 +87,8 @@ class _Bars:
     def show(self, at: AgentProgress) -> None:
         """Move the agent's bar."""
         if at.agent not in self._tasks:
+            for task in self._progress.tasks:  # the agents before are through
+                self._progress.update(task.id, completed=task.total)
             whole = at.expected_transactions or at.duration_s
             self._tasks[at.agent] = self._progress.add_task(at.agent, total=whole, rate="", errors="")
         done = at.transactions + at.socket_errors if at.expected_transactions else at.elapsed_s

@@ -85,10 +85,14 @@ def render_side_by_side(runs: Sequence[AgentRun]) -> RenderableType:
         table.add_column(f"{base.agent}/{other.agent}" if len(others) > 1 else "ratio", justify="right")
     for label, figures, decimals in _comparable(runs):
         cells = ["-" if figure is None else f"{figure:.{decimals}f}" for figure in figures]
-        ratios = ["-" if figures[0] is None or not figure else f"{figures[0] / figure:.2f}" for figure in figures[1:]]
+        ratios = ["-" if figures[0] is None or not figure else _ratio(figures[0] / figure) for figure in figures[1:]]
         table.add_row(label, *cells, *ratios)
     title = f"{base.agent} against {', '.join(run.agent for run in others)}"
     return Group(Rule(Text(title, style="bold"), align="left", characters="-", style="dim"), table)
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 
 def _comparable(runs: Sequence[AgentRun]) -> list[tuple[str, list[float | None], int]]:
