@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from kabench.result import RunResult
 
-_CURSOR_ON = b"\x1b[?25h"
+_CURSOR_ON_AND_A_NEW_LINE = b"\x1b[?25h\n"
 
 
 def run_live(plan: LoadPlan, agents: Sequence[str], name: str) -> tuple[RunResult, str | None]:
@@ -54,7 +54,7 @@ def _stopper(control: RunControl) -> Callable[[int, FrameType | None], None]:
     def stop(_: int, __: FrameType | None) -> None:
         if control.stopped:
             if is_live_terminal():
-                os.write(sys.stderr.fileno(), _CURSOR_ON)
+                os.write(sys.stderr.fileno(), _CURSOR_ON_AND_A_NEW_LINE)
             os._exit(CommandError.INTERRUPTED)  # workers and server end with their standard input
         control.stop()
 

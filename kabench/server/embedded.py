@@ -31,7 +31,7 @@ class EmbeddedServer:
 
     def __init__(self, options: ServerOptions) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kabench.server"],
+            self._command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the process that the user started
@@ -47,6 +47,9 @@ class EmbeddedServer:
             raise ServerError(f"cannot listen on {options.host}:{options.port}: {heard.get('why')}")
         self.url: str = heard["url"]
         self.port: int = heard["port"]
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "kabench.server"]
 
     def counts(self) -> ServerCounts:
         """What the server has counted so far. Raises `ServerError` if it is no longer there."""
