@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from kabench.histogram import LatencyStats
+from kabench.histogram import LatencyStats, decoded_cells
 
 SCHEMA = "kabench/result/1"
 
@@ -167,9 +167,27 @@ def parse_result(document: bytes, where: str) -> RunResult:
     if schema != SCHEMA:
         raise ResultError(f"{where}: not a {SCHEMA} record (its schema is {schema!r})")
     try:
-        return msgspec.convert(head, RunResult)
+        result = msgspec.convert(head, RunResult)
     except msgspec.ValidationError as error:
         raise ResultError(f"{where}: a broken record: {error}") from None
+    if not result.runs:
+        raise ResultError(f"{where}: a broken record: it holds no run")
+    for run in result.runs:
+        _check_run(run, where)
+    return result
+
+
+def _check_run(run: AgentRun, where: str) -> None:
+    """See what types alone do not: that status codes are numbers and histograms can be read."""
+    for status in run.status_codes:
+        if not (status.isascii() and status.isdigit()):
+            raise ResultError(f"{where}: a broken record: {status!r} is no status code")
+    for phase, encoded in run.hdr.items():
+        try:
+            for _ in decoded_cells(encoded):
+                break
+        except ValueError as error:
+            raise ResultError(f"{where}: a broken record: hdr.{phase}: {error}") from None
 
 
 def load_result(path: str | os.PathLike[str]) -> RunResult:
@@ -184,20 +202,22 @@ def load_result(path: str | os.PathLike[str]) -> RunResult:
 def save_result(result: RunResult, path: Path) -> None:
     """Write a record whole or not at all: into a temporary file beside `path`, synced, then renamed over it.
 
-    Raises `ResultError`; what stood at `path` before is then still there.
+    What is no regular file (a pipe, a device) is written into instead. Raises `ResultError`; what stood at `path`
+    before is then still there.
     """
-    temporary: Path | None = None
+    target = path.resolve()
+    temporary = target.with_name(f".kabench-{secrets.token_hex(8)}")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
+        if target.exists() and not target.is_file():
+            target.write_bytes(result.to_json())
+            return
+        with temporary.open("xb") as file:
             file.write(result.to_json())
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise ResultError(f"{path}: cannot be written: {error.strerror}") from None
 
 

@@ -3,13 +3,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import kabench
+from kabench.cli.published import published_result
 from kabench.histogram import LatencyStats
-from kabench.report.reference import published_result
 from kabench.result import (
     AgentRun,
     Environment,
@@ -117,6 +118,9 @@ def test_an_early_record_without_later_names_still_reads() -> None:
         (b"[1, 2]", "not a kabench/result/1 record"),
         (b'{"schema": "kabench/result/9"}', "kabench/result/9"),
         (b'{"schema": "kabench/result/1"}', "a broken record"),
+        (a_result(a_run(status_codes={"two": 1})).to_json(), "'two' is no status code"),
+        (a_result(a_run(hdr={"total": "x"})).to_json(), "hdr.total: not an encoded HdrHistogram"),
+        (a_result(runs=[]).to_json(), "it holds no run"),
         (a_result().to_json()[:-200], "not a JSON document, or cut off"),
         (
             a_result().to_json().replace(b'"transactions": 100', b'"transactions": ""'),
@@ -143,6 +147,20 @@ def test_a_full_disk_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.M
         save_result(a_result(name="new"), path)
     assert load_result(path).name == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_record_goes_into_a_pipe_and_through_a_link(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        save_result(a_result(), pipe)
+        assert reader.stdout is not None
+        assert parse_result(reader.stdout.read(), "pipe") == a_result()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "target")
+    save_result(a_result(), link)
+    assert link.is_symlink()
+    assert load_result(tmp_path / "target") == a_result()
 
 
 def test_a_file_in_the_way_of_the_folder_is_an_error(tmp_path: Path) -> None:

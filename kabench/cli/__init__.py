@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -46,6 +47,9 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit with its code. An error is one or two lines."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name that the terminal cannot show must not end a run
     try:
         code = app(standalone_mode=False)
     except CommandError as error:
@@ -56,9 +60,6 @@ def main() -> None:
     except _UsageError as error:
         _explain(error)
         code = CommandError.CANNOT_START
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone; there is nobody to tell
-        code = CommandError.COULD_NOT_MEASURE
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,17 @@ if TYPE_CHECKING:
 
 
 def report_console(*, stderr: bool = False) -> Console:
-    """The console for reports."""
+    """The console for reports. Where nobody reads any more, it goes on in silence: the record is what counts."""
     from rich.console import Console
 
     from kabench.report.terminal import WIDTH
 
-    console = Console(stderr=stderr, highlight=False)
+    class ReportConsole(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+    console = ReportConsole(stderr=stderr, highlight=False)
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     return console
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kabench.cli.console import is_live_terminal
@@ -22,8 +23,17 @@ if TYPE_CHECKING:
 _CURSOR_ON_AND_A_NEW_LINE = b"\x1b[?25h\n"
 
 
-def run_live(plan: LoadPlan, agents: Sequence[str], name: str) -> tuple[RunResult, str | None]:
-    """Carry a plan out; the result, and what went wrong, if anything did."""
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run that is over; `problem` is what went wrong, if anything did."""
+
+    result: RunResult
+    problem: str | None
+    interrupted: bool
+
+
+def run_live(plan: LoadPlan, agents: Sequence[str], name: str) -> Finished:
+    """Carry a plan out."""
     control = RunControl()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, _stopper(control)) for number in signals}
@@ -43,11 +53,12 @@ def _run(
     name: str,
     control: RunControl,
     on_progress: Callable[[AgentProgress], None] | None,
-) -> tuple[RunResult, str | None]:
+) -> Finished:
     try:
-        return run(plan, agents, name=name, on_progress=on_progress, control=control), None
+        result = run(plan, agents, name=name, on_progress=on_progress, control=control)
     except MeasurementError as error:
-        return error.result, str(error)
+        return Finished(error.result, str(error), control.stopped)
+    return Finished(result, None, control.stopped)
 
 
 def _stopper(control: RunControl) -> Callable[[int, FrameType | None], None]:

@@ -18,15 +18,17 @@ def report(
     from rich.text import Text
 
     from kabench.cli.console import report_console
+    from kabench.cli.published import published_result
     from kabench.report import render_result
     from kabench.report.terminal import render_side_by_side
     from kabench.result import ResultError, load_result
 
     try:
         results = [load_result(path) for path in files]
-        parts = [render_result(result) for result in results]
-    except (ResultError, ValueError) as error:
+    except ResultError as error:
         raise CommandError(str(error)) from None
+    published = published_result()
+    parts = [render_result(result, published) for result in results]
     if len(results) > 1:
         parts.append(Group(Text(), render_side_by_side([run for result in results for run in result.runs])))
     console = report_console()

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from kabench.load import LoadPlan
     from kabench.result import RunResult
 
+_LONGEST_NAME = 80
+"""Of a run's name, in the name of its file."""
+
 _LOAD = "Load"
 _REQUEST = "Request"
 _AGENT = "Agent"
@@ -198,16 +201,18 @@ def run(
         raise CommandError(str(error)) from None
     outputs = _Outputs(json, name, saves=not no_save)
     try:
-        result, problem = run_live(plan, agents, name)
+        finished = run_live(plan, agents, name)
     except ServerError as error:
         raise CommandError(str(error)) from None
     except TargetUnreachableError as error:
         raise CommandError(f"cannot reach the target: {error}", CommandError.COULD_NOT_MEASURE) from None
-    outputs.write(result)
-    if any(r.interrupted for r in result.runs) and problem is None:
+    unsaved = outputs.write(finished.result)
+    problems = [problem for problem in (finished.problem, unsaved) if problem is not None]
+    if problems:
+        code = CommandError.INTERRUPTED if finished.interrupted else CommandError.COULD_NOT_MEASURE
+        raise CommandError("; ".join(problems), code)
+    if finished.interrupted:
         raise typer.Exit(CommandError.INTERRUPTED)
-    if problem is not None:
-        raise CommandError(problem, CommandError.COULD_NOT_MEASURE)
 
 
 def _agent_options(**given: Any) -> AgentOptions:  # the option's own values
@@ -220,6 +225,7 @@ def _plan(url: str | None, method: str | None, data: str | None, options: AgentO
     from kabench.load import LoadPlan
     from kabench.load.plan import PUBLISHED_BODY
 
+    method = None if method is None else method.upper()
     has_published_body = url is None and data is None and method in (None, "POST")
     default_body = PUBLISHED_BODY if has_published_body else b""
     body = default_body if data is None else parse.data(data)
@@ -228,7 +234,7 @@ def _plan(url: str | None, method: str | None, data: str | None, options: AgentO
     headers = given.pop("headers")
     if has_published_body and not any(name.lower() == "content-type" for name, _ in headers):
         headers = (("Content-Type", "application/json"), *headers)
-    return LoadPlan(url=url, method=method.upper(), data=body, headers=headers, agent_options=options, **given)
+    return LoadPlan(url=url, method=method, data=body, headers=headers, agent_options=options, **given)
 
 
 class _Outputs:
@@ -253,31 +259,33 @@ class _Outputs:
         except ResultError as error:
             raise CommandError(f"{error}; --no-save writes none there" if saves else str(error)) from None
 
-    def write(self, result: RunResult) -> None:
-        """Print the report and write the record."""
+    def write(self, result: RunResult) -> str | None:
+        """Write the record, then print the report; what could not be written, and why, if anything."""
         from kabench.cli.console import report_console
+        from kabench.cli.published import published_result
         from kabench.report import render_result
         from kabench.result import ResultError, save_result
 
-        console = report_console(stderr=self._to_stdout)
-        console.print(render_result(result))
-        if self._to_stdout:
-            typer.echo(result.to_json(), nl=False)
         paths = [self._path] if self._path is not None else []
         if self._folder is not None:
             paths.append(self._folder / _file_name(result))
-        problems = []
+        written, problems = [], []
         for path in paths:
             try:
                 save_result(result, path)
-                console.print(f"\nRecord: {path}", style="dim", soft_wrap=True)
+                written.append(path)
             except ResultError as error:
                 problems.append(str(error))
-        if problems:
-            raise CommandError("; ".join(problems), CommandError.COULD_NOT_MEASURE)
+        console = report_console(stderr=self._to_stdout)
+        console.print(render_result(result, published_result()))
+        for path in written:
+            console.print(f"\nRecord: {path}", style="dim", soft_wrap=True)
+        if self._to_stdout:
+            typer.echo(result.to_json(), nl=False)
+        return "; ".join(problems) or None
 
 
 def _file_name(result: RunResult) -> str:
     started = result.started_at.replace("-", "").replace(":", "")
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in result.name).strip(".") or "run"
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in result.name).strip(".")[:_LONGEST_NAME] or "run"
     return f"{started}-{name}-{result.id[:6]}.json"

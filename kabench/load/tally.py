@@ -25,20 +25,23 @@ class Tally:
         self._agent = agent
         self._worker = worker
         self._phases = {phase: Distribution() for phase in _PHASES}
-        self._this_second: Counter[int] = Counter()
+        self._of_this_second: list[Counts] = []
         self._series: list[SeriesPoint] = []
         self._last: Second | None = None
 
     def add_counts(self, message: Counts) -> None:
-        """Take latencies of the second under way."""
-        for phase in message.phases:
-            self._phases[phase].add(message.counts.items())
-        if "total" in message.phases:
-            self._this_second.update(message.counts)
+        """Take latencies of the second under way; they count once it has ended, together with its totals."""
+        self._of_this_second.append(message)
 
     def end_second(self, message: Second) -> None:
         """Take the totals at the end of a second."""
-        seen = self._this_second
+        seen: Counter[int] = Counter()
+        for counts in self._of_this_second:
+            for phase in counts.phases:
+                self._phases[phase].add(counts.counts.items())
+            if "total" in counts.phases:
+                seen.update(counts.counts)
+        self._of_this_second.clear()
         self._series.append(
             SeriesPoint(
                 t_s=round(message.elapsed_s, 6),
@@ -51,7 +54,6 @@ class Tally:
                 pending=message.sockets.pending,
             )
         )
-        self._this_second = Counter()
         self._last = message
 
     @property

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from kabench.load.plan import LoadPlan
     from kabench.load.recorder import Recorder
 
+CUT_OFF = "cut_off"
+"""The kind of error of a request that was still unanswered a while after the end of the run."""
+
 _PAUSE_AFTER_CONNECT_ERROR_S = 0.1
 """So that users whose server is down do not spend the machine on finding out."""
 
@@ -34,7 +37,7 @@ def tickets_for(plan: LoadPlan) -> list[Iterator[int]]:
 class User(Exchange):
     """A user is his own exchange, sent again and again: nothing is allocated for a request."""
 
-    __slots__ = ("_agent", "_finished", "_is_finished", "_loop", "_recorder", "_tickets", "gave_up_connecting")
+    __slots__ = ("_agent", "_finished", "_is_finished", "_loop", "_recorder", "_tickets", "refusal")
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class User(Exchange):
         self._finished = finished
         self._is_finished = False
         self._loop = asyncio.get_running_loop()
-        self.gave_up_connecting: str | None = None
+        self.refusal: str | None = None
 
     def next_request(self, now: float) -> None:
         """Send a request if there is a ticket left for one."""
@@ -64,11 +67,28 @@ class User(Exchange):
         """Send no more."""
         self._tickets = iter(())
 
+    def stop_waiting(self, now: float) -> None:
+        """Send no more, not even what still waits for a socket; what is under way may finish."""
+        self.stop()
+        if self.pending:
+            self.abort(now)
+
+    def cut_off(self, now: float) -> None:
+        """Count what is still under way as an error, and do not wait for it."""
+        if not self._is_finished:
+            self._recorder.record_error(CUT_OFF)
+            self.abort(now)
+
     def abort(self, now: float) -> None:
         """Send no more, and do not wait for what is under way."""
         self.stop()
         self._agent.abort(self)
         self._finish(now)
+
+    @property
+    def has_got_nowhere(self) -> bool:
+        """Whether he is through, or the last he heard is that nobody is there."""
+        return self._is_finished or self.refusal is not None
 
     def _finish(self, now: float) -> None:
         if not self._is_finished:
@@ -95,8 +115,7 @@ class User(Exchange):
         pause_s = 0.0
         if isinstance(error, ConnectError):
             pause_s = _PAUSE_AFTER_CONNECT_ERROR_S
-            if not self._recorder.status_codes:
-                self.gave_up_connecting = str(error)
+            self.refusal = str(error)
         self._loop.call_later(pause_s, self._go_on)
 
     def _go_on(self) -> None:

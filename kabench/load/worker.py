@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import msgspec
 
+from kabench.agent import ConnectError, ConnectTimeoutError
 from kabench.load.agents import make_agent
 from kabench.load.messages import Done, Failed, Message, Progress, Second, SocketCounts, Task, encode
 from kabench.load.plan import LoadPlan
@@ -21,6 +22,11 @@ from kabench.server.loop import loop_name, run
 
 _PROGRESS_EVERY_S = 0.1
 _TICKS_PER_SECOND = 10
+_GRACE_S = 5.0
+"""How long a run that ends by the clock waits for the answers it is owed."""
+
+_CONNECT_ERRORS = {error.kind for error in (ConnectError, ConnectTimeoutError)}
+_LONGEST_LINE_BYTES = 2**31
 _YOUNG_OBJECTS_BEFORE_COLLECTION = 50_000
 
 
@@ -34,7 +40,6 @@ class Worker:
         self._recorder = Recorder()
         self._over = asyncio.Event()
         self._interrupted = False
-        self._unreachable: str | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
         self._ticks = 0
         self._started_at = self._ended_at = self._cpu_at_start = 0.0
@@ -57,7 +62,7 @@ class Worker:
         await self._over.wait()
         self._tick_timer.cancel()
         self._say_second(self._ended_at)
-        self._say(Done(self._interrupted, loop_name(self._loop), self._unreachable))
+        self._say(Done(self._interrupted, loop_name(self._loop), self._why_unreachable()))
         await self._agent.close()
 
     def interrupt(self) -> None:
@@ -66,8 +71,15 @@ class Worker:
         self._abort_all()
 
     def _time_is_over(self) -> None:
+        now = perf_counter()
         for user in self._users:
-            user.stop()
+            user.stop_waiting(now)
+        self._loop.call_later(_GRACE_S, self._patience_is_over)
+
+    def _patience_is_over(self) -> None:
+        now = perf_counter()
+        for user in self._users:
+            user.cut_off(now)
 
     def _abort_all(self) -> None:
         now = perf_counter()
@@ -94,12 +106,16 @@ class Worker:
 
     def _see_whether_anybody_is_there(self) -> None:
         """End a run in which every user has failed to connect and none has ever got an answer."""
-        if self._recorder.status_codes or self._unreachable is not None:
-            return
-        refusals = [user.gave_up_connecting for user in self._users]
-        if all(refusals):
-            self._unreachable = refusals[0]
+        if not self._recorder.status_codes and all(user.has_got_nowhere for user in self._users):
             self._abort_all()
+
+    def _why_unreachable(self) -> str | None:
+        """Why no socket could ever be opened, if that is so."""
+        if self._recorder.status_codes or self._interrupted:
+            return None
+        refusals = [user.refusal for user in self._users if user.refusal is not None]
+        only_refused = set(self._recorder.errors) <= _CONNECT_ERRORS
+        return refusals[0] if refusals and only_refused else None
 
     def _say_second(self, now: float) -> None:
         for counts in self._recorder.take_counts():
@@ -145,7 +161,7 @@ def _leave() -> NoReturn:
 
 
 async def _main() -> None:
-    reader = asyncio.StreamReader(limit=2**26)
+    reader = asyncio.StreamReader(limit=_LONGEST_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     line = await reader.readline()
     try:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Group
+from rich.measure import Measurement
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
 from kabench.histogram import decoded_cells
 from kabench.report.buckets import Bucket, fitted_buckets, named_buckets
-from kabench.report.reference import is_published_load, published_result
 from kabench.report.siege import siege_lines, socket_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
     from kabench.histogram import LatencyStats
     from kabench.result import AgentRun, RunResult
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 WIDTH = 80
 _BAR_CELLS = 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+_SAME_LOAD = ("concurrency", "requests", "delay_s")
+"""What two plans must have in common, besides their sockets, to be the same load."""
+
 _PERCENTILE_NAMES = (
     ("p50", "p50"),
     ("p75", "p75"),
@@ -37,21 +42,24 @@ _PERCENTILE_NAMES = (
 )
 
 
-def render_result(result: RunResult) -> RenderableType:
-    """A whole run: every agent, and where there are several, the first against the others."""
+def render_result(result: RunResult, published: RunResult | None = None) -> RenderableType:
+    """A whole run: every agent, and where there are several, the first against the others.
+
+    Where it is the load of the `published` benchmark, that one's figures are shown beside it.
+    """
     parts: list[RenderableType] = [Text(_headline(result), style="bold")]
     for run in result.runs:
         parts += [Text(), render_agent_run(run)]
     if len(result.runs) > 1:
         parts += [Text(), render_side_by_side(result.runs)]
-    if is_published_load(result):
-        parts += [Text(), _beside_published()]
+    if published is not None and _is_same_load(result, published):
+        parts += [Text(), _beside(published)]
     return Group(*parts)
 
 
 def render_agent_run(run: AgentRun) -> RenderableType:
     """One agent: siege's lines, percentiles, histograms, phases, the socket line, errors."""
-    parts: list[RenderableType] = [Rule(Text(run.agent, style="bold"), align="left", characters="-", style="dim")]
+    parts: list[RenderableType] = [_rule(printable(run.agent))]
     if run.interrupted:
         parts.append(Text("interrupted: what was measured until then", style="yellow"))
     parts += [Text("\n".join(siege_lines(run))), Text(), _percentiles(run.response_time_s)]
@@ -76,19 +84,23 @@ def render_agent_run(run: AgentRun) -> RenderableType:
 
 def render_side_by_side(runs: Sequence[AgentRun]) -> RenderableType:
     """The first agent against the others, with ratios (first / other)."""
-    base, *others = runs
+    names = [printable(run.agent) for run in runs]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("")
-    for run in runs:
-        table.add_column(run.agent, justify="right")
-    for other in others:
-        table.add_column(f"{base.agent}/{other.agent}" if len(others) > 1 else "ratio", justify="right")
+    for name in names:
+        table.add_column(Text(name), justify="right")
+    for other in names[1:]:
+        table.add_column(Text(f"{names[0]}/{other}" if len(names) > 2 else "ratio"), justify="right")
     for label, figures, decimals in _comparable(runs):
         cells = ["-" if figure is None else f"{figure:.{decimals}f}" for figure in figures]
         ratios = ["-" if figures[0] is None or not figure else _ratio(figures[0] / figure) for figure in figures[1:]]
         table.add_row(label, *cells, *ratios)
-    title = f"{base.agent} against {', '.join(run.agent for run in others)}"
-    return Group(Rule(Text(title, style="bold"), align="left", characters="-", style="dim"), table)
+    title = f"{names[0]} against {', '.join(names[1:])}"
+    return Group(_rule(title), table)
+
+
+def _rule(title: str) -> RenderableType:
+    return Rule(Text(title, style="bold"), align="left", characters="-", style="dim")
 
 
 def _ratio(ratio: float) -> str:
@@ -108,10 +120,20 @@ def _comparable(runs: Sequence[AgentRun]) -> list[tuple[str, list[float | None],
     ]
 
 
-def _beside_published() -> RenderableType:
-    published = published_result()
-    if published is None:
-        return Text()
+def _is_same_load(result: RunResult, published: RunResult) -> bool:
+    ours, theirs = result.plan, published.plan
+    if result.id == published.id or ours.get("url") is not None:
+        return False
+    same_sockets = _agent_option(ours, "max_sockets") == _agent_option(theirs, "max_sockets")
+    return same_sockets and all(ours.get(name) == theirs.get(name) for name in _SAME_LOAD)
+
+
+def _agent_option(plan: dict[str, object], name: str) -> object:
+    options = plan.get("agent_options")
+    return options.get(name) if isinstance(options, dict) else None
+
+
+def _beside(published: RunResult) -> RenderableType:
     keepalive, normal = published.runs
     return Text(
         f"Published by agentkeepalive ({published.environment.cpu_model}, {published.environment.python}):\n"
@@ -128,9 +150,8 @@ def _beside_published() -> RenderableType:
 def _headline(result: RunResult) -> str:
     plan = result.plan
     where = plan.get("url") or f"kabench's own echo server, {_ms(plan.get('delay_s')) or 0:g} ms"
-    options = plan.get("agent_options") or {}
-    sockets = options.get("max_sockets")
-    return (
+    sockets = _agent_option(plan, "max_sockets")
+    return printable(
         f"{result.name}: {plan.get('method', '?')} {where}\n"
         f"{plan.get('concurrency', '?')} users, {'unlimited' if sockets is None else sockets} sockets, {_until(plan)}"
         f"  ({result.started_at}, kabench {result.kabench_version})"
@@ -181,17 +202,30 @@ def _bars(buckets: Sequence[Bucket]) -> RenderableType:
     table.add_column(justify="right", min_width=9)
     table.add_column(justify="right", min_width=9)
     table.add_column(justify="right", min_width=8)
-    table.add_column(style="cyan")
+    table.add_column(style="cyan", width=_BAR_CELLS)
     for bucket in buckets:
         share = f"{100 * bucket.share:.2f} %"
-        table.add_row(bucket.label, str(bucket.count), share, _bar(bucket.share / largest if largest else 0.0))
+        bar = _Bar(bucket.share / largest if largest else 0.0)
+        table.add_row(Text(printable(bucket.label)), str(bucket.count), share, bar)
     return table
 
 
-def _bar(share: float) -> str:
-    full, part = divmod(round(share * _BAR_CELLS * 8), 8)
-    bar = "█" * full + (_EIGHTHS[part] if part else "")
-    return bar if bar or not share else _EIGHTHS[1]
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """A bar in eighths of a block, or of # where the terminal's encoding has no blocks."""
+
+    share: float
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if options.ascii_only:
+            yield Text("#" * math.ceil(self.share * _BAR_CELLS))
+            return
+        full, part = divmod(round(self.share * _BAR_CELLS * 8), 8)
+        bar = "█" * full + (_EIGHTHS[part] if part else "")
+        yield Text(bar if bar or not self.share else _EIGHTHS[1])
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(_BAR_CELLS, _BAR_CELLS)
 
 
 def _errors(run: AgentRun) -> RenderableType:
@@ -199,7 +233,7 @@ def _errors(run: AgentRun) -> RenderableType:
     table.add_column("Errors")
     table.add_column("count", justify="right")
     for kind, count in run.errors.items():
-        table.add_row(kind.replace("_", " "), str(count))
+        table.add_row(Text(printable(kind.replace("_", " "))), str(count))
     for status, count in run.status_codes.items():
         if int(status) >= 400:
             table.add_row(f"status {status}", str(count))
@@ -224,8 +258,13 @@ def _client_line(run: AgentRun) -> str:
     )
 
 
+def printable(text: str) -> str:
+    """Text from a record without what a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def _wrapped_at_commas(line: str) -> str:
-    unbroken = line.replace(" ", "\0").replace(",\0", ", ")
+    unbroken = printable(line).replace(" ", "\0").replace(",\0", ", ")
     return "\n".join(textwrap.wrap(unbroken, WIDTH)).replace("\0", " ")
 
 

@@ -36,7 +36,7 @@ class EchoServer:
         self.connections: set[EchoConnection] = set()
         self._loop = asyncio.get_running_loop()
         self.delays: DelayQueue[EchoConnection] = DelayQueue(self._loop, EchoConnection.answer_first)
-        self._server: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._sweep_timer: asyncio.TimerHandle | None = None
         self.port = 0
 
@@ -48,17 +48,25 @@ class EchoServer:
 
     async def start(self) -> None:
         """Accept connections. Raises `OSError` if it cannot listen."""
-        self._server = await self._loop.create_server(
-            lambda: EchoConnection(self), self.options.host, self.options.port, backlog=_BACKLOG
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = self.options.port
+        found = await self._loop.getaddrinfo(self.options.host, self.port, type=socket.SOCK_STREAM)
+        try:
+            for host in dict.fromkeys(str(address[0]) for *_, address in found):
+                listener = await self._loop.create_server(
+                    lambda: EchoConnection(self), host, self.port, backlog=_BACKLOG
+                )
+                self._listeners.append(listener)
+                self.port = listener.sockets[0].getsockname()[1]  # a name's other addresses get the same one
+        except OSError:
+            await self.stop()
+            raise
         if self.options.idle_timeout_s is not None:
             self._sweep()
 
     async def stop(self) -> None:
         """Stop accepting, close all sockets."""
-        if self._server is not None:
-            self._server.close()
+        for listener in self._listeners:
+            listener.close()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         for connection in list(self.connections):
@@ -162,6 +170,8 @@ class EchoConnection(asyncio.Protocol):
             self.idle_since = perf_counter()
 
     def _take(self, made: Answer) -> None:
+        if self._closing:
+            return  # behind the last answer of this socket
         counts = self._counts
         if made.is_bad_request:
             counts.bad_requests += 1

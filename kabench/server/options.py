@@ -26,6 +26,8 @@ class ServerOptions:
     max_requests_per_socket: int | None = None
 
     def __post_init__(self) -> None:
+        if not self.host:
+            raise ValueError("no host to listen on; 0.0.0.0 or :: is every address of this machine")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port {self.port} is not between 0 and 65535")
         if not math.isfinite(self.delay_s) or self.delay_s < 0:

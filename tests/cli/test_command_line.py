@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kabench.result import load_result, parse_result, save_result
-from tests.test_result import a_result
+from tests.test_result import a_result, a_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,6 +82,7 @@ def closed_port() -> Iterator[int]:
         (["run", "--json", "/"], "that is a folder"),
         (["run", "--nothing"], "--nothing"),
         (["serve", "--port", "70000"], "--port"),
+        (["serve", "--host", ""], "no host to listen on"),
         (["serve", "--host", "not a host"], "cannot listen on not a host"),
         (["serve", "--idle-timeout", "-1s"], "--idle-timeout"),
         (["report", "/nowhere/at/all.json"], "No such file"),
@@ -286,8 +287,42 @@ def test_version_and_help() -> None:
     assert "--max-sockets" in kabench("run", "--help").stdout
 
 
-def test_output_that_nobody_reads_is_no_traceback(tmp_path: Path) -> None:
-    save_result(a_result(), tmp_path / "one.json")
-    command = f"'{sys.executable}' -m kabench report one.json | true"
+def test_output_that_nobody_reads_does_not_lose_the_record(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m kabench run {' '.join(QUICK)} | true; exit ${{PIPESTATUS[0]}}"
     finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert "Traceback" not in finished.stderr
+    assert (finished.returncode, finished.stderr) == (0, "")
+    (saved,) = (tmp_path / "results").iterdir()
+    assert len(load_result(saved).runs) == 2
+
+
+def test_a_terminal_without_blocks_gets_a_report_without_blocks(tmp_path: Path) -> None:
+    finished = kabench("run", *QUICK, "--name", "näme", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "########" in finished.stdout
+    assert finished.stdout.isascii()
+
+
+def test_a_long_name_is_cut_in_the_file_name(tmp_path: Path) -> None:
+    assert kabench("run", *QUICK, "--name", "n" * 300, cwd=tmp_path).returncode == 0
+    (saved,) = (tmp_path / "results").iterdir()
+    assert load_result(saved).name == "n" * 300
+
+
+def test_a_method_in_lower_case_is_the_same_method(tmp_path: Path) -> None:
+    finished = kabench("run", *QUICK, "--method", "post", "--json", "-", "--no-save", cwd=tmp_path)
+    plan = json.loads(finished.stdout)["plan"]
+    assert (plan["method"], len(plan["data"])) == ("POST", 128)
+
+
+def test_what_a_terminal_would_obey_is_not_printed(tmp_path: Path) -> None:
+    save_result(a_result(a_run(agent="a\x1b[31m", errors={"k\x07": 1}), name="n\x1b]0;x"), tmp_path / "one.json")
+    finished = kabench("report", "one.json", cwd=tmp_path)
+    assert finished.returncode == 0
+    assert "\x1b" not in finished.stdout
+    assert "\x07" not in finished.stdout
+
+
+def test_a_record_with_an_odd_plan_still_prints(tmp_path: Path) -> None:
+    odd = a_result(plan={"agent_options": "none", "headers": 7, "delay_s": "x"})
+    save_result(odd, tmp_path / "one.json")
+    assert kabench("report", "one.json", cwd=tmp_path).returncode == 0

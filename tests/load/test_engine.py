@@ -216,3 +216,29 @@ def test_load_goes_on_when_a_server_comes_back() -> None:
         finally:
             for server in second:
                 server.stop()
+
+
+def test_a_duration_ends_what_waits_and_what_hangs(
+    echo_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MeasurementError) as caught:
+        run(plan(url=f"{echo_server.url}60000", duration_s=0.3), ["keepalive"])
+    (measured,) = caught.value.result.runs
+    assert measured.errors == {"cut_off": 5}  # those on a socket; those who waited for one were never sent
+    assert 5 <= measured.elapsed_s <= 8
+    assert echo_server.counts().requests == 5
+
+
+def test_a_large_body_reaches_the_worker(echo_server: EmbeddedServer) -> None:
+    body = b"x" * 70_000_000
+    (measured,) = run(plan(url=f"{echo_server.url}?size=1", data=body, total=1), ["keepalive"]).runs
+    assert measured.transactions == 1
+    assert echo_server.counts().request_body_bytes == len(body)
+
+
+@pytest.mark.parametrize("given", [{"total": 3}, {"requests": 1}])
+def test_a_short_run_finds_a_target_unreachable_too(given: dict[str, int]) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with pytest.raises(TargetUnreachableError, match="Connection refused"):
+            run(plan(url=f"http://127.0.0.1:{nobody.getsockname()[1]}/", **given))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
+from kabench.cli.published import published_result
 from kabench.histogram import Distribution, LatencyStats
 from kabench.report import render_result
 from kabench.report.buckets import fitted_buckets, named_buckets
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def printed(result: RunResult, *, colour: bool = False) -> str:
     out = io.StringIO()
     Console(file=out, width=80, force_terminal=colour, color_system="standard" if colour else None).print(
-        render_result(result)
+        render_result(result, published_result())
     )
     return out.getvalue()
 

@@ -117,6 +117,36 @@ def test_a_socket_carries_only_so_many_requests(run: Run) -> None:
     run(main())
 
 
+def test_answers_behind_the_last_one_are_not_counted(run: Run) -> None:
+    async def main() -> None:
+        async with serving(max_requests_per_socket=1) as server:
+            reader, writer = await connect(server)
+            writer.write(GET * 5)
+            await response(reader)
+            assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
+            writer.close()
+            assert (server.counts.requests, server.counts.responses, server.counts.response_body_bytes) == (1, 1, 2)
+
+    run(main())
+
+
+def test_a_name_with_several_addresses_has_one_port(run: Run) -> None:
+    async def main() -> None:
+        async with serving(host="localhost") as server:
+            for host in {
+                str(address[0]) for *_, address in socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)
+            }:
+                _, writer = await asyncio.open_connection(host, server.port)
+                writer.close()
+
+    run(main())
+
+
+def test_no_host_is_refused() -> None:
+    with pytest.raises(ValueError, match="no host"):
+        ServerOptions(host="")
+
+
 def test_an_idle_socket_is_closed_but_not_one_that_waits_for_an_answer(run: Run) -> None:
     async def main() -> None:
         async with serving(idle_timeout_s=0.15) as server:

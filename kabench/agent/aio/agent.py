@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _Booked = BookedSocket[Connection, Exchange]
 
+_CLOSED = "the agent is closed"
 _TIMER_SLACK_S = 0.001
 """Event loops count timers in milliseconds; a wake-up a moment too early would only have to be set again."""
 
@@ -119,9 +120,11 @@ class AsyncAgent:
         """
         book = self.book
         if book.is_closed:
-            raise AgentClosedError("the agent is closed")
+            raise AgentClosedError(_CLOSED)
         if book.next_deadline <= now:
             self._look_at_deadlines(now)
+            if book.is_closed:  # by one who was told of a timeout
+                raise AgentClosedError(_CLOSED)
         exchange.started_at = now
         decision = book.checkout(exchange, now)
         if isinstance(decision, BookedSocket):
@@ -172,9 +175,9 @@ class AsyncAgent:
         for booked in sockets:
             self._release(booked)
         for exchange in cut_off:
-            exchange.failed(AgentClosedError("the agent was closed while the request was under way"), now)
+            self._fail(exchange, AgentClosedError("the agent was closed while the request was under way"), now)
         for exchange in pending:
-            exchange.failed(AgentClosedError("the agent was closed while the request waited for a socket"), now)
+            self._fail(exchange, AgentClosedError("the agent was closed while the request waited for a socket"), now)
 
     async def __aenter__(self) -> Self:
         return self
@@ -204,7 +207,7 @@ class AsyncAgent:
         try:
             hosts = [origin.host] if is_address(origin.host) else await self._resolver.addresses(origin.host)
             await self._connect_to_any(loop, booked, hosts, origin.port)
-        except OSError as error:
+        except Exception as error:  # whatever it is, the request must hear of it
             if self.connected(booked):
                 self._connect_failed(booked, _connect_error(origin, error))
 
@@ -228,6 +231,7 @@ class AsyncAgent:
         then_open = self.book.open_failed(booked, now)
         if then_open is not None:
             self.open(then_open)
+        booked.request = None
         if exchange is not None:
             exchange.failed(error, now)
 
@@ -238,8 +242,17 @@ class AsyncAgent:
         connecting = self._connecting.pop(booked, None)
         if connecting is not None:
             connecting.cancel()
+            booked.request = None
         if booked.handle is not None:
             booked.handle.close()
+
+    def _fail(self, exchange: Exchange, error: AgentError, now: float) -> None:
+        """Tell one of several. One that raises must not keep the others from hearing."""
+        try:
+            exchange.failed(error, now)
+        except Exception as raised:
+            loop = self._loop or asyncio.get_running_loop()
+            loop.call_exception_handler({"message": "Exchange.failed() raised", "exception": raised})
 
     def _drop(self, booked: _Booked, reason: CloseReason, now: float) -> None:
         self._release(booked)
@@ -265,34 +278,33 @@ class AsyncAgent:
         self._look_at_deadlines(perf_counter())
 
     def _look_at_deadlines(self, now: float) -> None:
+        """Do what the book finds due. First all that is to be done, then tell, since who is told may call back."""
         due = self.book.due(now)
+        failures = [
+            (to_close.socket.request, self._timeout_error(to_close))
+            for to_close in due.close
+            if to_close.socket.request is not None
+        ]
+        waited = self.options.queue_timeout or 0.0
+        failures += [
+            (exchange, QueueTimeoutError(f"no socket was free within {waited:g} s", waited)) for exchange in due.late
+        ]
         for to_close in due.close:
-            self._close_due(to_close, now)
-        for exchange in due.late:
-            waited = self.options.queue_timeout or 0.0
-            exchange.failed(QueueTimeoutError(f"no socket was free within {waited:g} s", waited), now)
+            self._release(to_close.socket)
+        for to_close in due.close:
+            if to_close.then_open is not None:
+                self.open(to_close.then_open)
         self.watch_deadlines()
+        for exchange, error in failures:
+            self._fail(exchange, error, now)
 
-    def _close_due(self, to_close: ToClose[Connection, Exchange], now: float) -> None:
+    def _timeout_error(self, to_close: ToClose[Connection, Exchange]) -> AgentError:
         booked = to_close.socket
-        exchange = booked.request
-        self._release(booked)
-        if to_close.then_open is not None:
-            self.open(to_close.then_open)
-        if exchange is None:
-            return
         if to_close.reason is CloseReason.CONNECT_TIMEOUT:
             limit = self.options.effective_connect_timeout
-            exchange.failed(ConnectTimeoutError(f"{booked.origin}: not connected within {limit:g} s", limit), now)
-        else:
-            exchange.failed(
-                SocketTimeoutError(
-                    f"{booked.origin}: no byte for {exchange.timeout:g} s",
-                    exchange.timeout,
-                    reused_socket=booked.reused,
-                ),
-                now,
-            )
+            return ConnectTimeoutError(f"{booked.origin}: not connected within {limit:g} s", limit)
+        silent_s = inf if booked.request is None else booked.request.timeout
+        return SocketTimeoutError(f"{booked.origin}: no byte for {silent_s:g} s", silent_s, reused_socket=booked.reused)
 
 
 class AsyncKeepAliveAgent(AsyncAgent):
@@ -318,10 +330,14 @@ class AsyncPlainAgent(AsyncAgent):
             raise ValueError("keep_alive: True is not for a plain agent; use AsyncKeepAliveAgent")
 
 
-def _connect_error(origin: Origin, error: OSError) -> AgentError:
+def _connect_error(origin: Origin, error: Exception) -> AgentError:
     """Say what went wrong, and what to do where the cause is on this machine."""
     if isinstance(error, socket.gaierror):
         return ConnectError(f"the host name {origin.host!r} does not resolve: {error.strerror or error}")
+    if isinstance(error, UnicodeError):
+        return ConnectError(f"the host name {origin.host!r} does not resolve: it is no host name")
+    if not isinstance(error, OSError):
+        return ConnectError(f"{origin.key}: {type(error).__name__}: {error}")
     if error.errno == errno.EADDRNOTAVAIL:
         return LocalPortsExhaustedError(
             f"{origin.key}: this machine has no local port left for another socket; closed ones rest for a minute. "

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from kabench.agent.options import AgentOptions
 
 _NOT_WHOLE = "the server closed the socket in the middle of its response"
+_LONGEST_KEEP_IDLE_S = 32_767
+"""What Linux takes (tcp(7), MAX_TCP_KEEPIDLE); it counts in whole seconds."""
+
+_WRITTEN_AT_ONCE_BYTES = 65_536
 _KEEP_IDLE = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 
 
@@ -48,10 +52,21 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """The protocol of one connected socket. `exchange` is the request it carries; None while it is free."""
 
-    __slots__ = ("_heads", "_in_response", "_owner", "_reader", "_write", "booked", "exchange", "transport")
+    __slots__ = (
+        "_heads",
+        "_in_response",
+        "_is_paused",
+        "_owner",
+        "_reader",
+        "_unsent",
+        "_write",
+        "booked",
+        "exchange",
+        "transport",
+    )
 
     transport: asyncio.Transport
-    _write: Callable[[bytes], None]
+    _write: Callable[[bytes | memoryview], None]
 
     def __init__(self, owner: Owner, booked: BookedSocket[Connection, Exchange]) -> None:
         self._owner = owner
@@ -59,6 +74,8 @@ class Connection(asyncio.Protocol):
         self._heads = owner.heads
         self._reader: ResponseReader | None = None
         self._in_response = False
+        self._is_paused = False
+        self._unsent = memoryview(b"")
         self.exchange: Exchange | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -72,7 +89,10 @@ class Connection(asyncio.Protocol):
             return
         self._set_socket_options(self._owner.options)
         now = perf_counter()
-        self._owner.book.opened(booked, self, now)
+        owner = self._owner
+        owner.book.opened(booked, self, now)
+        if owner.book.next_deadline < owner.timer_at:
+            owner.watch_deadlines()
         self.send(exchange, now)
 
     def _set_socket_options(self, options: AgentOptions) -> None:
@@ -83,8 +103,8 @@ class Connection(asyncio.Protocol):
         if options.keep_alive:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if _KEEP_IDLE is not None:
-                # the system counts in whole seconds
-                raw.setsockopt(socket.IPPROTO_TCP, _KEEP_IDLE, max(1, round(options.keep_alive_delay)))
+                delay_s = min(max(1, round(options.keep_alive_delay)), _LONGEST_KEEP_IDLE_S)
+                raw.setsockopt(socket.IPPROTO_TCP, _KEEP_IDLE, delay_s)
 
     def send(self, exchange: Exchange, now: float) -> None:
         """Write a request; the book has given it this socket."""
@@ -92,7 +112,29 @@ class Connection(asyncio.Protocol):
         exchange.reused_socket = booked.request_count > 1
         exchange.sent_at = now
         self.exchange = exchange
-        self._write(exchange.prepared.wire)
+        prepared = exchange.prepared
+        if prepared.needs_a_look:
+            self._unsent = memoryview(prepared.wire)
+            self._write_on()
+        else:
+            self._write(prepared.wire)
+
+    def _write_on(self) -> None:
+        """Write as much of a large request as the transport takes for now."""
+        while self._unsent and not self._is_paused:
+            piece, self._unsent = self._unsent[:_WRITTEN_AT_ONCE_BYTES], self._unsent[_WRITTEN_AT_ONCE_BYTES:]
+            self._write(piece)
+
+    def pause_writing(self) -> None:
+        """The transport has enough for now."""
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        """Bytes have gone out, which is activity; go on."""
+        self._is_paused = False
+        if self.exchange is not None:
+            self._owner.book.touch(self.booked, perf_counter())
+            self._write_on()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the response; finish the exchange when it is whole."""
@@ -156,7 +198,7 @@ class Connection(asyncio.Protocol):
 
     def _is_all_sent(self, prepared: PreparedRequest) -> bool:
         """Whether nothing of a request is left to send, and more requests may follow it."""
-        return not prepared.closes and self.transport.get_write_buffer_size() == 0
+        return not prepared.closes and not self._unsent and self.transport.get_write_buffer_size() == 0
 
     def eof_received(self) -> bool:
         """The other side has finished sending, and so have we."""
@@ -166,7 +208,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The socket is closed, by whichever side. What refers back here lets go, so that no collection is needed."""
         self._lost(error, perf_counter())
-        self.booked.handle = None
+        self.booked.handle = self.booked.request = None
         if self._reader is not None:
             self._reader.release()
 
@@ -215,4 +257,5 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close the socket at once; the book has let go of it, or is about to."""
         self.exchange = None
+        self._unsent = memoryview(b"")
         self.transport.abort()

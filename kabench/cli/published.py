@@ -15,8 +15,6 @@ _PACKAGE = Path(__file__).parent.parent
 _FOLDERS = (_PACKAGE / "_results", _PACKAGE.parent / "results")
 """Where an installed package has it, and where a checkout has it."""
 
-_SAME_LOAD = ("concurrency", "requests", "delay_s")
-
 
 def published_result() -> RunResult | None:
     """agentkeepalive's published figures; None if the file is not there."""
@@ -26,13 +24,3 @@ def published_result() -> RunResult | None:
         except ResultError:
             continue
     return None
-
-
-def is_published_load(result: RunResult) -> bool:
-    """Whether a run, other than the published one, makes the published load on kabench's own server."""
-    published = published_result()
-    if published is None or published.id == result.id or result.plan.get("url") is not None:
-        return False
-    ours, theirs = result.plan, published.plan
-    same_sockets = (ours.get("agent_options") or {}).get("max_sockets") == theirs["agent_options"]["max_sockets"]
-    return same_sockets and all(ours.get(name) == theirs[name] for name in _SAME_LOAD)
