@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _PARAMETER = re.compile(
     r"(?:^|[,;\s])(timeout|max)\s*=\s*\"?(\d{1,9}(?:\.\d{1,9})?)\"?\s*(?=[,;\s]|$)", re.ASCII | re.IGNORECASE
@@ -33,6 +34,7 @@ class KeepAliveHint:
         return self.timeout_s - min(1.0, self.timeout_s / 2)
 
 
+@lru_cache(maxsize=256)  # a server says the same thing again and again
 def parse_keep_alive(value: str) -> KeepAliveHint | None:
     """Read a `Keep-Alive` header; text that is no number is ignored, and None means that nothing was said."""
     timeout_s: float | None = None

@@ -162,7 +162,6 @@ class Connection(asyncio.Protocol):
         reader = self._reader
         if reader is None:
             return
-        self._owner.book.touch(self.booked, now)
         try:
             complete = reader.feed(data)
         except ResponseParseError as error:
@@ -171,6 +170,8 @@ class Connection(asyncio.Protocol):
             return
         if complete:
             self._finish_read(exchange, reader, now)
+        else:
+            self._owner.book.touch(self.booked, now)
 
     def _finish_read(self, exchange: Exchange, reader: ResponseReader, now: float) -> None:
         head = reader.head

@@ -10,18 +10,23 @@ HEAD, 1xx) goes through the parser.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import httptools
 
 from kabench.agent.errors import ResponseParseError
-from kabench.agent.hints import KeepAliveHint, parse_keep_alive
+from kabench.agent.hints import parse_keep_alive
+
+if TYPE_CHECKING:
+    from kabench.agent.hints import KeepAliveHint
 
 _HEAD_END = b"\r\n\r\n"
+_NO_BODY = frozenset({101, 204, 304})
 _MAX_CACHED_HEADS = 64
 _MAX_CACHED_HEAD_BYTES = 2048
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # not frozen, which would double what it costs to make; nobody changes one
 class ResponseHead:
     """Status line and headers of a final response.
 
@@ -117,31 +122,31 @@ class ResponseReader:
 
     def feed(self, data: bytes) -> bool:
         """Take bytes from the socket; True when the response is whole. Raises `ResponseParseError`."""
-        if self._parser is None:
-            self._parser = httptools.HttpResponseParser(self)
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = httptools.HttpResponseParser(self)
+        begins = not self.started
+        self.started = True
         try:
-            if not self.started:
-                self.started = True
-                end = data.find(_HEAD_END)
-                if end >= 0:
-                    self._feed_head(self._parser, data[:end], data[end:])
-                    return self.complete
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self.complete = True  # a 101: what follows is another protocol's
         except httptools.HttpParserError as error:
             if not self.complete:
                 raise ResponseParseError(f"the server did not send an HTTP response: {error}") from error
             self.overrun = True
+        if self.complete and begins and not self.overrun:
+            self._learn(data)
         return self.complete
 
-    def _feed_head(self, parser: httptools.HttpResponseParser, raw: bytes, rest: bytes) -> None:
-        parser.feed_data(raw + _HEAD_END)
+    def _learn(self, data: bytes) -> None:
+        """Remember the head of a response that came in one piece, with nothing before or behind it."""
         head = self.head
-        if head is not None and head.body_length >= 0 and not self._body and not self._is_head_request:
-            self._cache.learn(raw + _HEAD_END, head)
-        if len(rest) > len(_HEAD_END):
-            parser.feed_data(rest[len(_HEAD_END) :])
+        if head is None or head.body_length < 0 or self._is_head_request:
+            return
+        end = len(data) - head.body_length
+        if data.find(_HEAD_END) + len(_HEAD_END) == end:
+            self._cache.learn(data[:end], head)
 
     def eof(self) -> bool:
         """The other side has finished: True if that is what ends the response."""
@@ -178,15 +183,38 @@ class ResponseReader:
         self._informational = 100 <= status < 200 and status != 101
         if self._informational:
             return
-        has_no_body = self._is_head_request or status in (101, 204, 304)
+        length = -1
+        is_coded = False
+        connection = keep_alive = b""
+        for name, value in self._headers:
+            lowered = name.lower()
+            if lowered == b"content-length":
+                length = int(value)
+            elif lowered == b"transfer-encoding":
+                is_coded = True
+            elif lowered == b"connection":
+                connection += value.lower() + b","
+            elif lowered == b"keep-alive":
+                keep_alive += value + b","
+        if self._is_head_request:
+            # llhttp judges by the framing of a body, and here is none
+            may_be_reused = b"close" not in connection and (
+                parser.get_http_version() == "1.1" or b"keep-alive" in connection
+            )
+        else:
+            may_be_reused = status != 101 and parser.should_keep_alive()
+        if self._is_head_request or status in _NO_BODY:
+            length = 0
+        elif is_coded:
+            length = -1
         self.head = ResponseHead(
-            status=status,
-            reason=self._reason.decode("latin-1"),
-            http_version=parser.get_http_version(),
-            raw_headers=tuple(self._headers),
-            body_length=0 if has_no_body else self._announced_length(),
-            keep_alive=status != 101 and self._may_be_reused(parser),
-            hint=self._hint(),
+            status,
+            self._reason.decode("latin-1"),
+            parser.get_http_version(),
+            tuple(self._headers),
+            length,
+            may_be_reused,
+            parse_keep_alive(keep_alive.decode("latin-1")) if keep_alive else None,
         )
         if self._is_head_request:
             # llhttp would now wait for the body that a HEAD response describes and does not have
@@ -213,23 +241,3 @@ class ResponseReader:
             self._body: list[bytes] = []
         self._reason = b""
         self._informational = False
-
-    def _values(self, wanted: bytes) -> list[bytes]:
-        return [value for name, value in self._headers if name.lower() == wanted]
-
-    def _announced_length(self) -> int:
-        if self._values(b"transfer-encoding"):
-            return -1
-        lengths = self._values(b"content-length")
-        return int(lengths[0]) if lengths else -1
-
-    def _may_be_reused(self, parser: httptools.HttpResponseParser) -> bool:
-        if self._is_head_request:
-            # llhttp judges by the framing of a body, and here is none
-            options = b",".join(self._values(b"connection")).lower()
-            return b"close" not in options and (parser.get_http_version() == "1.1" or b"keep-alive" in options)
-        return bool(parser.should_keep_alive())
-
-    def _hint(self) -> KeepAliveHint | None:
-        values = self._values(b"keep-alive")
-        return parse_keep_alive(b",".join(values).decode("latin-1")) if values else None
