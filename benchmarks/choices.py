@@ -14,6 +14,7 @@ import sys
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from limits import delays_seen
 from peers import PINNED, Job, nginx, pin_client, pin_server, wrk
 from rich.console import Console
 from rich.table import Table
@@ -128,10 +129,13 @@ def loop_timers() -> None:
 
 SERVER_CHOICES: dict[str, Callable[[], None]] = {
     "as it is": nothing,
-    "every request parsed, every answer made": no_known_requests,
+    "requests parsed, answers made anew": no_known_requests,
     "the event loop's timers": loop_timers,
     "asyncio's own loop": lambda: setattr(loop, "run", asyncio.run),
 }
+
+QUIET_RATE = 500
+"""At which the loop sleeps between requests; at thousands a second, its own timers come to spin."""
 
 # -- measuring -----------------------------------------------------------------------------------------------------
 
@@ -172,23 +176,6 @@ class ServerWith(EmbeddedServer):
         return [sys.executable, __file__, "--as-server", self._choice]
 
 
-def delay_seen_ms(url: str) -> float:
-    """The median time of an answer, a request at a time every 2 ms or so: what the timer alone adds."""
-    from kabench.agent import AsyncKeepAliveAgent
-
-    async def main() -> float:
-        async with AsyncKeepAliveAgent() as client:
-            prepared = client.prepare("GET", url)
-            took = []
-            for _ in range(300):
-                begun_at = perf_counter()
-                await client.send(prepared)
-                took.append(perf_counter() - begun_at)
-        return statistics.median(took) * 1000
-
-    return loop.run(main())
-
-
 def rounds_of(count: int, choices: dict[str, Callable[[], None]]) -> Iterator[str]:
     for _ in range(count):
         yield from choices
@@ -220,9 +207,9 @@ def server_table(rounds: int, seconds: float) -> Table:
         with ServerWith(choice, ServerOptions(delay_s=0.0)) as server:
             pin_server(server.process.pid)
             rates[choice].append(wrk(Job(server.url, "GET", "", seconds)).rate)
-            delays[choice].append(delay_seen_ms(server.url + "5"))
+            delays[choice].append(statistics.median(loop.run(delays_seen(server.url + "5", QUIET_RATE))))
     table = Table(title="the echo server, one choice undone", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("", "requests/s at 0 ms (wrk)", "of as it is", "5 ms are (p50)"):
+    for column in ("", "requests/s at 0 ms (wrk)", "of as it is", f"p50 of 5 ms at {QUIET_RATE}/s"):
         table.add_column(column, justify="right" if column else "left")
     for choice in SERVER_CHOICES:
         ratios = [rate / base for rate, base in zip(rates[choice], rates["as it is"], strict=True)]

@@ -47,7 +47,7 @@ class Timed(Exchange):
         raise error
 
 
-async def delays_seen(url: str) -> list[float]:
+async def delays_seen(url: str, rate: int = RATE) -> list[float]:
     """Send at a constant rate; what the delays were, in ms."""
     took_ms: list[float] = []
     loop = asyncio.get_running_loop()
@@ -55,12 +55,12 @@ async def delays_seen(url: str) -> list[float]:
         prepared = agent.prepare("POST", url, body=b"x" * 128)
         queue: DelayQueue[None] = DelayQueue(loop, lambda _: agent.start(Timed(prepared, took_ms), perf_counter()))
         begin_at = perf_counter() + 0.1
-        for number in range(RATE * SECONDS):
-            queue.push(begin_at + number / RATE, None)
-        while len(took_ms) < RATE * SECONDS:  # noqa: ASYNC110  # an event a request would cost in what is timed
+        for number in range(rate * SECONDS):
+            queue.push(begin_at + number / rate, None)
+        while len(took_ms) < rate * SECONDS:  # noqa: ASYNC110  # an event a request would cost in what is timed
             await asyncio.sleep(0.1)
         queue.close()
-    return sorted(took_ms[RATE // 2 :])
+    return sorted(took_ms[rate // 2 :])
 
 
 def delay_at_rate() -> tuple[float, float]:
