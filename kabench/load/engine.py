@@ -9,7 +9,6 @@ import platform
 import queue
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from dataclasses import dataclass
@@ -25,14 +24,15 @@ from kabench.load.messages import Counts, Done, Failed, Message, Progress, Secon
 from kabench.load.tally import Tally
 from kabench.result import AgentRun, Environment, RunResult, WorkerRecord, new_id
 from kabench.server import EmbeddedServer, ServerOptions
+from kabench.server.child import end_child, start_child
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator, Sequence
 
     from kabench.load.plan import LoadPlan
 
 _LOOK_AFTER_SERVER_EVERY_S = 0.1
-_END_TIMEOUT_S = 5.0
 _MEASURED_WITH = ("httptools", "uvloop", "hdrhistogram", "urllib3")
 
 
@@ -206,12 +206,7 @@ class _WorkerProcess:
     """A worker process and what it says. A thread reads, so that a slow reader of progress does not slow the worker."""
 
     def __init__(self, task: Task) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "kabench.load"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the process that the user started
-        )
+        self.process = start_child([sys.executable, "-m", "kabench.load"])
         self._heard: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -249,13 +244,7 @@ class _WorkerProcess:
 
     def end(self) -> None:
         """See its process end."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        try:
-            self.process.wait(_END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end_child(self.process)
         self._listener.join()
         if self.process.stdout is not None:
             self.process.stdout.close()

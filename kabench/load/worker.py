@@ -84,6 +84,8 @@ class Worker:
     def _abort_all(self) -> None:
         now = perf_counter()
         for user in self._users:
+            user.stop_waiting(now)  # first, or those who wait would get the sockets of those who are aborted
+        for user in self._users:
             user.abort(now)
 
     def _user_finished(self, _: User, now: float) -> None:

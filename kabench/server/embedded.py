@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Self
 
+from kabench.server.child import end_child, start_child
 from kabench.server.counts import ServerCounts
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from kabench.server.options import ServerOptions
-
-_END_TIMEOUT_S = 5.0
 
 
 class ServerError(RuntimeError):
@@ -30,12 +27,7 @@ class EmbeddedServer:
     """
 
     def __init__(self, options: ServerOptions) -> None:
-        self.process = subprocess.Popen(
-            self._command(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the process that the user started
-        )
+        self.process = start_child(self._command())
         try:
             self._tell(json.dumps(dataclasses.asdict(options)))
             heard = self._hear()
@@ -63,14 +55,7 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """End the process; twice is fine."""
-        if self.process.stdin is not None and not self.process.stdin.closed:
-            with contextlib.suppress(BrokenPipeError):  # it may have ended by itself
-                self.process.stdin.close()
-        try:
-            self.process.wait(_END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end_child(self.process)
         if self.process.stdout is not None:
             self.process.stdout.close()
 

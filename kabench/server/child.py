@@ -1,0 +1,30 @@
+"""Child processes of kabench: its server and its workers. Each ends when its standard input does."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+
+_END_TIMEOUT_S = 5.0
+
+
+def start_child(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a process that is spoken to over its standard streams."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for the process that the user started
+    )
+
+
+def end_child(process: subprocess.Popen[bytes]) -> None:
+    """End its standard input and see it end; twice is fine."""
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):  # it may have ended by itself
+            process.stdin.close()
+    try:
+        process.wait(_END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
