@@ -1140,10 +1140,10 @@ def test_one_who_asks_again_while_the_agent_closes_does_not_keep_others_from_hea
             asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
 
             def ask_again() -> None:
-                agent.start(Meddling(prepared, 5, lambda: None, heard), 0.0)
+                agent.start(Meddling(prepared, 5, lambda: None, heard), time.perf_counter())
 
             for _ in range(4):
-                agent.start(Meddling(prepared, 5, ask_again, heard), 0.0)
+                agent.start(Meddling(prepared, 5, ask_again, heard), time.perf_counter())
             await until(lambda: server.requests == 2)
             agent.close_now()
             assert heard == ["AgentClosedError"] * 4
