@@ -13,7 +13,7 @@ from kabench.cli.errors import CommandError
 def report(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Records that kabench run has saved.")],
 ) -> None:
-    """Print the report of a saved record again; of several, one after the other and then side by side."""
+    """Print saved records again, several side by side."""
     from rich.console import Group
     from rich.text import Text
 

@@ -18,49 +18,36 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 80
 """Of a run's name, in the name of its file."""
 
-_LOAD = "Load"
-_REQUEST = "Request"
-_AGENT = "Agent"
-_OUTPUT = "Output"
-
 
 def run(
     url: Annotated[
-        str | None, typer.Argument(help="Where to send the load. Without it: kabench's own delayed echo server.")
+        str | None,
+        typer.Argument(metavar="URL", help="Where to send the load. Without it: kabench's own delayed echo server."),
     ] = None,
     agent: Annotated[
         list[str] | None,
         typer.Option(
             "--agent",
             "-a",
+            metavar="AGENT",
             help="keepalive, plain or plain-handoff; may be repeated. Without it: keepalive and plain.",
-            rich_help_panel=_LOAD,
         ),
     ] = None,
     concurrency: Annotated[
         int,
-        typer.Option("--concurrency", "-c", min=1, help="Users who send, wait and send again.", rich_help_panel=_LOAD),
+        typer.Option("--concurrency", "-c", min=1, metavar="N", help="Users who send, wait and send again."),
     ] = 60,
     requests: Annotated[
         int | None,
-        typer.Option(
-            "--requests", "-r", min=1, help="Stop after so many requests a user (1000).", rich_help_panel=_LOAD
-        ),
+        typer.Option("--requests", "-r", min=1, metavar="N", help="Stop after so many requests a user (1000)."),
     ] = None,
     total: Annotated[
         int | None,
-        typer.Option("--total", "-n", min=1, help="Stop after so many requests in all.", rich_help_panel=_LOAD),
+        typer.Option("--total", "-n", min=1, metavar="N", help="Stop after so many requests in all."),
     ] = None,
     duration: Annotated[
         float | None,
-        typer.Option(
-            "--duration",
-            "-d",
-            parser=parse.duration,
-            metavar="DURATION",
-            help="Stop after this time.",
-            rich_help_panel=_LOAD,
-        ),
+        typer.Option("--duration", "-d", parser=parse.duration, metavar="DURATION", help="Stop after this time."),
     ] = None,
     delay: Annotated[
         float | None,
@@ -69,7 +56,6 @@ def run(
             parser=parse.duration,
             metavar="DURATION",
             help="How long kabench's own server waits before it answers (5ms).",
-            rich_help_panel=_LOAD,
         ),
     ] = None,
     method: Annotated[
@@ -77,8 +63,8 @@ def run(
         typer.Option(
             "--method",
             "-X",
+            metavar="METHOD",
             help="Without it: POST to kabench's own server and with --data, else GET.",
-            rich_help_panel=_REQUEST,
         ),
     ] = None,
     data: Annotated[
@@ -87,24 +73,15 @@ def run(
             "--data",
             metavar="TEXT|@FILE",
             help="Body of each request. Without it: 128 bytes of JSON to kabench's own server.",
-            rich_help_panel=_REQUEST,
         ),
     ] = None,
     header: Annotated[
         list[str] | None,
-        typer.Option(
-            "--header",
-            "-H",
-            metavar="'NAME: VALUE'",
-            help="A header of each request; may be repeated.",
-            rich_help_panel=_REQUEST,
-        ),
+        typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="A header of each request; may be repeated."),
     ] = None,
-    max_sockets: Annotated[
-        int, typer.Option("--max-sockets", min=1, help="Sockets at most.", rich_help_panel=_AGENT)
-    ] = 50,
+    max_sockets: Annotated[int, typer.Option("--max-sockets", min=1, metavar="N", help="Sockets at most.")] = 50,
     max_free_sockets: Annotated[
-        int, typer.Option("--max-free-sockets", min=1, help="Free sockets at most.", rich_help_panel=_AGENT)
+        int, typer.Option("--max-free-sockets", min=1, metavar="N", help="Free sockets at most.")
     ] = 256,
     timeout: Annotated[
         float | None,
@@ -113,7 +90,6 @@ def run(
             parser=parse.duration,
             metavar="DURATION",
             help="Give up a request after this time without a byte; 0: never. Twice the free time (60s).",
-            rich_help_panel=_AGENT,
         ),
     ] = None,
     connect_timeout: Annotated[
@@ -123,7 +99,6 @@ def run(
             parser=parse.duration,
             metavar="DURATION",
             help="Give up connecting after this time; as --timeout.",
-            rich_help_panel=_AGENT,
         ),
     ] = None,
     free_socket_timeout: Annotated[
@@ -133,31 +108,20 @@ def run(
             parser=parse.duration,
             metavar="DURATION",
             help="Close a socket that is free for this long; 0: never.",
-            rich_help_panel=_AGENT,
         ),
     ] = "30s",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
     ttl: Annotated[
         float | None,
         typer.Option(
-            "--ttl",
-            parser=parse.duration,
-            metavar="DURATION",
-            help="Send nothing more on a socket of this age.",
-            rich_help_panel=_AGENT,
+            "--ttl", parser=parse.duration, metavar="DURATION", help="Send nothing more on a socket of this age."
         ),
     ] = None,
     json: Annotated[
         str | None,
-        typer.Option(
-            "--json", metavar="PATH", help="Write the record there too; - is stdout.", rich_help_panel=_OUTPUT
-        ),
+        typer.Option("--json", metavar="PATH", help="Write the record there too; - is stdout."),
     ] = None,
-    no_save: Annotated[
-        bool, typer.Option("--no-save", help="Write no record into results/.", rich_help_panel=_OUTPUT)
-    ] = False,
-    name: Annotated[
-        str, typer.Option("--name", help="What to call this run in its record.", rich_help_panel=_OUTPUT)
-    ] = "run",
+    no_save: Annotated[bool, typer.Option("--no-save", help="Write no record into results/.")] = False,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What to call this run in its record.")] = "run",
 ) -> None:
     """Send load through one or more agents, in turn, and report.
 

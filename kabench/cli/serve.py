@@ -13,9 +13,14 @@ from kabench.cli.errors import CommandError
 
 def serve(
     host: Annotated[
-        str, typer.Option("--host", help="The address to listen on; other machines reach only one of theirs.")
+        str,
+        typer.Option(
+            "--host", metavar="ADDRESS", help="The address to listen on; other machines reach only one of theirs."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes any free port.")] = 8080,
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, metavar="PORT", help="0 takes any free port.")
+    ] = 8080,
     delay: Annotated[
         float,
         typer.Option(
@@ -36,7 +41,8 @@ def serve(
         ),
     ] = None,
     max_requests: Annotated[
-        int | None, typer.Option("--max-requests", min=1, help="Close a socket after so many requests (never).")
+        int | None,
+        typer.Option("--max-requests", min=1, metavar="N", help="Close a socket after so many requests (never)."),
     ] = None,
 ) -> None:
     """Answer each request after a delay with what it was.
