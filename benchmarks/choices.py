@@ -19,8 +19,8 @@ from peers import PINNED, Job, nginx, pin_client, pin_server, wrk
 from rich.console import Console
 from rich.table import Table
 
-from kabench.agent import AgentOptions
-from kabench.agent.aio import AsyncAgent, Exchange, reader
+from kabench.agent import AgentOptions, reader
+from kabench.agent.aio import AsyncAgent, Exchange
 from kabench.agent.aio.request import prepare
 from kabench.load import LoadPlan, recorder, users, worker
 from kabench.load.messages import Second, Task, decode, encode

@@ -7,7 +7,8 @@ Two rules keep it that way:
 * All that decides about a socket's life lives here. A driver never chooses a socket, drops one or wakes a pending
   request by itself.
 * The book knows nothing of HTTP, of transports or of who asks. A socket's `handle` is the driver's and is not looked
-  at; a request is a `BookedRequest`, which a driver subclasses.
+  at; a request is a `BookedRequest`, which a driver subclasses. What `on_event` is told, it is told in the middle of a
+  decision: it may take note, and not ask back.
 
 A socket takes one of its origin's places from the moment it is to be opened: CONNECTING -> ACTIVE <-> FREE -> CLOSED.
 It is *created* once it is connected, so at any time `created = closed + free + active`.
@@ -26,9 +27,12 @@ from enum import Enum, StrEnum
 from math import inf
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from kabench.agent.events import EventKind
 from kabench.agent.status import AgentStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kabench.agent.hints import KeepAliveHint
     from kabench.agent.options import AgentOptions
 
@@ -75,6 +79,8 @@ class CloseReason(StrEnum):
     """its request was cancelled"""
     GAVE_WAY = "gave_way"
     """closed for a request to another origin, at `max_total_sockets`"""
+    CLEARED = "cleared"
+    """its pool was emptied from outside"""
     AGENT_CLOSED = "agent_closed"
 
 
@@ -128,6 +134,7 @@ class BookedSocket(Generic[HandleT, RequestT]):
         "free_time",
         "handle",
         "max_requests",
+        "opened_at",
         "pool",
         "request",
         "request_count",
@@ -147,6 +154,7 @@ class BookedSocket(Generic[HandleT, RequestT]):
         self.wake_at = inf
         self.expires_at = inf
         self.free_since = 0.0
+        self.opened_at = inf
         self.free_time = free_time
         self.max_requests = max_requests
 
@@ -227,6 +235,8 @@ class SocketBook(Generic[HandleT, RequestT]):
         self._queue_deadlines: deque[tuple[float, int, RequestT]] = deque()
         self._sockets: set[BookedSocket[HandleT, RequestT]] = set()
         self._status_seen = (0,) * 7
+        self.on_event: Callable[[EventKind, str, str, int, float], object] | None = None
+        self.tells_reuse = False
         self.next_deadline = inf
         self.is_closed = False
         self.create_socket_count = 0
@@ -255,7 +265,7 @@ class SocketBook(Generic[HandleT, RequestT]):
                 return ToOpen(self._take_place(pool, request, now))
             longest_free = self._longest_free()
             if longest_free is not None:
-                self._close(longest_free, CloseReason.GAVE_WAY)
+                self._close(longest_free, CloseReason.GAVE_WAY, now)
                 return ToOpen(self._take_place(pool, request, now), instead_of=longest_free)
         self._sequence += 1
         request.sequence = self._sequence
@@ -269,7 +279,9 @@ class SocketBook(Generic[HandleT, RequestT]):
         """A socket is connected and carries its request from now on; its age counts from here."""
         socket.handle = handle
         socket.state = _ACTIVE
+        socket.opened_at = now
         self.create_socket_count += 1
+        self._tell(EventKind.CREATED, socket, now)
         if self._ttl < inf:
             socket.expires_at = now + self._ttl
         request = socket.request
@@ -279,7 +291,8 @@ class SocketBook(Generic[HandleT, RequestT]):
         self, socket: BookedSocket[HandleT, RequestT], now: float
     ) -> BookedSocket[HandleT, RequestT] | None:
         """A socket could not be connected. Its place goes to the next pending request: open that one."""
-        self.create_socket_error_count += 1
+        if socket.state is _CONNECTING:
+            self._count_create_error(socket, CloseReason.ERROR, now)
         return self.remove(socket, CloseReason.ERROR, now)
 
     def checkin(
@@ -338,7 +351,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         """
         if socket.state is _CLOSED:
             return None
-        self._close(socket, reason)
+        self._close(socket, reason, now)
         return self._open_for_next_pending(socket.pool, now)
 
     def reopen(
@@ -348,14 +361,20 @@ class SocketBook(Generic[HandleT, RequestT]):
         request = socket.request
         if request is None:
             raise ValueError("a socket without a request has nothing to send again")
-        self._close(socket, reason)
+        self._close(socket, reason, now)
         self.retry_count += 1
+        self._tell(EventKind.RETRIED, socket, now, reason)
         return self._take_place(self._pools.setdefault(socket.origin, socket.pool), request, now)
 
     def touch(self, socket: BookedSocket[HandleT, RequestT], now: float) -> None:
         """Bytes moved on an active socket: its activity timeout starts again."""
         if socket.state is _ACTIVE and socket.request is not None:
-            socket.deadline = now + socket.request.timeout
+            self._set_deadline(socket, now + socket.request.timeout)
+
+    def hold(self, socket: BookedSocket[HandleT, RequestT]) -> None:
+        """No byte is expected on an active socket for now: its activity timeout waits for the next `touch`."""
+        if socket.state is _ACTIVE:
+            socket.deadline = inf
 
     def cancel(self, request: RequestT) -> None:
         """A pending request gave up; those behind it keep their order."""
@@ -377,6 +396,8 @@ class SocketBook(Generic[HandleT, RequestT]):
             if request.pending and request.sequence == sequence:
                 self.cancel(request)
                 due.late.append(request)
+                if self.on_event is not None:
+                    self.on_event(EventKind.TIMED_OUT, request.origin, "queue_timeout", 0, 0.0)
         while self._wakes and self._wakes[0][0] <= now:
             wake_at, _, socket = heapq.heappop(self._wakes)
             if socket.state is _CLOSED or socket.wake_at != wake_at:
@@ -392,14 +413,19 @@ class SocketBook(Generic[HandleT, RequestT]):
                 reason = CloseReason.ACTIVE_TIMEOUT
             else:
                 reason = CloseReason.CONNECT_TIMEOUT
-                self.create_socket_error_count += 1
+                self._count_create_error(socket, reason, now)
             due.close.append(ToClose(socket, reason, self.remove(socket, reason, now)))
         self._find_next_deadline()
         return due
 
     # -- the end, and looking in ---------------------------------------------------------------------------------------
 
-    def close(self) -> tuple[list[BookedSocket[HandleT, RequestT]], list[RequestT]]:
+    def free_sockets(self, origin: str | None = None) -> list[BookedSocket[HandleT, RequestT]]:
+        """The free sockets of an origin, or all; `remove` takes them out."""
+        pools = self._pools.values() if origin is None else [p for p in [self._pools.get(origin)] if p is not None]
+        return [socket for pool in pools for socket in pool.free]
+
+    def close(self, now: float) -> tuple[list[BookedSocket[HandleT, RequestT]], list[RequestT]]:
         """End the book: all sockets, connecting ones too, to be closed, and all pending requests, to be failed."""
         self.is_closed = True
         pending = sorted((request for pool in self._pools.values() for request in pool.pending), key=_arrival)
@@ -409,7 +435,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         for pool in self._pools.values():
             pool.pending.clear()
         for socket in sockets:
-            self._close(socket, CloseReason.AGENT_CLOSED)
+            self._close(socket, CloseReason.AGENT_CLOSED, now)
         self._pools.clear()
         self._wakes.clear()
         self._queue_deadlines.clear()
@@ -454,6 +480,8 @@ class SocketBook(Generic[HandleT, RequestT]):
         socket.deadline = deadline
         if deadline < socket.wake_at:
             self._wake(socket, deadline)
+        if self.tells_reuse:
+            self._tell(EventKind.REUSED, socket, now)
 
     def _take_place(
         self, pool: _OriginPool[HandleT, RequestT], request: RequestT, now: float
@@ -465,7 +493,16 @@ class SocketBook(Generic[HandleT, RequestT]):
         self._set_deadline(socket, now + self._connect_timeout)
         return socket
 
-    def _close(self, socket: BookedSocket[HandleT, RequestT], reason: CloseReason) -> None:
+    def _count_create_error(self, socket: BookedSocket[HandleT, RequestT], reason: CloseReason, now: float) -> None:
+        self.create_socket_error_count += 1
+        self._tell(EventKind.CREATE_FAILED, socket, now, reason)
+
+    def _tell(self, kind: EventKind, socket: BookedSocket[HandleT, RequestT], now: float, reason: str = "") -> None:
+        if self.on_event is not None:
+            age_s = max(0.0, now - socket.opened_at)
+            self.on_event(kind, socket.origin, reason, socket.request_count, age_s)
+
+    def _close(self, socket: BookedSocket[HandleT, RequestT], reason: CloseReason, now: float) -> None:
         pool = socket.pool
         if socket.state is _FREE:
             pool.free.remove(socket)
@@ -475,6 +512,9 @@ class SocketBook(Generic[HandleT, RequestT]):
                 self.timeout_socket_count += 1
             elif reason in _ERRORS:
                 self.error_socket_count += 1
+            if reason in _TIMEOUTS:
+                self._tell(EventKind.TIMED_OUT, socket, now, reason)
+            self._tell(EventKind.CLOSED, socket, now, reason)
         socket.state = _CLOSED
         pool.places -= 1
         self._total_places -= 1

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+import ssl
 from typing import ClassVar
 
 
@@ -35,6 +39,18 @@ class ConnectTimeoutError(ConnectError, TimeoutError):
     def __init__(self, message: str, timeout: float) -> None:
         super().__init__(message)
         self.timeout = timeout
+
+
+class TlsError(ConnectError):
+    """The TLS handshake failed; nothing of the request was sent."""
+
+    kind = "tls_failed"
+
+
+class CertificateError(TlsError):
+    """The server's certificate was not accepted: its authority, name or date. Nothing of the request was sent."""
+
+    kind = "certificate_rejected"
 
 
 class LocalPortsExhaustedError(ConnectError):
@@ -100,3 +116,72 @@ class ResponseParseError(AgentError, ValueError):
     """What came back is not an HTTP/1.x response."""
 
     kind = "bad_response"
+
+
+class ResponseTooLargeError(AgentError, ValueError):
+    """The body is longer than `max_response_bytes`; its socket was closed."""
+
+    kind = "response_too_large"
+
+
+class NotJsonError(AgentError, ValueError):
+    """The body of a response is no JSON document."""
+
+    kind = "not_json"
+
+
+class WrongLoopError(AgentError, RuntimeError):
+    """The agent was used from another event loop than the one it was first used in."""
+
+    kind = "wrong_loop"
+
+
+class StreamConsumedError(AgentError, RuntimeError):
+    """The body of a streamed response has been read already, or given up."""
+
+    kind = "stream_consumed"
+
+
+def reused_socket(error: BaseException) -> bool | None:
+    """Whether the socket that an error is about had carried a request before; None: the error is about no socket.
+
+    It looks through what the error was made of and raised from, so it takes urllib3's, requests' and httpx's errors as
+    well as this package's.
+    """
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        found = waiting.pop(0)
+        if not isinstance(found, BaseException) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        reused = getattr(found, "reused_socket", None)
+        if isinstance(reused, bool):
+            return reused
+        waiting += [found.__cause__, getattr(found, "reason", None), *found.args, found.__context__]
+    return None
+
+
+def connect_error(where: str, host: str, error: Exception) -> ConnectError:
+    """Say why no socket could be opened to `where`, and what to do where the cause is on this machine."""
+    if isinstance(error, ConnectError):
+        return error
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return CertificateError(f"{where}: the certificate was not accepted: {error.verify_message}")
+    if isinstance(error, ssl.SSLError):
+        return TlsError(f"{where}: the TLS handshake failed: {(error.reason or str(error)).replace('_', ' ').lower()}")
+    if isinstance(error, socket.gaierror):
+        return ConnectError(f"the host name {host!r} does not resolve: {error.strerror or error}")
+    if isinstance(error, UnicodeError):
+        return ConnectError(f"the host name {host!r} does not resolve: it is no host name")
+    if not isinstance(error, OSError):
+        return ConnectError(f"{where}: {type(error).__name__}: {error}")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return LocalPortsExhaustedError(
+            f"{where}: this machine has no local port left for another socket; closed ones rest for a minute. "
+            "Use a keep-alive agent, fewer requests, or a wider net.ipv4.ip_local_port_range"
+        )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return TooManyOpenFilesError(f"{where}: too many open files; raise the limit (ulimit -n)")
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return ConnectError(f"{where}: {reason}")

@@ -116,6 +116,7 @@ class AgentOptionArguments(TypedDict, total=False):
     max_requests_per_socket: int | None
     respect_hints: bool
     retry_stale: bool
+    max_response_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -179,6 +180,10 @@ class AgentOptions:
 
     retry_stale: bool = field(default=True, metadata=_FLAG)
     """Send an idempotent request again, once, when its reused socket died before the first byte of a response."""
+
+    max_response_bytes: int | None = field(default=None, metadata=_OPTIONAL_LIMIT)
+    """Bytes of a body that a request reads into memory; more is an error, and closes the socket. A streamed response
+    has no such limit."""
 
     def __init__(self, **given: Unpack[AgentOptionArguments]) -> None:
         arguments: dict[str, object] = dict(given)

@@ -17,7 +17,7 @@ from kabench.agent import (
 from kabench.agent.aio import Exchange, Response
 from kabench.agent.aio.connection import Connection
 from kabench.agent.aio.exchange import FutureExchange
-from kabench.agent.aio.reader import ResponseReader
+from kabench.agent.reader import ResponseReader
 from tests.sockets import OK, Peer, ScriptedServer, answering_after, echo_forever, until
 
 if TYPE_CHECKING:

@@ -314,13 +314,13 @@ def test_ak_24_close_gives_back_every_socket_and_pending_request_in_order() -> N
     connecting = desk.book.checkout(desk.request(C), 0.0)
     desk.book.checkin(b, 1.0)
     waiting = [desk.ask(), desk.ask()]
-    sockets, pending = desk.book.close()
+    sockets, pending = desk.book.close(0.0)
     assert isinstance(connecting, ToOpen)
     assert {*sockets} == {a, b, connecting.socket}
     assert pending == waiting
     assert desk.book.is_closed
     assert (desk.book.create_socket_count, desk.book.close_socket_count) == (2, 2)
-    assert desk.book.close() == ([], [])
+    assert desk.book.close(0.0) == ([], [])
     assert desk.book.next_deadline == inf
 
 

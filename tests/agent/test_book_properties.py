@@ -255,7 +255,7 @@ class BookMachine(RuleBasedStateMachine):
         assert self.book.next_deadline <= min(deadlines, default=inf)
 
     def teardown(self) -> None:
-        sockets, pending = self.book.close()
+        sockets, pending = self.book.close(self.now)
         assert set(sockets) == {*self.active, *self.connecting, *self.free}
         assert pending == self.pending
 

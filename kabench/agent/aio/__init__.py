@@ -2,9 +2,9 @@
 
 from kabench.agent.aio.agent import AsyncAgent, AsyncKeepAliveAgent, AsyncPlainAgent
 from kabench.agent.aio.exchange import Exchange
-from kabench.agent.aio.reader import ResponseHead
 from kabench.agent.aio.request import Headers, Origin, PreparedRequest
 from kabench.agent.aio.response import Response
+from kabench.agent.reader import ResponseHead
 
 __all__ = [
     "AsyncAgent",

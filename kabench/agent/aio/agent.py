@@ -4,39 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
-import socket
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Self
 
 from kabench.agent.aio.connection import Connection
-from kabench.agent.aio.exchange import Exchange, FutureExchange
-from kabench.agent.aio.reader import HeadCache
+from kabench.agent.aio.exchange import Exchange, FutureExchange, StreamExchange
 from kabench.agent.aio.request import PreparedRequest, prepare
 from kabench.agent.aio.resolver import Resolver, is_address
+from kabench.agent.aio.response import StreamedResponse
+from kabench.agent.aio.tls_connection import TlsConnection
+from kabench.agent.aio.upload import Upload, payload_of
 from kabench.agent.book import BookedSocket, CloseReason, SocketBook, ToClose
 from kabench.agent.errors import (
     AgentClosedError,
     AgentError,
-    ConnectError,
     ConnectTimeoutError,
-    LocalPortsExhaustedError,
     QueueTimeoutError,
     SocketTimeoutError,
-    TooManyOpenFilesError,
+    StreamConsumedError,
+    WrongLoopError,
+    connect_error,
 )
+from kabench.agent.events import EventSink
 from kabench.agent.options import AgentOptionArguments, AgentOptions, parse_duration
+from kabench.agent.reader import HeadCache
+from kabench.agent.tls import SessionCache, TlsContexts
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from types import TracebackType
     from typing import Unpack
 
     from kabench.agent.aio.request import Headers, Origin
     from kabench.agent.aio.response import Response
+    from kabench.agent.aio.upload import Body
+    from kabench.agent.events import EventKind, EventListener
     from kabench.agent.options import Duration
     from kabench.agent.status import AgentStatus
+    from kabench.agent.tls import TlsOptions
 
 _Booked = BookedSocket[Connection, Exchange]
 
@@ -49,9 +55,18 @@ class AsyncAgent:
     """What both asyncio agents are; use `AsyncKeepAliveAgent` or `AsyncPlainAgent`.
 
     An agent belongs to the event loop it is first used in. Options are given by name or as an `AgentOptions`, not both.
+    `tls` says how https sockets are secured; without it, certificates are verified against the system's authorities.
+    `on_event` is called, in the event loop, with each `AgentEvent`.
     """
 
-    def __init__(self, options: AgentOptions | None = None, **given: Unpack[AgentOptionArguments]) -> None:
+    def __init__(
+        self,
+        options: AgentOptions | None = None,
+        *,
+        tls: TlsOptions | None = None,
+        on_event: EventListener | None = None,
+        **given: Unpack[AgentOptionArguments],
+    ) -> None:
         if options is None:
             options = AgentOptions(**given)
         elif given:
@@ -59,9 +74,14 @@ class AsyncAgent:
         self.options = options
         self.book: SocketBook[Connection, Exchange] = SocketBook(options)
         self.heads = HeadCache()
+        self.tls_contexts = TlsContexts(tls)
+        self.tls_sessions = SessionCache(options.max_cached_sessions)
+        self._events = EventSink(on_event)
+        self.book.on_event = self._note_event
+        self.book.tells_reuse = self._events.wants_reuse
         self._sends_keep_alive = options.keep_alive or options.hand_off
         self._resolver = Resolver()
-        self._connecting: dict[_Booked, asyncio.Task[None]] = {}
+        self._connecting: dict[_Booked, asyncio.Task[None] | TlsConnection] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.timer_at = inf
@@ -69,13 +89,30 @@ class AsyncAgent:
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def prepare(
-        self, method: str, url: str, *, headers: Headers | None = None, body: bytes | None = None
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers | None = None,
+        body: bytes | None = None,
+        tls: TlsOptions | None = None,
     ) -> PreparedRequest:
         """Check and encode a request once, for `send` to send as often as one likes.
 
+        `tls` are TLS options for this request; sockets with other options than the agent's are pooled apart.
+
         Raises `ValueError` for what may not go on the wire: a URL that is none, a header that would split a line.
         """
-        return prepare(method, url, headers, body, keep_alive=self._sends_keep_alive)
+        if body is not None and not isinstance(body, bytes | bytearray | memoryview):
+            raise TypeError(f"the body of a prepared request is bytes, not {type(body).__name__}; use request()")
+        return self._prepare(method, url, headers, body, tls)
+
+    def _prepare(
+        self, method: str, url: str, headers: Headers | None, body: bytes | Upload | None, tls: TlsOptions | None
+    ) -> PreparedRequest:
+        return prepare(
+            method, url, headers, body, keep_alive=self._sends_keep_alive, tls=self.tls_contexts.unless_default(tls)
+        )
 
     async def request(
         self,
@@ -83,35 +120,104 @@ class AsyncAgent:
         url: str,
         *,
         headers: Headers | None = None,
-        body: bytes | None = None,
+        body: Body | None = None,
         timeout: Duration | None = None,  # noqa: ASYNC109  # an activity timeout, which no timeout around this can be
+        max_response_bytes: int | None = None,
+        tls: TlsOptions | None = None,
     ) -> Response:
-        """Send a request and return the whole response; `prepare` and `send` in one, and they say what is raised."""
-        return await self.send(self.prepare(method, url, headers=headers, body=body), timeout=timeout)
+        """Send a request and return the whole response.
+
+        `body` is bytes, a file opened for reading bytes, or an iterable or async iterable of bytes; what has no known
+        length goes in chunks, and no `Content-Length` among the headers. What an iterator raises is raised here, and
+        closes the socket. `prepare` and `send` say the rest.
+        """
+        payload = payload_of(body)
+        upload = payload if isinstance(payload, Upload) else None
+        prepared = self._prepare(method, url, headers, payload, tls)
+        return await self._send(prepared, timeout, upload, max_response_bytes)
 
     async def send(
         self,
         prepared: PreparedRequest,
         *,
         timeout: Duration | None = None,  # noqa: ASYNC109  # as above
+        max_response_bytes: int | None = None,
     ) -> Response:
         """Send a prepared request and return the whole response.
 
-        `timeout` is the activity timeout of this request (0: none); None: the agent's. Cancelling closes the socket
-        the request is on.
+        `timeout` is the activity timeout of this request (0: none) and `max_response_bytes` the limit of its body;
+        None: the agent's. Cancelling closes the socket the request is on.
 
-        Raises `ConnectError`, `ConnectTimeoutError`, `SocketTimeoutError`, `QueueTimeoutError`, `SocketClosedError` and
-        its kinds `StaleSocketError` and `IncompleteResponseError`, `ResponseParseError`, and `AgentClosedError`.
+        Raises `ConnectError` and its kinds, `SocketTimeoutError`, `QueueTimeoutError`, `SocketClosedError` and its
+        kinds `StaleSocketError` and `IncompleteResponseError`, `ResponseParseError`, `ResponseTooLargeError`,
+        `AgentClosedError`, and `WrongLoopError` where the agent belongs to another event loop.
         """
-        loop = asyncio.get_running_loop()
-        seconds = self.options.timeout if timeout is None else parse_duration(timeout)
-        exchange = FutureExchange(prepared, seconds, loop.create_future())
+        return await self._send(prepared, timeout, None, max_response_bytes)
+
+    async def _send(
+        self,
+        prepared: PreparedRequest,
+        timeout: Duration | None,  # noqa: ASYNC109  # as above
+        upload: Upload | None,
+        max_response_bytes: int | None,
+    ) -> Response:
+        loop = self._bind()
+        options = self.options
+        seconds = options.timeout if timeout is None else parse_duration(timeout)
+        limit = options.max_response_bytes if max_response_bytes is None else max_response_bytes
+        exchange = FutureExchange(prepared, seconds, loop.create_future(), upload, limit)
         self.start(exchange, perf_counter())
         try:
             return await exchange.future
         except asyncio.CancelledError:
             self.abort(exchange)
             raise
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers | None = None,
+        body: Body | None = None,
+        timeout: Duration | None = None,  # noqa: ASYNC109  # as above
+        tls: TlsOptions | None = None,
+    ) -> AsyncIterator[StreamedResponse]:
+        """Send a request and read the response as it comes; arguments and errors as `request` has them.
+
+        async with agent.stream("GET", url) as response:
+            async for piece in response.aiter_bytes():
+                ...
+
+        The socket is read from no faster than the pieces are taken, and while they are not, `timeout` does not run. On
+        leaving, a socket whose response was not read to its end is closed.
+        """
+        payload = payload_of(body)
+        upload = payload if isinstance(payload, Upload) else None
+        prepared = self._prepare(method, url, headers, payload, tls)
+        self._bind()
+        seconds = self.options.timeout if timeout is None else parse_duration(timeout)
+        exchange = StreamExchange(prepared, seconds, upload)
+        now = perf_counter()
+        self.start(exchange, now)
+        try:
+            yield StreamedResponse(await exchange.until_head(), exchange)
+        finally:
+            if not exchange.is_over:
+                self.abort(exchange)
+                exchange.failed(StreamConsumedError("the response was left before it was read to its end"), now)
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        """The running loop, which is this agent's. Raises `WrongLoopError`."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None and not self.book.is_closed:
+                raise WrongLoopError(
+                    "this agent belongs to another event loop, where its sockets are; make an agent for each loop"
+                )
+            self._loop = loop
+        return loop
 
     def start(self, exchange: Exchange, now: float) -> None:
         """Set an exchange going; `now` is `time.perf_counter()`. Its `succeeded` or `failed` will be called.
@@ -159,6 +265,26 @@ class AsyncAgent:
         """True once after any counter moved, then False until the next one does."""
         return self.book.status_changed()
 
+    @property
+    def tls_handshake_count(self) -> int:
+        """TLS handshakes finished."""
+        return self.tls_sessions.handshake_count
+
+    @property
+    def tls_resumed_count(self) -> int:
+        """TLS handshakes that resumed a session."""
+        return self.tls_sessions.resumed_count
+
+    def add_event_listener(self, listener: EventListener) -> None:
+        """Have `listener` called with each `AgentEvent` from now on, as `on_event` is."""
+        self._events.add(listener)
+        self.book.tells_reuse = True
+
+    def _note_event(self, kind: EventKind, origin: str, reason: str, request_count: int, age_s: float) -> None:
+        was_empty = not self._events.has_news
+        if self._events.tell(kind, origin, reason, request_count, age_s) and was_empty:
+            (self._loop or asyncio.get_running_loop()).call_soon(self._events.deliver)
+
     async def close(self) -> None:
         """Close all sockets. Requests in flight and pending ones fail with `AgentClosedError`; twice is fine."""
         self.close_now()
@@ -169,8 +295,8 @@ class AsyncAgent:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        sockets, pending = self.book.close()
         now = perf_counter()
+        sockets, pending = self.book.close(now)
         cut_off = [booked.request for booked in sockets if booked.request is not None]
         for booked in sockets:
             self._release(booked)
@@ -205,27 +331,43 @@ class AsyncAgent:
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, booked: _Booked, origin: Origin) -> None:
         try:
+            if origin.scheme == "https":
+                self.tls_contexts.get(origin.tls)  # made here, where what is wrong with it reaches the request
             hosts = [origin.host] if is_address(origin.host) else await self._resolver.addresses(origin.host)
-            await self._connect_to_any(loop, booked, hosts, origin.port)
+            await self._connect_to_any(loop, booked, hosts, origin)
         except Exception as error:  # whatever it is, the request must hear of it
-            if self.connected(booked):
-                self._connect_failed(booked, _connect_error(origin, error))
+            self.connect_failed(booked, origin, error)
 
     async def _connect_to_any(
-        self, loop: asyncio.AbstractEventLoop, booked: _Booked, hosts: list[str], port: int
+        self, loop: asyncio.AbstractEventLoop, booked: _Booked, hosts: list[str], origin: Origin
     ) -> None:
         """Connect to the first address that answers. Raises the last one's `OSError` if none does."""
         for host in hosts[:-1]:
             with contextlib.suppress(OSError):
-                await loop.create_connection(lambda: Connection(self, booked), host, port)
+                await loop.create_connection(lambda: self._protocol(booked, origin), host, origin.port)
                 return
-        await loop.create_connection(lambda: Connection(self, booked), hosts[-1], port)
+        await loop.create_connection(lambda: self._protocol(booked, origin), hosts[-1], origin.port)
+
+    def _protocol(self, booked: _Booked, origin: Origin) -> Connection:
+        if origin.scheme == "https":
+            return TlsConnection(self, booked, origin)
+        return Connection(self, booked)
+
+    def connecting(self, booked: _Booked, connection: TlsConnection) -> bool:
+        """Note who is connecting a socket now; False if nobody wants it any more. For this package's own use."""
+        if booked not in self._connecting:
+            return False
+        self._connecting[booked] = connection
+        return True
 
     def connected(self, booked: _Booked) -> bool:
         """Note that connecting is over; False if nobody wants the socket any more. For this package's own use."""
         return self._connecting.pop(booked, None) is not None
 
-    def _connect_failed(self, booked: _Booked, error: AgentError) -> None:
+    def connect_failed(self, booked: _Booked, origin: Origin, error: Exception) -> None:
+        """A socket could not be connected: tell the book and the request. For this package's own use."""
+        if not self.connected(booked):
+            return
         now = perf_counter()
         exchange = booked.request
         then_open = self.book.open_failed(booked, now)
@@ -233,7 +375,7 @@ class AsyncAgent:
             self.open(then_open)
         booked.request = None
         if exchange is not None:
-            exchange.failed(error, now)
+            exchange.failed(connect_error(origin.key, origin.host, error), now)
 
     # -- closing sockets -----------------------------------------------------------------------------------------------
 
@@ -322,28 +464,16 @@ class AsyncPlainAgent(AsyncAgent):
     socket goes straight to a pending request if there is one, and is closed if there is none.
     """
 
-    def __init__(self, options: AgentOptions | None = None, **given: Unpack[AgentOptionArguments]) -> None:
+    def __init__(
+        self,
+        options: AgentOptions | None = None,
+        *,
+        tls: TlsOptions | None = None,
+        on_event: EventListener | None = None,
+        **given: Unpack[AgentOptionArguments],
+    ) -> None:
         if options is None:
             given.setdefault("keep_alive", False)
-        super().__init__(options, **given)
+        super().__init__(options, tls=tls, on_event=on_event, **given)
         if self.options.keep_alive:
             raise ValueError("keep_alive: True is not for a plain agent; use AsyncKeepAliveAgent")
-
-
-def _connect_error(origin: Origin, error: Exception) -> AgentError:
-    """Say what went wrong, and what to do where the cause is on this machine."""
-    if isinstance(error, socket.gaierror):
-        return ConnectError(f"the host name {origin.host!r} does not resolve: {error.strerror or error}")
-    if isinstance(error, UnicodeError):
-        return ConnectError(f"the host name {origin.host!r} does not resolve: it is no host name")
-    if not isinstance(error, OSError):
-        return ConnectError(f"{origin.key}: {type(error).__name__}: {error}")
-    if error.errno == errno.EADDRNOTAVAIL:
-        return LocalPortsExhaustedError(
-            f"{origin.key}: this machine has no local port left for another socket; closed ones rest for a minute. "
-            "Use a keep-alive agent, fewer requests, or a wider net.ipv4.ip_local_port_range"
-        )
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return TooManyOpenFilesError(f"{origin.key}: too many open files; raise the limit (ulimit -n)")
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return ConnectError(f"{origin.key}: {reason}")

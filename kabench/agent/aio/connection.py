@@ -10,18 +10,27 @@ import socket
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
 
-from kabench.agent.aio.reader import HeadCache, ResponseReader
 from kabench.agent.book import CloseReason, SocketState, ToClose
-from kabench.agent.errors import IncompleteResponseError, ResponseParseError, SocketClosedError, StaleSocketError
+from kabench.agent.errors import (
+    AgentError,
+    IncompleteResponseError,
+    ResponseParseError,
+    SocketClosedError,
+    StaleSocketError,
+)
+from kabench.agent.reader import HeadCache, ResponseReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kabench.agent.aio.exchange import Exchange
-    from kabench.agent.aio.reader import ResponseHead
-    from kabench.agent.aio.request import PreparedRequest
+    from kabench.agent.aio.request import Origin, PreparedRequest
+    from kabench.agent.aio.tls_connection import TlsConnection
+    from kabench.agent.aio.upload import Upload
     from kabench.agent.book import BookedSocket, SocketBook
     from kabench.agent.options import AgentOptions
+    from kabench.agent.reader import ResponseHead
+    from kabench.agent.tls import SessionCache, TlsContexts
 
 _NOT_WHOLE = "the server closed the socket in the middle of its response"
 _LONGEST_KEEP_IDLE_S = 32_767
@@ -38,9 +47,17 @@ class Owner(Protocol):
     heads: HeadCache
     options: AgentOptions
     timer_at: float
+    tls_contexts: TlsContexts
+    tls_sessions: SessionCache
+
+    def connecting(self, booked: BookedSocket[Connection, Exchange], connection: TlsConnection) -> bool:
+        """A socket is there, but not ready yet; False if nobody wants it any more."""
 
     def connected(self, booked: BookedSocket[Connection, Exchange]) -> bool:
-        """A socket has been connected; False if nobody wants it any more."""
+        """A socket is ready; False if nobody wants it any more."""
+
+    def connect_failed(self, booked: BookedSocket[Connection, Exchange], origin: Origin, error: Exception) -> None:
+        """A socket could not be made ready."""
 
     def open(self, booked: BookedSocket[Connection, Exchange]) -> None:
         """Open a socket for the request it carries."""
@@ -56,9 +73,12 @@ class Connection(asyncio.Protocol):
         "_heads",
         "_in_response",
         "_is_paused",
+        "_is_reading_held",
         "_owner",
         "_reader",
+        "_resumed",
         "_unsent",
+        "_upload_task",
         "_write",
         "booked",
         "exchange",
@@ -75,13 +95,19 @@ class Connection(asyncio.Protocol):
         self._reader: ResponseReader | None = None
         self._in_response = False
         self._is_paused = False
+        self._is_reading_held = False
         self._unsent = memoryview(b"")
+        self._upload_task: asyncio.Task[None] | None = None
+        self._resumed: asyncio.Event | None = None
         self.exchange: Exchange | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start with the request the socket was opened for."""
         self.transport = cast("asyncio.Transport", transport)
         self._write = self.transport.write
+        self._begin()
+
+    def _begin(self) -> None:
         booked = self.booked
         exchange = booked.request
         if exchange is None or not self._owner.connected(booked):
@@ -116,6 +142,8 @@ class Connection(asyncio.Protocol):
         if prepared.needs_a_look:
             self._unsent = memoryview(prepared.wire)
             self._write_on()
+            if exchange.upload is not None:
+                self._upload_task = asyncio.get_running_loop().create_task(self._send_upload(exchange, exchange.upload))
         else:
             self._write(prepared.wire)
 
@@ -125,6 +153,37 @@ class Connection(asyncio.Protocol):
             piece, self._unsent = self._unsent[:_WRITTEN_AT_ONCE_BYTES], self._unsent[_WRITTEN_AT_ONCE_BYTES:]
             self._write(piece)
 
+    async def _send_upload(self, exchange: Exchange, upload: Upload) -> None:
+        """Send a body as it is read. A reader that raises fails the request, with its own error."""
+        book = self._owner.book
+        book.hold(self.booked)  # while the caller has nothing to send, the server need not answer
+        try:
+            async for piece in upload.pieces():
+                self._touch(perf_counter())
+                rest = memoryview(piece)
+                while rest:
+                    if self._is_paused or self._unsent:
+                        self._resumed = asyncio.Event()
+                        await self._resumed.wait()
+                        continue
+                    self._write(rest[:_WRITTEN_AT_ONCE_BYTES])
+                    rest = rest[_WRITTEN_AT_ONCE_BYTES:]
+                book.hold(self.booked)
+            self._upload_task = None
+            self._touch(perf_counter())
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # it is the caller's own, and he waits for it
+            self._upload_task = None
+            self._fail(exchange, error, CloseReason.ABORTED, perf_counter())
+
+    def _stop_sending(self) -> None:
+        """The response has begun before all was sent: the server wants no more of it (RFC 9112 section 9.3)."""
+        self._unsent = memoryview(b"")
+        if self._upload_task is not None:
+            self._upload_task.cancel()
+            self._upload_task = None
+
     def pause_writing(self) -> None:
         """The transport has enough for now."""
         self._is_paused = True
@@ -133,8 +192,32 @@ class Connection(asyncio.Protocol):
         """Bytes have gone out, which is activity; go on."""
         self._is_paused = False
         if self.exchange is not None:
-            self._owner.book.touch(self.booked, perf_counter())
+            self._touch(perf_counter())
             self._write_on()
+            if self._resumed is not None and not self._is_paused:
+                self._resumed.set()
+
+    def pause_reading(self) -> None:
+        """The one who reads the body has enough for now; as long as he waits, no byte is missed."""
+        exchange = self.exchange
+        if exchange is not None and not self._is_reading_held and not self.transport.is_closing():
+            self._is_reading_held = True
+            self.transport.pause_reading()
+            self._owner.book.hold(self.booked)
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        if self.exchange is not None and self._is_reading_held and not self.transport.is_closing():
+            self._is_reading_held = False
+            self.transport.resume_reading()
+            self._touch(perf_counter())
+
+    def _touch(self, now: float) -> None:
+        """Bytes have moved, perhaps for the first time since none were expected."""
+        owner = self._owner
+        owner.book.touch(self.booked, now)
+        if owner.book.next_deadline < owner.timer_at:
+            owner.watch_deadlines()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the response; finish the exchange when it is whole."""
@@ -154,7 +237,7 @@ class Connection(asyncio.Protocol):
                 return
             self._in_response = True
             if self._reader is None:
-                self._reader = ResponseReader(self._owner.heads)
+                self._reader = ResponseReader(known)
             self._reader.begin(is_head_request=exchange.prepared.is_head)
         self._read(exchange, data, now)
 
@@ -164,14 +247,19 @@ class Connection(asyncio.Protocol):
             return
         try:
             complete = reader.feed(data)
-        except ResponseParseError as error:
-            self.shut(CloseReason.ERROR, now)
-            exchange.failed(error, now)
+            if reader.head is not None and exchange.watches:
+                exchange.progressed(reader.head, reader)
+        except AgentError as error:
+            reason = CloseReason.ERROR if isinstance(error, ResponseParseError) else CloseReason.ABORTED
+            self._fail(exchange, error, reason, now)
             return
         if complete:
             self._finish_read(exchange, reader, now)
-        else:
-            self._owner.book.touch(self.booked, now)
+            return
+        if reader.head is not None and (self._unsent or self._upload_task is not None):
+            self._stop_sending()
+        if not self._is_reading_held:
+            self._touch(now)
 
     def _finish_read(self, exchange: Exchange, reader: ResponseReader, now: float) -> None:
         head = reader.head
@@ -199,7 +287,12 @@ class Connection(asyncio.Protocol):
 
     def _is_all_sent(self, prepared: PreparedRequest) -> bool:
         """Whether nothing of a request is left to send, and more requests may follow it."""
-        return not prepared.closes and not self._unsent and self.transport.get_write_buffer_size() == 0
+        return (
+            not prepared.closes
+            and not self._unsent
+            and self._upload_task is None
+            and self.transport.get_write_buffer_size() == 0
+        )
 
     def eof_received(self) -> bool:
         """The other side has finished sending, and so have we."""
@@ -228,25 +321,21 @@ class Connection(asyncio.Protocol):
             if error is None and reader.eof():
                 self._finish_read(exchange, reader, now)
                 return
-            self.shut(reason, now)
-            exchange.failed(IncompleteResponseError(_NOT_WHOLE, reused_socket=booked.reused), now)
-            return
-        if not booked.reused:
+            self._fail(exchange, IncompleteResponseError(_NOT_WHOLE, reused_socket=booked.reused), reason, now)
+        elif not booked.reused:
             how = "closed the socket without a response" if error is None else f"broke off before a response: {error}"
-            self.shut(reason, now)
-            exchange.failed(SocketClosedError(f"the server {how}", reused_socket=False), now)
+            self._fail(exchange, SocketClosedError(f"the server {how}", reused_socket=False), reason, now)
         elif self._owner.options.retry_stale and exchange.prepared.idempotent and not exchange.first_sent_at:
             exchange.first_sent_at = exchange.sent_at
             self.close()
             self._owner.open(self._owner.book.reopen(booked, reason, now))
         else:
-            self.shut(reason, now)
-            exchange.failed(
-                StaleSocketError(
-                    "the reused socket was closed by the server while the request was on its way", reused_socket=True
-                ),
-                now,
-            )
+            why = "the reused socket was closed by the server while the request was on its way"
+            self._fail(exchange, StaleSocketError(why, reused_socket=True), reason, now)
+
+    def _fail(self, exchange: Exchange, error: Exception, reason: CloseReason, now: float) -> None:
+        self.shut(reason, now)
+        exchange.failed(error, now)
 
     def shut(self, reason: CloseReason, now: float) -> None:
         """Close this socket for a reason the driver found, and open another for a pending request where one waits."""
@@ -258,5 +347,8 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close the socket at once; the book has let go of it, or is about to."""
         self.exchange = None
-        self._unsent = memoryview(b"")
+        self._stop_sending()
+        self._end_transport()
+
+    def _end_transport(self) -> None:
         self.transport.abort()

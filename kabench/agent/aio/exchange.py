@@ -1,25 +1,30 @@
 """`Exchange`: one request on its way through an agent, and what becomes of it.
 
 The agent calls `succeeded` or `failed` exactly once, from inside the event loop. `FutureExchange` is the one behind
-`await agent.send()`. A load generator that cannot afford a future and a task step a request subclasses `Exchange` and
-sends the same object again and again.
+`await agent.send()`, `StreamExchange` the one behind `agent.stream()`. A load generator that cannot afford a future and
+a task step a request subclasses `Exchange` and sends the same object again and again.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from math import inf
 from typing import TYPE_CHECKING
 
 from kabench.agent.aio.response import Response
 from kabench.agent.book import BookedRequest
+from kabench.agent.errors import ResponseTooLargeError
 
 if TYPE_CHECKING:
-    import asyncio
-
     from kabench.agent.aio.connection import Connection
-    from kabench.agent.aio.reader import ResponseHead
     from kabench.agent.aio.request import PreparedRequest
+    from kabench.agent.aio.upload import Upload
     from kabench.agent.book import BookedSocket
+    from kabench.agent.reader import ResponseHead, ResponseReader
+
+_HELD_ABOVE_BYTES = 262_144
+"""Bytes of a streamed body that wait to be read before the socket is no longer read from."""
 
 
 class Exchange(BookedRequest):
@@ -29,6 +34,8 @@ class Exchange(BookedRequest):
     `opening_at` when a new socket was begun for it (0.0: it went out on one that was there), `sent_at` when it was
     written, `first_byte_at` when the response began. `first_sent_at` is not 0.0 if it had to be sent again on a fresh
     socket, and is when it was sent first. `reused_socket` says whether its socket has carried a request before.
+
+    One that `watches` is told of a response that comes in pieces by `progressed`.
     """
 
     __slots__ = (
@@ -42,6 +49,9 @@ class Exchange(BookedRequest):
         "started_at",
     )
 
+    upload: Upload | None = None
+    watches = False
+
     def __init__(self, prepared: PreparedRequest, timeout: float) -> None:
         super().__init__(prepared.origin_key, timeout or inf)
         self.prepared = prepared
@@ -49,32 +59,148 @@ class Exchange(BookedRequest):
         self.reused_socket = False
         self.started_at = self.opening_at = self.sent_at = self.first_byte_at = self.first_sent_at = 0.0
 
+    def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
+        """More of the response has come. Raises an `AgentError` to have the socket closed and itself failed with it."""
+
     def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
-        """The response is whole."""
+        """The response is whole; `body` is what `progressed` has not taken of it."""
         raise NotImplementedError
 
     def failed(self, error: Exception, now: float) -> None:
-        """There will be no response."""
+        """There will be no response, or no more of it."""
         raise NotImplementedError
 
 
 class FutureExchange(Exchange):
     """An exchange that somebody awaits."""
 
-    __slots__ = ("future",)
+    __slots__ = ("_max_response_bytes", "future", "upload", "watches")
 
-    def __init__(self, prepared: PreparedRequest, timeout: float, future: asyncio.Future[Response]) -> None:
+    def __init__(
+        self,
+        prepared: PreparedRequest,
+        timeout: float,
+        future: asyncio.Future[Response],
+        upload: Upload | None = None,
+        max_response_bytes: int | None = None,
+    ) -> None:
         super().__init__(prepared, timeout)
         self.future = future
+        self.upload = upload
+        self._max_response_bytes = inf if max_response_bytes is None else max_response_bytes
+        self.watches = max_response_bytes is not None
 
-    def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:  # noqa: ARG002
+    def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
+        """Stop at the limit, or as soon as the head says that it will be passed."""
+        self._check(max(head.body_length, reader.body_bytes))
+
+    def _check(self, body_bytes: int) -> None:
+        if body_bytes > self._max_response_bytes:
+            raise ResponseTooLargeError(f"the response is over {self._max_response_bytes} bytes")
+
+    def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
         """Give the response to the one who awaits."""
-        if not self.future.done():
-            self.future.set_result(
-                Response(head, body, reused_socket=self.reused_socket, retried=self.first_sent_at > 0)
-            )
+        if self.future.done():
+            return
+        if self.watches:
+            try:
+                self._check(len(body))
+            except ResponseTooLargeError as error:
+                self.failed(error, now)
+                return
+        self.future.set_result(Response(head, body, reused_socket=self.reused_socket, retried=self.first_sent_at > 0))
 
     def failed(self, error: Exception, now: float) -> None:  # noqa: ARG002
         """Raise the error where it is awaited."""
         if not self.future.done():
             self.future.set_exception(error)
+
+
+class StreamExchange(Exchange):
+    """An exchange whose response is read piece by piece, and its socket no faster than the pieces are taken."""
+
+    __slots__ = ("_error", "_is_whole", "_pieces", "_waiter", "_waiting_bytes", "head", "upload")
+
+    watches = True
+
+    def __init__(self, prepared: PreparedRequest, timeout: float, upload: Upload | None = None) -> None:
+        super().__init__(prepared, timeout)
+        self.upload = upload
+        self.head: ResponseHead | None = None
+        self._pieces: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._is_whole = False
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come off the wire."""
+        return self._is_whole or self._error is not None
+
+    async def until_head(self) -> ResponseHead:
+        """Wait for the response to begin. Raises what `send` raises."""
+        while self.head is None:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+        return self.head
+
+    async def next_piece(self) -> bytes:
+        """The next piece of the body; empty at its end. Raises what `send` raises, once what came before is taken."""
+        while not self._pieces:
+            if self._error is not None:
+                raise self._error
+            if self._is_whole:
+                return b""
+            await self._wait()
+        piece = self._pieces.popleft()
+        self._waiting_bytes -= len(piece)
+        if self._waiting_bytes <= _HELD_ABOVE_BYTES // 2:
+            connection = self._connection
+            if connection is not None:
+                connection.resume_reading()
+        return piece
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    @property
+    def _connection(self) -> Connection | None:
+        """The connection, as long as it carries this request."""
+        booked = self.booked
+        return booked.handle if booked is not None and booked.request is self else None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
+        """Take what has come; stop reading from the socket where nobody takes it."""
+        self.head = head
+        self._take(reader.body())
+        if self._waiting_bytes > _HELD_ABOVE_BYTES and not reader.complete:
+            connection = self._connection
+            if connection is not None:
+                connection.pause_reading()
+
+    def _take(self, piece: bytes) -> None:
+        if piece:
+            self._pieces.append(piece)
+            self._waiting_bytes += len(piece)
+        self._wake()
+
+    def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:  # noqa: ARG002
+        """Take the last piece."""
+        self.head = head
+        self._is_whole = True
+        self._take(body)
+
+    def failed(self, error: Exception, now: float) -> None:  # noqa: ARG002
+        """Raise the error where the next piece is awaited."""
+        self._error = error
+        self._wake()

@@ -9,8 +9,12 @@ import base64
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from kabench.agent.aio.upload import Upload
+    from kabench.agent.tls import TlsOptions
 
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -23,6 +27,7 @@ _BODY_EXPECTED = frozenset({"POST", "PUT", "PATCH"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _SPLITS_A_LINE = re.compile(r"[\r\n\0]")
+_DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PATH_SAFE = "/%:@!$&'()*+,;=~"
 _SENT_AT_ONCE_BYTES = 16_384
@@ -31,16 +36,21 @@ _SENT_AT_ONCE_BYTES = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where sockets lead to. `key` is what they are pooled by: `scheme://host:port`, IPv6 in brackets."""
+    """Where sockets lead to. `key` is what they are pooled by: `scheme://host:port`, IPv6 in brackets.
+
+    `tls` are TLS options that are not the agent's own; the key has `#` and their digest behind it then.
+    """
 
     scheme: str
     host: str
     port: int
+    tls: TlsOptions | None = None
 
     @property
     def key(self) -> str:
         """The text the pool and the status use for it."""
-        return f"{self.scheme}://{self._bracketed}:{self.port}"
+        key = f"{self.scheme}://{self._bracketed}:{self.port}"
+        return key if self.tls is None else f"{key}#{self.tls.digest}"
 
     @property
     def host_header(self) -> str:
@@ -62,7 +72,7 @@ class Target:
 
 
 def parse_url(url: str) -> Target:
-    """Take an absolute http URL apart. Raises `ValueError` where it is none."""
+    """Take an absolute http or https URL apart. Raises `ValueError` where it is none."""
     if _CONTROL.search(url):
         raise ValueError(f"{url!r} holds a control character")
     try:
@@ -70,10 +80,8 @@ def parse_url(url: str) -> Target:
         port = parts.port
     except ValueError as error:
         raise ValueError(f"{url!r} is no URL: {error}") from None
-    if parts.scheme == "https":
-        raise ValueError(f"{url!r}: https is not supported yet")
-    if parts.scheme != "http":
-        raise ValueError(f"{url!r} is no http URL (it starts with http://)")
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise ValueError(f"{url!r} is no http URL (it starts with http:// or https://)")
     if not parts.hostname:
         raise ValueError(f"{url!r} names no host")
     if port == 0:
@@ -96,8 +104,9 @@ def parse_url(url: str) -> Target:
 class PreparedRequest:
     """A request encoded for one kind of agent. Made by `agent.prepare()`; immutable by convention.
 
-    `wire` is what is sent. `idempotent` says whether it may be sent again by itself (AK-34), `needs_a_look` whether
-    its socket may not be reused although the response allows it: it asks to close, or may not be sent to its end.
+    `wire` is what is sent, or only its head where an `Upload` has the body. `idempotent` says whether it may be sent
+    again by itself (AK-34), `needs_a_look` whether its socket may not be reused although the response allows it: it
+    asks to close, or may not be sent to its end.
     """
 
     __slots__ = ("closes", "idempotent", "is_head", "method", "needs_a_look", "origin", "origin_key", "wire")
@@ -116,8 +125,16 @@ class PreparedRequest:
         return f"<PreparedRequest {self.method} {self.origin_key}>"
 
 
-def prepare(method: str, url: str, headers: Headers | None, body: bytes | None, *, keep_alive: bool) -> PreparedRequest:
-    """Check and encode a request.
+def prepare(
+    method: str,
+    url: str,
+    headers: Headers | None,
+    body: bytes | Upload | None,
+    *,
+    keep_alive: bool,
+    tls: TlsOptions | None = None,
+) -> PreparedRequest:
+    """Check and encode a request; of an `Upload`, only the head.
 
     A Host, Connection or Content-Length that the caller gives stands, with two exceptions: `Connection: close` of an
     agent that pools nothing wins, and a Content-Length that is not the body's is an error.
@@ -128,40 +145,82 @@ def prepare(method: str, url: str, headers: Headers | None, body: bytes | None, 
         raise ValueError(f"{method!r} is no HTTP method")
     if method == "CONNECT":
         raise ValueError("CONNECT makes a tunnel, which this agent does not")
-    if body is not None and not isinstance(body, bytes | bytearray | memoryview):
-        raise TypeError(f"a body is bytes, not {type(body).__name__}")
     target = parse_url(url)
-    body = b"" if body is None else bytes(body)
-    given = list(headers.items() if isinstance(headers, Mapping) else headers or ())
-    names = set()
-    lines = [f"{method} {target.path} HTTP/1.1"]
-    closes = not keep_alive
-    for name, value in given:
+    origin = target.origin
+    if tls is not None:
+        if origin.scheme != "https":
+            raise ValueError(f"tls: {url!r} is no https URL")
+        origin = Origin(origin.scheme, origin.host, origin.port, tls)
+    head = _Head(f"{method} {target.path} HTTP/1.1", closes=not keep_alive)
+    for name, value in headers.items() if isinstance(headers, Mapping) else headers or ():
+        head.add(name, value)
+    if "host" not in head.names:
+        head.lines.insert(1, f"Host: {origin.host_header}")
+    if "connection" not in head.names or not keep_alive:
+        head.lines.append("Connection: keep-alive" if keep_alive else "Connection: close")
+    if "authorization" not in head.names and target.credentials is not None:
+        head.lines.append("Authorization: Basic " + base64.b64encode(target.credentials.encode()).decode("ascii"))
+    if body is None or isinstance(body, bytes | bytearray | memoryview):
+        data = b"" if body is None else bytes(body)
+        if head.content_length not in (None, len(data)):
+            raise ValueError(f"Content-Length {head.content_length} is not the body's ({len(data)} bytes)")
+        if head.content_length is None and (data or method in _BODY_EXPECTED):
+            head.lines.append(f"Content-Length: {len(data)}")
+        return PreparedRequest(method, origin, head.encode() + data, closes=head.closes)
+    if isinstance(body, str):
+        raise TypeError("a body is bytes, not str; encode it")
+    _frame(head, body)
+    prepared = PreparedRequest(method, origin, head.encode(), closes=head.closes)
+    prepared.needs_a_look = True
+    prepared.idempotent = prepared.idempotent and body.can_restart
+    return prepared
+
+
+def _frame(head: _Head, upload: Upload) -> None:
+    """Say how long an upload is, or that it comes in chunks."""
+    if upload.length is None:
+        upload.length = head.content_length
+    elif head.content_length not in (None, upload.length):
+        raise ValueError(f"Content-Length {head.content_length} is not the body's ({upload.length} bytes)")
+    if upload.length is None:
+        head.lines.append("Transfer-Encoding: chunked")
+    elif head.content_length is None:
+        head.lines.append(f"Content-Length: {upload.length}")
+
+
+class _Head:
+    """The lines of a request's head as they are put together."""
+
+    def __init__(self, request_line: str, *, closes: bool) -> None:
+        self.lines = [request_line]
+        self.names: set[str] = set()
+        self.content_length: int | None = None
+        self.closes = closes
+        self._always_closes = closes
+
+    def add(self, name: str, value: str) -> None:
+        """Take a header of the caller's. Raises `TypeError` and `ValueError`."""
         _check_header(name, value)
         lowered = name.lower()
-        names.add(lowered)
+        self.names.add(lowered)
         if lowered == "connection":
-            closes = closes or "close" in {option.strip().lower() for option in value.split(",")}
-            if not keep_alive:
-                continue
-        elif lowered == "content-length" and value.strip() != str(len(body)):
-            raise ValueError(f"Content-Length {value} is not the body's ({len(body)} bytes)")
+            self.closes = self.closes or "close" in {option.strip().lower() for option in value.split(",")}
+            if self._always_closes:
+                return
+        elif lowered == "content-length":
+            if not _DIGITS.fullmatch(value.strip()) or self.content_length is not None:
+                raise ValueError(f"Content-Length {value!r} is no length of a body")
+            self.content_length = int(value)
         elif lowered == "transfer-encoding":
             raise ValueError("Transfer-Encoding is the agent's to choose; leave the header out")
-        lines.append(f"{name}: {value}")
-    if "host" not in names:
-        lines.insert(1, f"Host: {target.origin.host_header}")
-    if "connection" not in names or not keep_alive:
-        lines.append("Connection: keep-alive" if keep_alive else "Connection: close")
-    if "authorization" not in names and target.credentials is not None:
-        lines.append("Authorization: Basic " + base64.b64encode(target.credentials.encode()).decode("ascii"))
-    if "content-length" not in names and (body or method in _BODY_EXPECTED):
-        lines.append(f"Content-Length: {len(body)}")
-    try:
-        head = "\r\n".join(lines).encode("latin-1")
-    except UnicodeEncodeError:
-        raise ValueError("a header value holds a character outside Latin-1") from None
-    return PreparedRequest(method, target.origin, head + b"\r\n\r\n" + body, closes=closes)
+        self.lines.append(f"{name}: {value}")
+
+    def encode(self) -> bytes:
+        """The head with its empty line. Raises `ValueError`."""
+        try:
+            return "\r\n".join(self.lines).encode("latin-1") + b"\r\n\r\n"
+        except UnicodeEncodeError:
+            raise ValueError("a header value holds a character outside Latin-1") from None
 
 
 def _check_header(name: object, value: object) -> None:

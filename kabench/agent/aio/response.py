@@ -1,29 +1,31 @@
-"""`Response`: what a request comes back with."""
+"""`Response` and `StreamedResponse`: what a request comes back with."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
+from kabench.agent.errors import NotJsonError, StreamConsumedError
+
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from urllib3 import HTTPHeaderDict
 
-    from kabench.agent.aio.reader import ResponseHead
+    from kabench.agent.aio.exchange import StreamExchange
+    from kabench.agent.reader import ResponseHead
+
+_SHOWN_CHARACTERS = 80
 
 
-class Response:
-    """A whole response: `status`, `reason`, `headers` (urllib3's case-insensitive dict), `data` and `json()`.
+class _Headed:
+    """What every response has: its head, and what became of its request on the way."""
 
-    `reused_socket` says whether its socket had carried a request before, `retried` whether the request was sent twice
-    because its first socket was stale.
-    """
+    __slots__ = ("_head", "_headers", "retried", "reused_socket")
 
-    __slots__ = ("_head", "_headers", "data", "retried", "reused_socket")
-
-    def __init__(self, head: ResponseHead, data: bytes, *, reused_socket: bool, retried: bool) -> None:
+    def __init__(self, head: ResponseHead, *, reused_socket: bool, retried: bool) -> None:
         self._head = head
         self._headers: HTTPHeaderDict | None = None
-        self.data = data
         self.reused_socket = reused_socket
         self.retried = retried
 
@@ -43,6 +45,11 @@ class Response:
         return self._head.http_version
 
     @property
+    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The headers as they came."""
+        return self._head.raw_headers
+
+    @property
     def headers(self) -> HTTPHeaderDict:
         """The headers; the values of one that came several times are joined by a comma, `getlist` has them apart."""
         if self._headers is None:
@@ -53,9 +60,65 @@ class Response:
             )
         return self._headers
 
+
+class Response(_Headed):
+    """A whole response: `status`, `reason`, `headers` (urllib3's case-insensitive dict), `data` and `json()`.
+
+    `reused_socket` says whether its socket had carried a request before, `retried` whether the request was sent twice
+    because its first socket was stale.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, head: ResponseHead, data: bytes, *, reused_socket: bool, retried: bool) -> None:
+        super().__init__(head, reused_socket=reused_socket, retried=retried)
+        self.data = data
+
     def json(self) -> Any:  # a JSON document can be anything
-        """Decode the body as JSON. Raises `ValueError` where it is none."""
-        return json.loads(self.data)
+        """Decode the body as JSON. Raises `NotJsonError` (a `ValueError`), which says what came instead."""
+        try:
+            return json.loads(self.data)
+        except ValueError as error:
+            shown = self.data.decode("utf-8", "replace")
+            if len(shown) > _SHOWN_CHARACTERS:
+                shown = shown[:_SHOWN_CHARACTERS] + "..."
+            kind = self.headers.get("content-type", "no content type")
+            raise NotJsonError(f"the body of the {self.status} response ({kind}) is no JSON: {shown!r}") from error
 
     def __repr__(self) -> str:
         return f"<Response {self.status} {len(self.data)} bytes>"
+
+
+class StreamedResponse(_Headed):
+    """A response whose body is read as it comes; see `Response` for the rest.
+
+    Its socket goes back to the pool once the body has been read to its end, and is closed if it is not.
+    """
+
+    __slots__ = ("_exchange", "_is_taken")
+
+    def __init__(self, head: ResponseHead, exchange: StreamExchange) -> None:
+        super().__init__(head, reused_socket=exchange.reused_socket, retried=exchange.first_sent_at > 0)
+        self._exchange = exchange
+        self._is_taken = False
+
+    async def aiter_bytes(self) -> AsyncIterator[bytes]:
+        """The body in pieces, as they come off the wire; none is empty. It can be read once.
+
+        Raises what `AsyncAgent.send` raises, where the rest does not come, and `StreamConsumedError`.
+        """
+        if self._is_taken:
+            raise StreamConsumedError("the body has been read already, or given up")
+        self._is_taken = True
+        while piece := await self._exchange.next_piece():
+            yield piece
+
+    async def aread(self) -> bytes:
+        """The rest of the body, whole. Raises what `aiter_bytes` raises."""
+        return b"".join([piece async for piece in self.aiter_bytes()])
+
+    def _give_up(self) -> None:
+        self._is_taken = True
+
+    def __repr__(self) -> str:
+        return f"<StreamedResponse {self.status}>"

@@ -5,6 +5,10 @@ servers send the same head again and again (it changes with the Date header, onc
 is a pure function of its bytes. So where a chunk of bytes is exactly a known head and the body length that head
 announces, the parser has nothing to add. Everything else (an unknown head, a body in pieces, chunked, until close,
 HEAD, 1xx) goes through the parser.
+
+What comes off the wire decides whether a socket may be reused, so nothing is guessed. llhttp refuses conflicting or
+malformed lengths, a length beside a transfer coding, bad chunk sizes, folded lines and bare line ends (RFC 9112
+sections 2.2, 5.2, 6.3, 7.1, 11.2); other versions of HTTP, and heads or trailers without end, are refused here.
 """
 
 from __future__ import annotations
@@ -22,8 +26,16 @@ if TYPE_CHECKING:
 
 _HEAD_END = b"\r\n\r\n"
 _NO_BODY = frozenset({101, 204, 304})
+_VERSIONS = frozenset({"1.0", "1.1"})
 _MAX_CACHED_HEADS = 64
 _MAX_CACHED_HEAD_BYTES = 2048
+_MAX_HEAD_BYTES = 65_536
+"""Of a response's status line and headers. Servers stop at less: nginx at 4 or 8 KiB for an upstream's, Node at 16."""
+
+_MAX_REASON_BYTES = 8_192
+_MAX_BYTES_WITHOUT_BODY = 262_144 + _MAX_HEAD_BYTES
+"""That may come before the next byte of a body, or the end: informational responses, chunk extensions, trailers. It is
+more than what a socket is read of at once, so that a whole head is measured as such."""
 
 
 @dataclass(slots=True, eq=False)  # not frozen, which would double what it costs to make; nobody changes one
@@ -83,17 +95,22 @@ class HeadCache:
 class ResponseReader:
     """Reads the responses of one socket, one after the other; `begin` before each, `feed` until it says True.
 
-    Then `head` and `body()` are the response, and `overrun` says whether bytes came behind its end.
+    Then `head` and `body()` are the response, and `overrun` says whether bytes came behind its end. Who wants the body
+    as it comes takes its pieces with `body()` before: what has been taken is not in the next one. `body_bytes` counts
+    all of it.
     """
 
     __slots__ = (
         "_body",
+        "_bytes_without_body",
         "_cache",
         "_headers",
         "_informational",
         "_is_head_request",
         "_parser",
+        "_problem",
         "_reason",
+        "body_bytes",
         "complete",
         "head",
         "overrun",
@@ -102,12 +119,18 @@ class ResponseReader:
 
     def __init__(self, cache: HeadCache) -> None:
         self._cache = cache
+        self._body: list[bytes] = []
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._reason = b""
         self._parser: httptools.HttpResponseParser | None = None
         self._is_head_request = False
         self.head: ResponseHead | None = None
         self.started = False
         self.complete = False
         self.overrun = False
+        self.body_bytes = 0
+        self._bytes_without_body = 0
+        self._problem: str | None = None
         self._begin_message()
 
     def begin(self, *, is_head_request: bool) -> None:
@@ -115,6 +138,7 @@ class ResponseReader:
         self._is_head_request = is_head_request
         self.started = self.complete = self.overrun = False
         self.head = None
+        self.body_bytes = self._bytes_without_body = 0
 
     def release(self) -> None:
         """Drop the parser, which refers back to this reader, so that no garbage collection is needed."""
@@ -127,14 +151,19 @@ class ResponseReader:
             parser = self._parser = httptools.HttpResponseParser(self)
         begins = not self.started
         self.started = True
+        body_bytes = self.body_bytes
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self.complete = True  # a 101: what follows is another protocol's
         except httptools.HttpParserError as error:
             if not self.complete:
-                raise ResponseParseError(f"the server did not send an HTTP response: {error}") from error
+                raise ResponseParseError(f"not an HTTP response: {self._problem or error}") from error
             self.overrun = True
+        if not self.complete:
+            self._bytes_without_body = 0 if self.body_bytes > body_bytes else self._bytes_without_body + len(data)
+            if self._bytes_without_body > _MAX_BYTES_WITHOUT_BODY:
+                raise ResponseParseError(f"{self._bytes_without_body} bytes of a response, and no byte of a body")
         if self.complete and begins and not self.overrun:
             self._learn(data)
         return self.complete
@@ -155,8 +184,9 @@ class ResponseReader:
         return self.complete
 
     def body(self) -> bytes:
-        """The body of the response, decoded of its transfer coding."""
-        return self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        """What has come of the body since the last call, decoded of its transfer coding."""
+        pieces, self._body = self._body, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     # -- called by httptools -------------------------------------------------------------------------------------------
 
@@ -169,6 +199,8 @@ class ResponseReader:
     def on_status(self, reason: bytes) -> None:
         """Take the reason phrase, which may come in pieces."""
         self._reason += reason
+        if len(self._reason) > _MAX_REASON_BYTES:
+            raise self._refuse(f"its status line is over {_MAX_REASON_BYTES} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
@@ -183,10 +215,15 @@ class ResponseReader:
         self._informational = 100 <= status < 200 and status != 101
         if self._informational:
             return
+        version = parser.get_http_version()
+        if version not in _VERSIONS:
+            raise self._refuse(f"HTTP/{version} is no version of HTTP/1")
         length = -1
         is_coded = False
         connection = keep_alive = b""
+        head_bytes = len(self._reason)
         for name, value in self._headers:
+            head_bytes += len(name) + len(value) + 4
             lowered = name.lower()
             if lowered == b"content-length":
                 length = int(value)
@@ -196,13 +233,14 @@ class ResponseReader:
                 connection += value.lower() + b","
             elif lowered == b"keep-alive":
                 keep_alive += value + b","
+        if head_bytes > _MAX_HEAD_BYTES:
+            raise self._refuse(f"its headers are over {_MAX_HEAD_BYTES} bytes")
         if self._is_head_request:
             # llhttp judges by the framing of a body, and here is none
-            may_be_reused = b"close" not in connection and (
-                parser.get_http_version() == "1.1" or b"keep-alive" in connection
-            )
+            may_be_reused = b"close" not in connection and (version == "1.1" or b"keep-alive" in connection)
         else:
             may_be_reused = status != 101 and parser.should_keep_alive()
+            may_be_reused = may_be_reused and not (is_coded and version == "1.0")  # RFC 9112 section 6.1
         if self._is_head_request or status in _NO_BODY:
             length = 0
         elif is_coded:
@@ -210,7 +248,7 @@ class ResponseReader:
         self.head = ResponseHead(
             status,
             self._reason.decode("latin-1"),
-            parser.get_http_version(),
+            version,
             tuple(self._headers),
             length,
             may_be_reused,
@@ -227,6 +265,7 @@ class ResponseReader:
             self.overrun = True
         else:
             self._body.append(body)
+            self.body_bytes += len(body)
 
     def on_message_complete(self) -> None:
         """The response is whole, unless it was an informational one."""
@@ -235,9 +274,14 @@ class ResponseReader:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
+    def _refuse(self, problem: str) -> ResponseParseError:
+        """An error for httptools to stop at; it passes none on, so `feed` raises what is noted here."""
+        self._problem = problem
+        return ResponseParseError(problem)
+
     def _begin_message(self) -> None:
         if not self.complete:
-            self._headers: list[tuple[bytes, bytes]] = []
-            self._body: list[bytes] = []
+            self._headers = []
+            self._body = []
         self._reason = b""
         self._informational = False

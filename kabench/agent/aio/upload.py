@@ -1,0 +1,102 @@
+"""Bodies that are not bytes: files, iterables and async iterables, sent as they are read.
+
+A body of unknown length goes in chunks (RFC 9112 section 7.1). Files are read in the loop's threads, since reading one
+blocks; what an iterable does, it does in the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import io
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from typing import IO, TYPE_CHECKING, TypeAlias, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Streamable: TypeAlias = IO[bytes] | Iterable[bytes] | AsyncIterable[bytes]
+Body: TypeAlias = bytes | bytearray | memoryview | Streamable
+"""What can be sent: bytes, a file opened for reading bytes, or an iterable or async iterable of bytes."""
+
+_READ_BYTES = 262_144
+
+
+class Upload:
+    """A body to be sent in pieces. `length` is in bytes; None: unknown, or not known yet.
+
+    `can_restart` says whether it can be sent a second time, which a seekable file can.
+
+    Raises `TypeError` for what is no body.
+    """
+
+    def __init__(self, body: Streamable) -> None:
+        self.length: int | None = None
+        self.can_restart = False
+        self._read: Callable[[], AsyncIterator[bytes]]
+        if hasattr(body, "read"):
+            self._read = self._measure(cast("IO[bytes]", body))
+        elif isinstance(body, AsyncIterable):
+            self._read = lambda: aiter(body)
+        elif isinstance(body, Iterable) and not isinstance(body, str | Mapping):
+            self._read = lambda: _each(body)
+        else:
+            raise TypeError(f"a body is bytes, a file or an (async) iterable of bytes, not {type(body).__name__}")
+
+    def _measure(self, file: IO[bytes]) -> Callable[[], AsyncIterator[bytes]]:
+        if not hasattr(file, "seekable") or inspect.iscoroutinefunction(file.seekable) or not file.seekable():
+            return lambda: _each_read(file)
+        start = file.tell()
+        self.length = file.seek(0, io.SEEK_END) - start
+        file.seek(start)
+        self.can_restart = True
+
+        def from_the_start() -> AsyncIterator[bytes]:
+            file.seek(start)
+            return _each_read(file)
+
+        return from_the_start
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The bytes to be sent, framed. Raises `ValueError` if they are not as many as `length` says."""
+        sent = 0
+        async for piece in self._read():
+            if not isinstance(piece, bytes | bytearray | memoryview):
+                raise TypeError(f"a body is made of bytes, not {type(piece).__name__}; open files with 'rb'")
+            size = memoryview(piece).nbytes
+            if not size:
+                continue  # an empty chunk would be the end
+            sent += size
+            if self.length is None:
+                yield b"%x\r\n%b\r\n" % (size, piece)
+            elif sent <= self.length:
+                yield bytes(piece)
+            else:
+                raise ValueError(f"the body is longer than its Content-Length, {self.length} bytes")
+        if self.length is None:
+            yield b"0\r\n\r\n"
+        elif sent < self.length:
+            raise ValueError(f"the body ended after {sent} of the {self.length} bytes of its Content-Length")
+
+
+def payload_of(body: Body | None) -> bytes | Upload | None:
+    """The body as bytes, where it is that, or as an `Upload`. Raises `TypeError` for what is no body."""
+    return bytes(body) if isinstance(body, bytes | bytearray | memoryview) else None if body is None else Upload(body)
+
+
+async def _each(body: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for piece in body:
+        yield piece
+
+
+async def _each_read(file: IO[bytes]) -> AsyncIterator[bytes]:
+    while True:
+        if inspect.iscoroutinefunction(file.read):
+            piece = await file.read(_READ_BYTES)
+        elif isinstance(file, io.BytesIO):
+            piece = file.read(_READ_BYTES)
+        else:
+            piece = await asyncio.to_thread(file.read, _READ_BYTES)
+        if not piece:
+            return
+        yield piece

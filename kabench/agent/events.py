@@ -1,0 +1,107 @@
+"""What happens to an agent's sockets, as it happens: `AgentEvent`, and how it reaches those who listen.
+
+A book tells while it decides, and a driver may hold a lock then. So an `EventSink` keeps what it is told until the
+driver delivers it, outside: a listener may ask the agent anything, or close it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("kabench.agent")
+
+
+class EventKind(StrEnum):
+    """What has happened."""
+
+    CREATED = "created"
+    """a socket is connected"""
+    CREATE_FAILED = "create_failed"
+    """a socket could not be connected"""
+    REUSED = "reused"
+    """a socket was given another request"""
+    RETRIED = "retried"
+    """a request is sent again on a fresh socket, because its reused one was stale"""
+    TIMED_OUT = "timed_out"
+    """a socket's free or activity timeout is over, or a request's wait in the queue"""
+    CLOSED = "closed"
+    """a socket is closed; `reason` says why"""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEvent:
+    """One event. `origin` is the key the socket is pooled by.
+
+    `reason` is a `CloseReason`, `queue_timeout`, or empty where there is none to tell; `request_count` counts the
+    requests that the socket was given, and `age_s` is the time since it was connected, in seconds.
+    """
+
+    kind: EventKind
+    origin: str
+    reason: str = ""
+    request_count: int = 0
+    age_s: float = 0.0
+
+
+EventListener: TypeAlias = "Callable[[AgentEvent], None]"
+
+
+class EventSink:
+    """Takes an agent's events from its book. `deliver` logs them at debug level and calls the listeners.
+
+    `wants_reuse` is for the book: whether anybody listens to what happens once a request. (The log does not: a closed
+    socket's line says how many requests it carried.)
+    """
+
+    __slots__ = ("_listeners", "_waiting", "wants_reuse")
+
+    def __init__(self, listener: EventListener | None) -> None:
+        self._listeners: list[EventListener] = [] if listener is None else [listener]
+        self._waiting: deque[AgentEvent] = deque()
+        self.wants_reuse = bool(self._listeners)
+
+    def add(self, listener: EventListener) -> None:
+        """Have one more listener called."""
+        self._listeners.append(listener)
+        self.wants_reuse = True
+
+    def tell(self, kind: EventKind, origin: str, reason: str, request_count: int, age_s: float) -> bool:
+        """Keep an event, if anybody wants it; whether it was kept."""
+        if not self._listeners and not log.isEnabledFor(logging.DEBUG):
+            return False
+        self._waiting.append(AgentEvent(kind, origin, reason, request_count, age_s))
+        return True
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something waits to be delivered."""
+        return bool(self._waiting)
+
+    def deliver(self) -> None:
+        """Log and pass on what waits. A listener that raises is logged and keeps nobody else from hearing."""
+        while self._waiting:
+            try:
+                event = self._waiting.popleft()
+            except IndexError:
+                return  # another thread delivers too
+            if event.kind is not EventKind.REUSED:
+                log.debug(
+                    "%s: %s%s (%d requests, %.3f s old)",
+                    event.origin,
+                    event.kind.value,
+                    f", {event.reason}" if event.reason else "",
+                    event.request_count,
+                    event.age_s,
+                )
+            for listener in self._listeners:
+                try:
+                    listener(event)
+                except Exception:
+                    log.exception("on_event raised at %s", event)

@@ -1,0 +1,225 @@
+"""TLS settings, contexts and sessions, for every driver. No I/O but reading certificate files.
+
+A session that has been kept from one connection makes the next handshake shorter: no certificate is sent or checked,
+and in TLS 1.2 a round trip is saved (RFC 5077, RFC 8446 section 2.2). OpenSSL resumes a session only in the context it
+was made in, so contexts are kept too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+import sys
+import threading
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+TlsVersion = Literal["1.2", "1.3"]
+
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_ALPN = ["http/1.1"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsOptions:
+    """How https sockets are secured. By default: certificates are verified against the system's authorities.
+
+    `verify=False` accepts any certificate, which protects against nobody who can reach the wire. `ca_file`, `ca_folder`
+    (hashed names, see openssl-rehash) and `ca_data` (PEM text) name the authorities instead of the system's.
+    `cert_file` is the client's certificate, `key_file` its key where it is not in the same file, and `key_password`
+    opens the key. `server_name` is what is sent as server name (SNI) and looked for in the certificate; without it, the
+    URL's host. `context` is an `ssl.SSLContext` to use as it is, for whatever else; only `server_name` goes with it.
+
+    Raises `TypeError` and `ValueError` for what does not fit together, naming the option.
+    """
+
+    verify: bool = True
+    ca_file: str | None = None
+    ca_folder: str | None = None
+    ca_data: str | None = field(default=None, repr=False)
+    cert_file: str | None = None
+    key_file: str | None = None
+    key_password: str | None = field(default=None, repr=False)
+    server_name: str | None = None
+    minimum_version: TlsVersion = "1.2"
+    maximum_version: TlsVersion | None = None
+    context: ssl.SSLContext | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.verify, bool):
+            raise TypeError(f"verify: {self.verify!r} is neither True nor False (authorities go into ca_file)")
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name in _TEXTS and not isinstance(value, str | Path | None):
+                raise TypeError(f"{option.name}: {value!r} is no text")
+            if option.name in _TEXTS and isinstance(value, Path):
+                object.__setattr__(self, option.name, str(value))
+        for name in ("minimum_version", "maximum_version"):
+            if getattr(self, name) not in (*_VERSIONS, None):
+                raise ValueError(f"{name}: {getattr(self, name)!r} is neither '1.2' nor '1.3'")
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError(f"key_file: {self.key_file} goes with a cert_file")
+        if self.context is not None:
+            if not isinstance(self.context, ssl.SSLContext):
+                raise TypeError(f"context: {self.context!r} is no ssl.SSLContext")
+            for option in fields(self):
+                if option.name not in ("context", "server_name") and getattr(self, option.name) != option.default:
+                    raise ValueError(f"{option.name}: a context is used as it is; set this there")
+
+    @property
+    def digest(self) -> str:
+        """Eight hex digits that tell these options from others, for the key of an origin."""
+        return digest_of([str(getattr(self, option.name)) for option in fields(self)])
+
+    def make_context(self) -> ssl.SSLContext:
+        """The context of these options. Raises `ValueError`, naming the file, where one cannot be read or used."""
+        if self.context is not None:
+            return self.context
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = _VERSIONS[self.minimum_version]
+        if self.maximum_version is not None:
+            context.maximum_version = _VERSIONS[self.maximum_version]
+        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+        context.set_alpn_protocols(_ALPN)
+        if sys.version_info >= (3, 13):  # what ssl.create_default_context() asks for since then
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        elif self.ca_file is None and self.ca_folder is None and self.ca_data is None:
+            context.load_default_certs()
+        else:
+            self._load_authorities(context)
+        if self.cert_file is not None:
+            try:
+                context.load_cert_chain(self.cert_file, self.key_file, self.key_password or "")
+            except (OSError, ValueError) as error:  # a missing file, no certificate, not its key, a wrong password
+                raise ValueError(f"cert_file: {self.cert_file} cannot be used: {_reason(error)}") from None
+        return context
+
+    def _load_authorities(self, context: ssl.SSLContext) -> None:
+        if self.ca_folder is not None and not Path(self.ca_folder).is_dir():
+            raise ValueError(f"ca_folder: {self.ca_folder} is no folder")
+        for name, value in (("ca_file", self.ca_file), ("ca_folder", self.ca_folder), ("ca_data", self.ca_data)):
+            if value is None:
+                continue
+            try:
+                context.load_verify_locations(
+                    cafile=self.ca_file if name == "ca_file" else None,
+                    capath=self.ca_folder if name == "ca_folder" else None,
+                    cadata=self.ca_data if name == "ca_data" else None,
+                )
+            except (OSError, ValueError) as error:
+                shown = "the text" if name == "ca_data" else value
+                raise ValueError(f"{name}: {shown} cannot be used: {_reason(error)}") from None
+
+
+_TEXTS = frozenset({"ca_file", "ca_folder", "ca_data", "cert_file", "key_file", "key_password", "server_name"})
+
+
+def digest_of(settings: list[str]) -> str:
+    """Eight hex digits that tell one list of settings from another."""
+    return hashlib.sha256("\0".join(settings).encode()).hexdigest()[:8]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return error.reason or str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error)
+
+
+class InsecureTlsWarning(UserWarning):
+    """Certificates are not verified."""
+
+
+class TlsContexts:
+    """The contexts of one agent: of its own options, and of those that single requests came with.
+
+    Raises `ValueError` for options that cannot be used, and warns of those that verify nothing.
+    """
+
+    def __init__(self, options: TlsOptions | None) -> None:
+        self._default = options or TlsOptions()
+        self._contexts: dict[TlsOptions, ssl.SSLContext] = {}
+        if options is not None:
+            self._make(options)
+
+    def unless_default(self, options: TlsOptions | None) -> TlsOptions | None:
+        """The options of a request, if they are not the agent's own anyway."""
+        if options is None or options == self._default:
+            return None
+        if options not in self._contexts:
+            self._make(options)
+        return options
+
+    def get(self, options: TlsOptions | None) -> tuple[ssl.SSLContext, str | None]:
+        """The context of options (None: the agent's own), and the server name they ask for."""
+        options = options or self._default
+        return self._contexts.get(options) or self._make(options), options.server_name
+
+    def _make(self, options: TlsOptions) -> ssl.SSLContext:
+        context = self._contexts[options] = options.make_context()
+        if context.verify_mode is not ssl.CERT_REQUIRED:
+            warnings.warn(
+                "certificates are not verified: anybody on the way can read and change what is sent",
+                InsecureTlsWarning,
+                stacklevel=4,
+            )
+        return context
+
+
+class SessionCache:
+    """The last session of each origin, the least recently used one leaving first; and what handshakes there were.
+
+    `handshake_count` handshakes were finished, `resumed_count` of them with a session from here. Safe for threads.
+    """
+
+    def __init__(self, max_sessions: int) -> None:
+        self._max_sessions = max_sessions
+        self._sessions: OrderedDict[str, ssl.SSLSession] = OrderedDict()
+        self._lock = threading.Lock()
+        self.handshake_count = 0
+        self.resumed_count = 0
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, origin: str) -> ssl.SSLSession | None:
+        """The session to resume at an origin, if there is one."""
+        with self._lock:
+            session = self._sessions.get(origin)
+            if session is not None:
+                self._sessions.move_to_end(origin)
+            return session
+
+    def drop(self, origin: str) -> None:
+        """Forget an origin's session."""
+        with self._lock:
+            self._sessions.pop(origin, None)
+
+    def shook_hands(self, *, resumed: bool) -> None:
+        """Count a finished handshake."""
+        with self._lock:
+            self.handshake_count += 1
+            self.resumed_count += resumed
+
+    def keep(self, origin: str, tls: ssl.SSLObject | ssl.SSLSocket) -> bool:
+        """Keep a connection's session, if it can be resumed; False: there is none yet.
+
+        In TLS 1.3 it comes with a ticket, some time after the handshake (RFC 8446 section 4.6.1).
+        """
+        session = tls.session
+        if session is None or not (session.has_ticket or (session.id and tls.version() != "TLSv1.3")):
+            return False
+        if self._max_sessions:
+            with self._lock:
+                self._sessions[origin] = session
+                self._sessions.move_to_end(origin)
+                if len(self._sessions) > self._max_sessions:
+                    self._sessions.popitem(last=False)
+        return True
