@@ -36,6 +36,8 @@ from kabench.server import EmbeddedServer, ServerOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import trustme
+
 HERE = Path(__file__).parent
 USERS, SOCKETS = 60, 50
 
@@ -259,19 +261,25 @@ events {{ worker_connections 4096; }}
 http {{
   access_log off; keepalive_requests 1000000000; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 "hello"; }} }}
+  server {{ listen 127.0.0.1:{port} backlog=4096{tls}; location / {{ return 200 "hello"; }} }}
 }}
 """
 
 
 @contextlib.contextmanager
-def nginx() -> Iterator[str]:
+def nginx(certificate: trustme.LeafCert | None = None, versions: str = "TLSv1.2 TLSv1.3") -> Iterator[str]:
+    """One nginx worker that answers at once; with a certificate, over https."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "nginx.conf"
-        config.write_text(NGINX.format(folder=folder, port=port))
+        tls = ""
+        if certificate is not None:
+            (Path(folder) / "chain.pem").write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
+            (Path(folder) / "key.pem").write_bytes(certificate.private_key_pem.bytes())
+            tls = f" ssl; ssl_certificate {folder}/chain.pem; ssl_certificate_key {folder}/key.pem; ssl_protocols {versions}"
+        config.write_text(NGINX.format(folder=folder, port=port, tls=tls))
         process = subprocess.Popen(
             [program("nginx"), "-e", f"{folder}/error.log", "-c", str(config)],
             preexec_fn=pin_server,
@@ -281,7 +289,7 @@ def nginx() -> Iterator[str]:
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                     break
                 time.sleep(0.05)
-            yield f"http://127.0.0.1:{port}/"
+            yield f"http{'' if certificate is None else 's'}://127.0.0.1:{port}/"
         finally:
             process.terminate()
             process.wait()

@@ -145,9 +145,9 @@ class TlsContexts:
 
     def __init__(self, options: TlsOptions | None) -> None:
         self._default = options or TlsOptions()
-        self._contexts: dict[TlsOptions, ssl.SSLContext] = {}
+        self._contexts: dict[TlsOptions | None, ssl.SSLContext] = {}
         if options is not None:
-            self._make(options)
+            self._make(None)
 
     def unless_default(self, options: TlsOptions | None) -> TlsOptions | None:
         """The options of a request, if they are not the agent's own anyway."""
@@ -159,11 +159,11 @@ class TlsContexts:
 
     def get(self, options: TlsOptions | None) -> tuple[ssl.SSLContext, str | None]:
         """The context of options (None: the agent's own), and the server name they ask for."""
-        options = options or self._default
-        return self._contexts.get(options) or self._make(options), options.server_name
+        context = self._contexts.get(options) or self._make(options)
+        return context, (options or self._default).server_name
 
-    def _make(self, options: TlsOptions) -> ssl.SSLContext:
-        context = self._contexts[options] = options.make_context()
+    def _make(self, options: TlsOptions | None) -> ssl.SSLContext:
+        context = self._contexts[options] = (options or self._default).make_context()
         if context.verify_mode is not ssl.CERT_REQUIRED:
             warnings.warn(
                 "certificates are not verified: anybody on the way can read and change what is sent",
@@ -208,18 +208,28 @@ class SessionCache:
             self.handshake_count += 1
             self.resumed_count += resumed
 
-    def keep(self, origin: str, tls: ssl.SSLObject | ssl.SSLSocket) -> bool:
-        """Keep a connection's session, if it can be resumed; False: there is none yet.
+    def keep(self, origin: str, tls: ssl.SSLObject | ssl.SSLSocket, now: float) -> bool:
+        """Keep a connection's session, if it can be resumed and the one that is kept has lived half its life by `now`.
 
-        In TLS 1.3 it comes with a ticket, some time after the handshake (RFC 8446 section 4.6.1).
+        False: there is none yet. In TLS 1.3 a session comes with a ticket, some time after the handshake (RFC 8446
+        section 4.6.1). Taking one out of OpenSSL costs about as much as resuming it saves, hence not each. `now` is
+        the time as OpenSSL has it, `time.time()`.
         """
+        if not self._max_sessions or (tls.session_reused and self._is_young(origin, now)):
+            return True
         session = tls.session
         if session is None or not (session.has_ticket or (session.id and tls.version() != "TLSv1.3")):
             return False
-        if self._max_sessions:
-            with self._lock:
-                self._sessions[origin] = session
-                self._sessions.move_to_end(origin)
-                if len(self._sessions) > self._max_sessions:
-                    self._sessions.popitem(last=False)
+        with self._lock:
+            self._sessions[origin] = session
+            self._sessions.move_to_end(origin)
+            if len(self._sessions) > self._max_sessions:
+                self._sessions.popitem(last=False)
         return True
+
+    def _is_young(self, origin: str, now: float) -> bool:
+        session = self._sessions.get(origin)
+        if session is None:
+            return False
+        lifetime_s = session.ticket_lifetime_hint or session.timeout
+        return now < session.time + lifetime_s / 2

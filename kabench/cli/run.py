@@ -116,6 +116,14 @@ def run(
             "--ttl", parser=parse.duration, metavar="DURATION", help="Send nothing more on a socket of this age."
         ),
     ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Have kabench's own server speak https, with a certificate made for this run.")
+    ] = False,
+    cacert: Annotated[
+        str | None,
+        typer.Option("--cacert", metavar="FILE", help="Verify certificates against these authorities (the system's)."),
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Accept any certificate.")] = False,
     json: Annotated[
         str | None,
         typer.Option("--json", metavar="PATH", help="Write the record there too; - is stdout."),
@@ -128,6 +136,7 @@ def run(
     With no options it is agentkeepalive's published benchmark: 60 users with 1000 requests each, 50 sockets, a server
     that answers after 5 ms.
     """
+    from kabench.agent.tls import TlsOptions
     from kabench.cli.live import run_live
     from kabench.load import AgentSpecError, PlanError, TargetUnreachableError
     from kabench.load.agents import check_spec
@@ -158,7 +167,12 @@ def run(
             total=total,
             duration_s=duration,
             delay_s=0.005 if delay is None else delay,
+            tls=tls,
+            cacert=cacert,
+            insecure=insecure,
         )
+        if cacert is not None:
+            TlsOptions(ca_file=cacert).make_context()  # here, where it costs nothing but a line to be wrong
     except AgentSpecError as error:
         raise CommandError(f"--agent {error}") from None
     except (PlanError, ValueError) as error:

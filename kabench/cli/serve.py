@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kabench.cli import parse
 from kabench.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from kabench.server.echo import EchoServer
 
 
 def serve(
@@ -44,6 +48,15 @@ def serve(
         int | None,
         typer.Option("--max-requests", min=1, metavar="N", help="Close a socket after so many requests (never)."),
     ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Speak https, with a throw-away certificate unless --cert is given.")
+    ] = False,
+    cert: Annotated[
+        str | None, typer.Option("--cert", metavar="FILE", help="The certificate, PEM; implies --tls.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="FILE", help="Its key, PEM; without it, in the certificate's file.")
+    ] = None,
 ) -> None:
     """Answer each request after a delay with what it was.
 
@@ -51,7 +64,17 @@ def serve(
     ?size=N answers with N bytes, ?status=N with that status, ?chunked=1 in chunks. Ends on Ctrl-C.
     """
     from kabench.server import ServerError, ServerOptions
+    from kabench.server.certificate import as_file
     from kabench.server.foreground import serve_until_signal
+
+    files = contextlib.ExitStack()
+
+    def say_where(server: EchoServer) -> None:
+        typer.echo(f"kabench serve: {server.url} (answers after {delay * 1000:g} ms)")
+        if server.ca_data is not None:
+            path = files.enter_context(as_file(server.ca_data))
+            typer.echo(f"kabench serve: clients trust it by --cacert {path}, which is there as long as this runs")
+        sys.stdout.flush()
 
     try:
         options = ServerOptions(
@@ -62,13 +85,12 @@ def serve(
             keep_alive_hint=hint,
             idle_timeout_s=idle_timeout or None,
             max_requests_per_socket=max_requests,
+            tls=tls or cert is not None,
+            cert_file=cert,
+            key_file=key,
         )
-        counts = serve_until_signal(options, lambda url: _say_where(url, delay))
+        with files:
+            counts = serve_until_signal(options, say_where)
     except (ServerError, ValueError) as error:
         raise CommandError(str(error)) from None
     typer.echo(f"kabench serve: {counts.requests} requests on {counts.sockets} sockets", err=True)
-
-
-def _say_where(url: str, delay_s: float) -> None:
-    typer.echo(f"kabench serve: {url} (answers after {delay_s * 1000:g} ms)")
-    sys.stdout.flush()

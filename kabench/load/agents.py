@@ -12,25 +12,26 @@ if TYPE_CHECKING:
 
     from kabench.agent import AgentOptions
     from kabench.agent.aio import AsyncAgent
+    from kabench.agent.tls import TlsOptions
 
 
 class AgentSpecError(ValueError):
     """There is no such agent."""
 
 
-def _keepalive(options: AgentOptions) -> AsyncAgent:
-    return AsyncKeepAliveAgent(options)
+def _keepalive(options: AgentOptions, tls: TlsOptions | None) -> AsyncAgent:
+    return AsyncKeepAliveAgent(options, tls=tls)
 
 
-def _plain(options: AgentOptions) -> AsyncAgent:
-    return AsyncPlainAgent(dataclasses.replace(options, keep_alive=False))
+def _plain(options: AgentOptions, tls: TlsOptions | None) -> AsyncAgent:
+    return AsyncPlainAgent(dataclasses.replace(options, keep_alive=False), tls=tls)
 
 
-def _plain_handoff(options: AgentOptions) -> AsyncAgent:
-    return AsyncPlainAgent(dataclasses.replace(options, keep_alive=False, hand_off=True))
+def _plain_handoff(options: AgentOptions, tls: TlsOptions | None) -> AsyncAgent:
+    return AsyncPlainAgent(dataclasses.replace(options, keep_alive=False, hand_off=True), tls=tls)
 
 
-_FACTORIES: dict[str, Callable[[AgentOptions], AsyncAgent]] = {
+_FACTORIES: dict[str, Callable[[AgentOptions, TlsOptions | None], AsyncAgent]] = {
     "keepalive": _keepalive,
     "plain": _plain,
     "plain-handoff": _plain_handoff,
@@ -45,7 +46,7 @@ def check_spec(spec: str) -> None:
         raise AgentSpecError(f"{spec!r} is no agent; there are {', '.join(_FACTORIES)}")
 
 
-def make_agent(spec: str, options: AgentOptions) -> AsyncAgent:
-    """Make the agent that a spec names."""
+def make_agent(spec: str, options: AgentOptions, tls: TlsOptions | None = None) -> AsyncAgent:
+    """Make the agent that a spec names. Raises `ValueError` for TLS options that cannot be used."""
     check_spec(spec)
-    return _FACTORIES[spec](options)
+    return _FACTORIES[spec](options, tls)

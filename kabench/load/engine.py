@@ -99,7 +99,7 @@ def run(
     control = control or RunControl()
     started_at = datetime.now(UTC)
     run_of = _Run(plan, on_progress, control)
-    server = EmbeddedServer(ServerOptions(delay_s=plan.delay_s)) if plan.url is None else None
+    server = EmbeddedServer(ServerOptions(delay_s=plan.delay_s, tls=plan.tls)) if plan.url is None else None
     try:
         for spec in agents:
             run_of.carry_out(spec, server)
@@ -143,7 +143,8 @@ class _Run:
     def carry_out(self, spec: str, server: EmbeddedServer | None) -> None:
         """Send the load through one agent and add its `AgentRun`, or what there is of it."""
         url = self._plan.url if server is None else server.url
-        worker = _WorkerProcess(Task(self._plan.to_message(), spec, url or ""))
+        ca_data = None if server is None else server.ca_data
+        worker = _WorkerProcess(Task(self._plan.to_message(), spec, url or "", ca_data))
         if server is not None:
             _separate(server.process, worker.process)
         tally = Tally(spec, WorkerRecord(name="worker-1", host=socket.gethostname(), transactions=0))

@@ -13,11 +13,15 @@ import msgspec
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What a worker is to do: a plan as `LoadPlan.to_message` has it, through one agent."""
+    """What a worker is to do: a plan as `LoadPlan.to_message` has it, through one agent.
+
+    `ca_data` is the certificate (PEM) of the authority to trust, where kabench's own server made one.
+    """
 
     plan: dict[str, Any]  # JSON
     agent: str
     url: str
+    ca_data: str | None = None
 
 
 class Counts(msgspec.Struct, frozen=True, tag="counts"):
@@ -48,6 +52,8 @@ class SocketCounts(msgspec.Struct, frozen=True):
     free: int = 0
     active: int = 0
     pending: int = 0
+    tls_handshakes: int = 0
+    tls_resumed: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

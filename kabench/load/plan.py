@@ -10,6 +10,7 @@ from typing import Any
 
 from kabench.agent import AgentOptions
 from kabench.agent.aio.request import parse_url, prepare
+from kabench.agent.tls import TlsOptions
 
 PUBLISHED_BODY = (
     b'{"id":1,"name":"agentkeepalive","published":"2020 trans/sec",'
@@ -30,8 +31,9 @@ class LoadPlan:
     """Load in the closed model: `concurrency` users who send, wait for the answer and send again.
 
     The default is agentkeepalive's published benchmark. `url` None: kabench's own echo server, which answers after
-    `delay_s`. At most one stop rule is given: `requests` for each user, `total` over all, or `duration_s`; with none,
-    1000 requests for each user.
+    `delay_s`, over https if `tls`. `cacert` is a file with the authorities an https URL's certificate is verified
+    against (the system's), `insecure` does without. At most one stop rule is given: `requests` for each user, `total`
+    over all, or `duration_s`; with none, 1000 requests for each user.
 
     Raises `PlanError` for what makes no sense.
     """
@@ -46,6 +48,9 @@ class LoadPlan:
     total: int | None = None
     duration_s: float | None = None
     delay_s: float = 0.005
+    tls: bool = False
+    cacert: str | None = None
+    insecure: bool = False
     workers: int = 1
 
     def __post_init__(self) -> None:
@@ -62,12 +67,24 @@ class LoadPlan:
             raise PlanError(f"duration: {self.duration_s:g} is not above 0")
         if not math.isfinite(self.delay_s) or self.delay_s < 0:
             raise PlanError(f"delay: {self.delay_s:g} is below 0")
+        if self.tls and self.url is not None:
+            raise PlanError("tls: kabench's own server speaks it when asked; a URL says by itself, with https://")
+        if self.cacert is not None and self.insecure:
+            raise PlanError("cacert and insecure: give only one of them")
         if self.workers != 1:
             raise PlanError(f"workers: {self.workers}; one worker is what there is")
         try:
             prepare(self.method, self.url or "http://127.0.0.1/", self.headers, self.data, keep_alive=True)
         except (TypeError, ValueError) as error:
             raise PlanError(str(error)) from None
+
+    def tls_options(self, ca_data: str | None = None) -> TlsOptions | None:
+        """How https sockets are secured; `ca_data` is the authority of kabench's own server. None: by default."""
+        if self.insecure:
+            return TlsOptions(verify=False)
+        if ca_data is None and self.cacert is None:
+            return None
+        return TlsOptions(ca_file=self.cacert, ca_data=ca_data)
 
     @property
     def expected_transactions(self) -> int | None:

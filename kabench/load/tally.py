@@ -127,6 +127,8 @@ def _sockets(counts: SocketCounts) -> Sockets:
         free=counts.free,
         active=counts.active,
         pending=counts.pending,
+        tls_handshakes=counts.tls_handshakes,
+        tls_resumed=counts.tls_resumed,
     )
 
 

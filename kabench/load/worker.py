@@ -36,7 +36,7 @@ class Worker:
     def __init__(self, task: Task) -> None:
         self._loop = asyncio.get_running_loop()
         self._plan = LoadPlan.from_message(task.plan)
-        self._agent = make_agent(task.agent, self._plan.agent_options)
+        self._agent = make_agent(task.agent, self._plan.agent_options, self._plan.tls_options(task.ca_data))
         self._recorder = Recorder()
         self._over = asyncio.Event()
         self._interrupted = False
@@ -146,6 +146,8 @@ class Worker:
             free=sum(status.free_sockets.values()),
             active=sum(status.sockets.values()),
             pending=sum(status.requests.values()),
+            tls_handshakes=self._agent.tls_handshake_count,
+            tls_resumed=self._agent.tls_resumed_count,
         )
 
     @staticmethod

@@ -71,6 +71,8 @@ def render_agent_run(run: AgentRun) -> RenderableType:
     if run.phases.total.mean is not None:
         parts += [Text(), _phases(run)]
     parts += [Text(), Text(_wrapped_at_commas(socket_line(run)), style="bold")]
+    if run.sockets.tls_handshakes:
+        parts.append(Text(f"TLS: {run.sockets.tls_handshakes} handshakes, {run.sockets.tls_resumed} of them resumed"))
     if run.client.cpu_us_per_transaction is not None:
         parts.append(Text(_client_line(run), style="dim"))
     if run.saturated:
@@ -122,7 +124,7 @@ def _comparable(runs: Sequence[AgentRun]) -> list[tuple[str, list[float | None],
 
 def _is_same_load(result: RunResult, published: RunResult) -> bool:
     ours, theirs = result.plan, published.plan
-    if result.id == published.id or ours.get("url") is not None:
+    if result.id == published.id or ours.get("url") is not None or ours.get("tls"):
         return False
     same_sockets = _agent_option(ours, "max_sockets") == _agent_option(theirs, "max_sockets")
     return same_sockets and all(ours.get(name) == theirs.get(name) for name in _SAME_LOAD)
@@ -149,11 +151,13 @@ def _beside(published: RunResult) -> RenderableType:
 
 def _headline(result: RunResult) -> str:
     plan = result.plan
-    where = plan.get("url") or f"kabench's own echo server, {_ms(plan.get('delay_s')) or 0:g} ms"
+    own = f"kabench's own echo server{' over https' if plan.get('tls') else ''}, {_ms(plan.get('delay_s')) or 0:g} ms"
+    where = plan.get("url") or own
+    unverified = "; certificates are not verified" if plan.get("insecure") else ""
     sockets = _agent_option(plan, "max_sockets")
     return printable(
         f"{result.name}: {plan.get('method', '?')} {where}\n"
-        f"{plan.get('concurrency', '?')} users, {'unlimited' if sockets is None else sockets} sockets, {_until(plan)}"
+        f"{plan.get('concurrency', '?')} users, {'unlimited' if sockets is None else sockets} sockets, {_until(plan)}{unverified}"
         f"  ({result.started_at}, kabench {result.kabench_version})"
     )
 
@@ -246,6 +250,7 @@ _ADVICE = {
     "local_ports_exhausted": "This machine ran out of local ports: closed sockets rest for a minute, and a plain agent"
     " needs\na new one for each request. Use keepalive, send fewer requests, or widen\nnet.ipv4.ip_local_port_range.",
     "too_many_open_files": "Too many open files: raise the limit (ulimit -n), or use fewer sockets.",
+    "certificate_rejected": "The server's certificate was not accepted: name its authority with --cacert FILE.",
     "stale_socket": "The server closes idle sockets earlier than the agent does: lower --free-socket-timeout.",
 }
 

@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from kabench.server.answers import Answer, AnswerBook, RequestReader, with_requests_left
+from kabench.server.certificate import server_context
 from kabench.server.counts import ServerCounts
 from kabench.server.delay import DelayQueue
 
@@ -39,21 +40,28 @@ class EchoServer:
         self._listeners: list[asyncio.Server] = []
         self._sweep_timer: asyncio.TimerHandle | None = None
         self.port = 0
+        self.ca_data: str | None = None
 
     @property
     def url(self) -> str:
         """Where it listens."""
         host = self.options.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+        return f"{'https' if self.options.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     async def start(self) -> None:
-        """Accept connections. Raises `OSError` if it cannot listen."""
+        """Accept connections. Raises `OSError` if it cannot listen and `CertificateError` if it has no certificate.
+
+        `ca_data` is the certificate (PEM) of the throw-away authority then, where there is one.
+        """
+        context = None
+        if self.options.tls:
+            context, self.ca_data = server_context(self.options)
         self.port = self.options.port
         found = await self._loop.getaddrinfo(self.options.host, self.port, type=socket.SOCK_STREAM)
         try:
             for host in dict.fromkeys(str(address[0]) for *_, address in found):
                 listener = await self._loop.create_server(
-                    lambda: EchoConnection(self), host, self.port, backlog=_BACKLOG
+                    lambda: EchoConnection(self), host, self.port, backlog=_BACKLOG, ssl=context
                 )
                 self._listeners.append(listener)
                 self.port = listener.sockets[0].getsockname()[1]  # a name's other addresses get the same one
@@ -151,7 +159,7 @@ class EchoConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client has finished sending; it still gets the answers it waits for."""
         self._half_closed = True
-        return bool(self.waiting)
+        return bool(self.waiting) and not self._server.options.tls  # TLS has no half-closed sockets
 
     def data_received(self, data: bytes) -> None:
         """Read requests; set the delay of the first answer going."""

@@ -39,6 +39,7 @@ class EmbeddedServer:
             raise ServerError(f"cannot listen on {options.host}:{options.port}: {heard.get('why')}")
         self.url: str = heard["url"]
         self.port: int = heard["port"]
+        self.ca_data: str | None = heard["ca_data"]
 
     def _command(self) -> list[str]:
         return [sys.executable, "-m", "kabench.server"]

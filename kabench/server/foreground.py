@@ -6,6 +6,7 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING
 
+from kabench.server.certificate import CertificateError
 from kabench.server.echo import EchoServer, listen_error
 from kabench.server.embedded import ServerError
 from kabench.server.loop import run
@@ -17,24 +18,26 @@ if TYPE_CHECKING:
     from kabench.server.options import ServerOptions
 
 
-def serve_until_signal(options: ServerOptions, listening: Callable[[str], None]) -> ServerCounts:
-    """Serve until SIGINT or SIGTERM; `listening` is told the URL once sockets are accepted. What was counted.
+def serve_until_signal(options: ServerOptions, listening: Callable[[EchoServer], None]) -> ServerCounts:
+    """Serve until SIGINT or SIGTERM; `listening` is told once sockets are accepted. What was counted.
 
     Raises `ServerError` if it cannot listen.
     """
     return run(_serve(options, listening))
 
 
-async def _serve(options: ServerOptions, listening: Callable[[str], None]) -> ServerCounts:
+async def _serve(options: ServerOptions, listening: Callable[[EchoServer], None]) -> ServerCounts:
     server = EchoServer(options)
     try:
         await server.start()
+    except CertificateError as error:
+        raise ServerError(str(error)) from None
     except (OSError, UnicodeError) as error:
         raise ServerError(f"cannot listen on {options.host}:{options.port}: {listen_error(error)}") from None
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    listening(server.url)
+    listening(server)
     await stop.wait()
     await server.stop()
     return server.snapshot()

@@ -12,7 +12,8 @@ class ServerOptions:
 
     `delay_s` is waited before each answer whose path names no delay of its own. `keep_alive_hint` is sent as
     `Keep-Alive: timeout=N`. A socket that is idle for `idle_timeout_s` is closed (None: never), one that has carried
-    `max_requests_per_socket` is closed with the last answer. Port 0 takes any free one.
+    `max_requests_per_socket` is closed with the last answer. Port 0 takes any free one. `tls`: it speaks https, with
+    the certificate and key in `cert_file` and `key_file` (PEM), or a throw-away one of its own making.
 
     Raises `ValueError` for a value out of range.
     """
@@ -24,6 +25,9 @@ class ServerOptions:
     keep_alive_hint: int | None = None
     idle_timeout_s: float | None = None
     max_requests_per_socket: int | None = None
+    tls: bool = False
+    cert_file: str | None = None
+    key_file: str | None = None
 
     def __post_init__(self) -> None:
         if not self.host:
@@ -38,3 +42,7 @@ class ServerOptions:
             raise ValueError(f"idle timeout {self.idle_timeout_s} is not above 0")
         if self.max_requests_per_socket is not None and self.max_requests_per_socket < 1:
             raise ValueError(f"maximum requests per socket {self.max_requests_per_socket} is below 1")
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("a key goes with a certificate; give both")
+        if self.cert_file is not None and not self.tls:
+            raise ValueError("a certificate is for a server that speaks TLS; ask for that too")

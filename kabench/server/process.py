@@ -28,10 +28,10 @@ async def _serve(options: ServerOptions, reader: asyncio.StreamReader) -> None:
     server = EchoServer(options)
     try:
         await server.start()
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:  # a name that is none, a certificate that cannot be used
         say(sys.stdout, "failed", why=listen_error(error))
         return
-    say(sys.stdout, "listening", url=server.url, port=server.port)
+    say(sys.stdout, "listening", url=server.url, port=server.port, ca_data=server.ca_data)
     try:
         while line := await reader.readline():
             if line.strip() == b"counts":

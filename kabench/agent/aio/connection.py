@@ -123,6 +123,8 @@ class Connection(asyncio.Protocol):
 
     def _set_socket_options(self, options: AgentOptions) -> None:
         """Set what is not the event loop's default, which is TCP_NODELAY and no probes."""
+        if options.no_delay and not options.keep_alive:
+            return
         raw: socket.socket = self.transport.get_extra_info("socket")
         if not options.no_delay:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from time import perf_counter
+from time import perf_counter, time
 from typing import TYPE_CHECKING, cast
 
 from kabench.agent.aio.connection import Connection
@@ -16,12 +16,12 @@ from kabench.agent.errors import TlsError
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from kabench.agent.aio.connection import Owner
     from kabench.agent.aio.exchange import Exchange
     from kabench.agent.aio.request import Origin
     from kabench.agent.book import BookedSocket
-    from kabench.agent.reader import ResponseHead
 
 _READ_BYTES = 262_144
 _CUT_OFF = "closed without a close_notify"
@@ -31,6 +31,8 @@ class TlsConnection(Connection):
     """A connection over TLS. It is connected, for its agent, when the handshake is done."""
 
     __slots__ = (
+        "_decrypt",
+        "_encrypt",
         "_failure",
         "_has_kept_session",
         "_incoming",
@@ -38,10 +40,16 @@ class TlsConnection(Connection):
         "_is_secured",
         "_origin",
         "_outgoing",
+        "_take_out",
         "_tls",
+        "_write_out",
     )
 
     _tls: ssl.SSLObject
+    _encrypt: Callable[[bytes | memoryview], int]
+    _decrypt: Callable[[int], bytes]
+    _take_out: Callable[[], bytes]
+    _write_out: Callable[[bytes | memoryview], None]
 
     def __init__(self, owner: Owner, booked: BookedSocket[Connection, Exchange], origin: Origin) -> None:
         super().__init__(owner, booked)
@@ -56,6 +64,7 @@ class TlsConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""
         self.transport = cast("asyncio.Transport", transport)
+        self._write = self.transport.write
         owner = self._owner
         if not owner.connecting(self.booked, self):
             transport.abort()  # type: ignore[attr-defined]  # it is a Transport, as above
@@ -80,11 +89,12 @@ class TlsConnection(Connection):
             self._flush()  # the alert that says why
             self._fail_connect(error)
             return False
-        self._flush()
         self._is_secured = True
-        self._write = self._write_secured
+        self._write_out, self._write = self._write, self._write_secured
+        self._encrypt, self._decrypt, self._take_out = self._tls.write, self._tls.read, self._outgoing.read
         self._owner.tls_sessions.shook_hands(resumed=bool(self._tls.session_reused))
-        self._begin()
+        self._begin()  # the request leaves with the last of the handshake
+        self._flush()
         return True
 
     def _fail_connect(self, error: Exception) -> None:
@@ -102,18 +112,18 @@ class TlsConnection(Connection):
             self.transport.write(self._outgoing.read())
 
     def _write_secured(self, data: bytes | memoryview) -> None:
-        write = self._tls.write
+        encrypt = self._encrypt
         try:
-            sent = write(data)
+            sent = encrypt(data)
             if sent < len(data):  # OpenSSL takes a record of at most 16 KiB at a time
                 rest = memoryview(data)[sent:]
                 while rest:
-                    rest = rest[write(rest) :]
+                    rest = rest[encrypt(rest) :]
         except ssl.SSLError as error:
             self._failure = error
             self.transport.abort()  # connection_lost tells who waits
             return
-        self.transport.write(self._outgoing.read())
+        self._write_out(self._take_out())
 
     def data_received(self, data: bytes) -> None:
         """Take bytes off the wire; pass on what they hold."""
@@ -121,25 +131,42 @@ class TlsConnection(Connection):
         incoming.write(data)
         if not self._is_secured and not (self._failure is None and self._shake_hands()):
             return
-        read = self._tls.read
-        pieces = []
         try:
-            while piece := read(_READ_BYTES):
-                pieces.append(piece)
-                if not incoming.pending:
-                    break
-            else:
+            plain = self._decrypt(_READ_BYTES)
+            if incoming.pending and plain:
+                plain = self._decrypt_on(plain)
+            elif not plain:
                 self._is_ended = True
         except ssl.SSLWantReadError:
             self._flush()  # an answer to what was no application data, such as a new key
+            return
         except ssl.SSLError as error:
             self._failure = error
-        if pieces:
-            super().data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            plain = b""
+        if plain:
+            if not self._has_kept_session:
+                self._has_kept_session = self._owner.tls_sessions.keep(self.booked.origin, self._tls, time())
+            Connection.data_received(self, plain)
         if self._is_ended:
             self._lost(None, perf_counter())
         elif self._failure is not None:
             self._lost(self._failure, perf_counter())
+
+    def _decrypt_on(self, plain: bytes) -> bytes:
+        """What is behind the first record, with it: all whole records that have come."""
+        pieces = [plain]
+        try:
+            while self._incoming.pending:
+                piece = self._decrypt(_READ_BYTES)
+                if not piece:
+                    self._is_ended = True
+                    break
+                pieces.append(piece)
+        except ssl.SSLWantReadError:
+            self._flush()
+        except ssl.SSLError as error:
+            self._failure = error
+        return b"".join(pieces)
 
     def eof_received(self) -> bool:
         """The other side has finished sending. A body that ends so, without a close_notify, may have been cut off."""
@@ -160,11 +187,6 @@ class TlsConnection(Connection):
     def _fail_handshake(self) -> None:
         if self._failure is None:
             self._fail_connect(TlsError(f"{self.booked.origin}: the server closed the socket in the TLS handshake"))
-
-    def _finish(self, exchange: Exchange, head: ResponseHead, body: bytes, reusable: bool, now: float) -> None:
-        if not self._has_kept_session:
-            self._has_kept_session = self._owner.tls_sessions.keep(self.booked.origin, self._tls)
-        super()._finish(exchange, head, body, reusable, now)
 
     def _end_transport(self) -> None:
         """Say goodbye (RFC 8446 section 6.1) where nothing is in the way."""

@@ -38,13 +38,14 @@ class Upload:
             self._read = self._measure(cast("IO[bytes]", body))
         elif isinstance(body, AsyncIterable):
             self._read = lambda: aiter(body)
-        elif isinstance(body, Iterable) and not isinstance(body, str | Mapping):
-            self._read = lambda: _each(body)
-        else:
+        elif isinstance(body, str | Mapping) or not isinstance(body, Iterable):
             raise TypeError(f"a body is bytes, a file or an (async) iterable of bytes, not {type(body).__name__}")
+        else:
+            self._read = lambda: _each(body)
 
     def _measure(self, file: IO[bytes]) -> Callable[[], AsyncIterator[bytes]]:
-        if not hasattr(file, "seekable") or inspect.iscoroutinefunction(file.seekable) or not file.seekable():
+        is_seekable = getattr(file, "seekable", bool)  # bool() is False
+        if inspect.iscoroutinefunction(is_seekable) or not is_seekable():
             return lambda: _each_read(file)
         start = file.tell()
         self.length = file.seek(0, io.SEEK_END) - start

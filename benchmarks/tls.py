@@ -1,0 +1,93 @@
+"""What TLS costs the asyncio agent, and what resuming sessions saves: kabench against one nginx worker, 0 ms.
+
+The first table is keep-alive over http and https; the second a new socket for every request, with sessions resumed and
+without, for RSA-2048 and ECDSA P-256 certificates with an intermediate authority, as public ones have. TLS 1.3 unless
+the row says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import tempfile
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import trustme
+from peers import PINNED, Figures, PeerFailedError, in_rounds, nginx, pin_client, table
+from rich.console import Console
+
+from kabench.agent import AgentOptions
+from kabench.load import LoadPlan
+from kabench.load import run as run_load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SOCKETS = 50
+USERS = 60
+
+
+def measure(url: str, cacert: str | None, seconds: float, agent: str, sessions: int) -> Figures:
+    pin_client()
+    options = AgentOptions(max_sockets=SOCKETS, free_socket_timeout=30, max_cached_sessions=sessions)
+    plan = LoadPlan(
+        url=url, method="GET", data=b"", agent_options=options, concurrency=USERS, duration_s=seconds, cacert=cacert
+    )
+    (run,) = run_load(plan, [agent]).runs
+    if run.failed_transactions or run.client.cpu_us_per_transaction is None:
+        raise PeerFailedError(json.dumps(run.errors))
+    resumed, handshakes = run.sockets.tls_resumed, run.sockets.tls_handshakes
+    if agent == "plain" and cacert is not None and (resumed > 0) != (sessions > 0):
+        raise PeerFailedError(f"{resumed} of {handshakes} handshakes resumed")
+    return Figures(run.transaction_rate, run.client.cpu_us_per_transaction)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3)
+    given = parser.parse_args()
+    PINNED.set()
+    console = Console(width=100)
+    with ExitStack() as running:
+
+        def https(key_type: trustme.KeyType, versions: str = "TLSv1.2 TLSv1.3") -> tuple[str, str]:
+            authority = trustme.CA(key_type=key_type)
+            issuer = authority.create_child_ca(key_type=key_type)
+            certificate = issuer.issue_cert("127.0.0.1", key_type=key_type)
+            url = running.enter_context(nginx(certificate, versions))
+            file = running.enter_context(tempfile.NamedTemporaryFile(suffix=".pem"))
+            authority.cert_pem.write_to_path(file.name)
+            return url, file.name
+
+        rsa, ecdsa = https(trustme.KeyType.RSA), https(trustme.KeyType.ECDSA)
+        rsa_12, ecdsa_12 = https(trustme.KeyType.RSA, "TLSv1.2"), https(trustme.KeyType.ECDSA, "TLSv1.2")
+        http = running.enter_context(nginx()), None
+
+        def job(where: tuple[str, str | None], agent: str, sessions: int = 100) -> Callable[[], Figures]:
+            return functools.partial(measure, *where, given.seconds, agent, sessions)
+
+        kept = {"http": job(http, "keepalive"), "https": job(rsa, "keepalive")}
+        plain = {
+            "RSA, no session": job(rsa, "plain", 0),
+            "RSA, resumed": job(rsa, "plain"),
+            "ECDSA, no session": job(ecdsa, "plain", 0),
+            "ECDSA, resumed": job(ecdsa, "plain"),
+            "TLS 1.2, RSA, no session": job(rsa_12, "plain", 0),
+            "TLS 1.2, RSA, resumed": job(rsa_12, "plain"),
+            "TLS 1.2, ECDSA, no session": job(ecdsa_12, "plain", 0),
+            "TLS 1.2, ECDSA, resumed": job(ecdsa_12, "plain"),
+        }
+        tables = [
+            table("keep-alive, 50 sockets, 60 users", "http", in_rounds(kept, given.rounds, console)),
+            table("a socket a request (plain)", "RSA, no session", in_rounds(plain, given.rounds, console)),
+        ]
+    for made in tables:
+        console.print()
+        console.print(made)
+
+
+if __name__ == "__main__":
+    main()
