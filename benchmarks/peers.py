@@ -278,7 +278,8 @@ def nginx(certificate: trustme.LeafCert | None = None, versions: str = "TLSv1.2 
         if certificate is not None:
             (Path(folder) / "chain.pem").write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
             (Path(folder) / "key.pem").write_bytes(certificate.private_key_pem.bytes())
-            tls = f" ssl; ssl_certificate {folder}/chain.pem; ssl_certificate_key {folder}/key.pem; ssl_protocols {versions}"
+            files = f"ssl_certificate {folder}/chain.pem; ssl_certificate_key {folder}/key.pem"
+            tls = f" ssl; {files}; ssl_protocols {versions}"
         config.write_text(NGINX.format(folder=folder, port=port, tls=tls))
         process = subprocess.Popen(
             [program("nginx"), "-e", f"{folder}/error.log", "-c", str(config)],

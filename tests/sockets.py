@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import socket
 import struct
+import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import uvloop
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    import ssl
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from types import TracebackType
 
 T = TypeVar("T")
@@ -84,9 +87,15 @@ class Peer:
 class ScriptedServer:
     """Runs `handler` for each accepted socket; when it returns, the socket is closed."""
 
-    def __init__(self, handler: Callable[[Peer], Awaitable[None]], host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        handler: Callable[[Peer], Awaitable[None]],
+        host: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._handler = handler
         self._host = host
+        self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.peers: list[Peer] = []
@@ -96,7 +105,7 @@ class ScriptedServer:
 
     @property
     def url(self) -> str:
-        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self.port}/"
+        return f"http{'' if self._tls is None else 's'}://{f'[{self._host}]' if ':' in self._host else self._host}:{self.port}/"
 
     @property
     def origin(self) -> str:
@@ -127,7 +136,7 @@ class ScriptedServer:
             writer.close()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, self._host, 0, backlog=1024)
+        self._server = await asyncio.start_server(self._serve, self._host, 0, backlog=1024, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -157,3 +166,52 @@ def answering_after(delay_s: float, response: bytes = OK) -> Callable[[Peer], Aw
             await peer.send(response)
 
     return handler
+
+
+@contextlib.contextmanager
+def serving(handler: Callable[[Peer], Awaitable[None]], **options: Any) -> Iterator[ScriptedServer]:
+    """A scripted server in a thread of its own, for tests of the threaded agents."""
+    server = ScriptedServer(handler, **options)
+    ready, done = threading.Event(), threading.Event()
+
+    async def main() -> None:
+        async with server:
+            ready.set()
+            await asyncio.to_thread(done.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    ready.wait(PATIENCE_S)
+    try:
+        yield server
+    finally:
+        done.set()
+        thread.join()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds, in a test without an event loop."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up_at, "the condition never came to hold"
+        time.sleep(0.005)
+
+
+def in_threads(count: int, work: Callable[[int], T]) -> list[T | BaseException]:
+    """What `count` threads return or raise, which all begin at once."""
+    outcomes: list[T | BaseException] = [RuntimeError("did not end")] * count
+    barrier = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        barrier.wait()
+        try:
+            outcomes[number] = work(number)
+        except BaseException as error:  # it is the outcome
+            outcomes[number] = error
+
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(3 * PATIENCE_S)
+    return outcomes

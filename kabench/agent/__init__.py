@@ -7,41 +7,87 @@ async with AsyncKeepAliveAgent(max_sockets=50) as agent:
     print(response.status, response.json(), agent.get_current_status())
 """
 
-from kabench.agent.aio import AsyncKeepAliveAgent, AsyncPlainAgent, PreparedRequest, Response
+from typing import TYPE_CHECKING
+
+from kabench.agent.aio import AsyncKeepAliveAgent, AsyncPlainAgent, PreparedRequest, Response, StreamedResponse
+from kabench.agent.book import CloseReason
 from kabench.agent.errors import (
     AgentClosedError,
     AgentError,
+    CertificateError,
     ConnectError,
     ConnectTimeoutError,
     IncompleteResponseError,
     LocalPortsExhaustedError,
+    NotJsonError,
     QueueTimeoutError,
     ResponseParseError,
+    ResponseTooLargeError,
     SocketClosedError,
     SocketTimeoutError,
     StaleSocketError,
+    StreamConsumedError,
+    TlsError,
     TooManyOpenFilesError,
+    WrongLoopError,
+    reused_socket,
 )
+from kabench.agent.events import AgentEvent, EventKind
 from kabench.agent.options import AgentOptions
 from kabench.agent.status import AgentStatus
+from kabench.agent.tls import InsecureTlsWarning, TlsOptions
+
+if TYPE_CHECKING:
+    from kabench.agent.sync import KeepAliveAgent, KeepAliveProxyAgent, PlainAgent
+
+_LAZY = {
+    "KeepAliveAgent": "kabench.agent.sync",
+    "KeepAliveProxyAgent": "kabench.agent.sync",
+    "PlainAgent": "kabench.agent.sync",
+}
+"""What needs urllib3 or an optional package, and is imported when it is asked for."""
 
 __all__ = [
     "AgentClosedError",
     "AgentError",
+    "AgentEvent",
     "AgentOptions",
     "AgentStatus",
     "AsyncKeepAliveAgent",
     "AsyncPlainAgent",
+    "CertificateError",
+    "CloseReason",
     "ConnectError",
     "ConnectTimeoutError",
+    "EventKind",
     "IncompleteResponseError",
+    "InsecureTlsWarning",
+    "KeepAliveAgent",
+    "KeepAliveProxyAgent",
     "LocalPortsExhaustedError",
+    "NotJsonError",
+    "PlainAgent",
     "PreparedRequest",
     "QueueTimeoutError",
     "Response",
     "ResponseParseError",
+    "ResponseTooLargeError",
     "SocketClosedError",
     "SocketTimeoutError",
     "StaleSocketError",
+    "StreamConsumedError",
+    "StreamedResponse",
+    "TlsError",
+    "TlsOptions",
     "TooManyOpenFilesError",
+    "WrongLoopError",
+    "reused_socket",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -95,6 +95,8 @@ class HeadCache:
 class ResponseReader:
     """Reads the responses of one socket, one after the other; `begin` before each, `feed` until it says True.
 
+    It adds the heads it reads to `cache`, where there is one.
+
     Then `head` and `body()` are the response, and `overrun` says whether bytes came behind its end. Who wants the body
     as it comes takes its pieces with `body()` before: what has been taken is not in the next one. `body_bytes` counts
     all of it.
@@ -117,7 +119,7 @@ class ResponseReader:
         "started",
     )
 
-    def __init__(self, cache: HeadCache) -> None:
+    def __init__(self, cache: HeadCache | None = None) -> None:
         self._cache = cache
         self._body: list[bytes] = []
         self._headers: list[tuple[bytes, bytes]] = []
@@ -139,6 +141,18 @@ class ResponseReader:
         self.started = self.complete = self.overrun = False
         self.head = None
         self.body_bytes = self._bytes_without_body = 0
+
+    def feed_known(self, data: bytes) -> bool:
+        """Take a response that came in one piece and has a known head; False: `feed` it. Needs a cache."""
+        cache = self._cache
+        if self.started or self._is_head_request or cache is None or not cache.find(data):
+            return False
+        self.started = self.complete = True
+        self.head = cache.last_head
+        body = data[len(cache.last_raw) :]
+        self._body = [body]
+        self.body_bytes = len(body)
+        return True
 
     def release(self) -> None:
         """Drop the parser, which refers back to this reader, so that no garbage collection is needed."""
@@ -164,24 +178,29 @@ class ResponseReader:
             self._bytes_without_body = 0 if self.body_bytes > body_bytes else self._bytes_without_body + len(data)
             if self._bytes_without_body > _MAX_BYTES_WITHOUT_BODY:
                 raise ResponseParseError(f"{self._bytes_without_body} bytes of a response, and no byte of a body")
-        if self.complete and begins and not self.overrun:
-            self._learn(data)
+        if self._cache is not None and self.complete and begins and not self.overrun:
+            self._learn(self._cache, data)
         return self.complete
 
-    def _learn(self, data: bytes) -> None:
+    def _learn(self, cache: HeadCache, data: bytes) -> None:
         """Remember the head of a response that came in one piece, with nothing before or behind it."""
         head = self.head
         if head is None or head.body_length < 0 or self._is_head_request:
             return
         end = len(data) - head.body_length
         if data.find(_HEAD_END) + len(_HEAD_END) == end:
-            self._cache.learn(data[:end], head)
+            cache.learn(data[:end], head)
 
     def eof(self) -> bool:
         """The other side has finished: True if that is what ends the response."""
         if self.head is not None and not self.complete and self.head.body_length < 0 and not self.head.keep_alive:
             self.complete = not any(name.lower() == b"transfer-encoding" for name, _ in self.head.raw_headers)
         return self.complete
+
+    def pieces(self) -> list[bytes]:
+        """The same as `body`, as it came: a chunk is a piece, unless it was cut on its way."""
+        pieces, self._body = self._body, []
+        return pieces
 
     def body(self) -> bytes:
         """What has come of the body since the last call, decoded of its transfer coding."""

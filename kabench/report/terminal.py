@@ -154,10 +154,11 @@ def _headline(result: RunResult) -> str:
     own = f"kabench's own echo server{' over https' if plan.get('tls') else ''}, {_ms(plan.get('delay_s')) or 0:g} ms"
     where = plan.get("url") or own
     unverified = "; certificates are not verified" if plan.get("insecure") else ""
+    users = f"{plan.get('concurrency', '?')} users"
     sockets = _agent_option(plan, "max_sockets")
     return printable(
         f"{result.name}: {plan.get('method', '?')} {where}\n"
-        f"{plan.get('concurrency', '?')} users, {'unlimited' if sockets is None else sockets} sockets, {_until(plan)}{unverified}"
+        f"{users}, {'unlimited' if sockets is None else sockets} sockets, {_until(plan)}{unverified}"
         f"  ({result.started_at}, kabench {result.kabench_version})"
     )
 

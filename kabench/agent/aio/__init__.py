@@ -3,7 +3,7 @@
 from kabench.agent.aio.agent import AsyncAgent, AsyncKeepAliveAgent, AsyncPlainAgent
 from kabench.agent.aio.exchange import Exchange
 from kabench.agent.aio.request import Headers, Origin, PreparedRequest
-from kabench.agent.aio.response import Response
+from kabench.agent.aio.response import Response, StreamedResponse
 from kabench.agent.reader import ResponseHead
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "PreparedRequest",
     "Response",
     "ResponseHead",
+    "StreamedResponse",
 ]

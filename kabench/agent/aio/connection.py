@@ -18,6 +18,7 @@ from kabench.agent.errors import (
     SocketClosedError,
     StaleSocketError,
 )
+from kabench.agent.probes import probe_options
 from kabench.agent.reader import HeadCache, ResponseReader
 
 if TYPE_CHECKING:
@@ -33,11 +34,7 @@ if TYPE_CHECKING:
     from kabench.agent.tls import SessionCache, TlsContexts
 
 _NOT_WHOLE = "the server closed the socket in the middle of its response"
-_LONGEST_KEEP_IDLE_S = 32_767
-"""What Linux takes (tcp(7), MAX_TCP_KEEPIDLE); it counts in whole seconds."""
-
 _WRITTEN_AT_ONCE_BYTES = 65_536
-_KEEP_IDLE = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 
 
 class Owner(Protocol):
@@ -129,10 +126,8 @@ class Connection(asyncio.Protocol):
         if not options.no_delay:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
         if options.keep_alive:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if _KEEP_IDLE is not None:
-                delay_s = min(max(1, round(options.keep_alive_delay)), _LONGEST_KEEP_IDLE_S)
-                raw.setsockopt(socket.IPPROTO_TCP, _KEEP_IDLE, delay_s)
+            for option in probe_options(options.keep_alive_delay):
+                raw.setsockopt(*option)
 
     def send(self, exchange: Exchange, now: float) -> None:
         """Write a request; the book has given it this socket."""

@@ -1,0 +1,106 @@
+"""The urllib3 agent against a stock `urllib3.PoolManager(maxsize=50, block=True)`: one thread, and 60.
+
+Both send the same GETs from one process to kabench's echo server with no delay, in turn, round after round; ratios are
+within a round. `--tls` does it over https.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import threading
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import urllib3
+from peers import PINNED, pin_client, pin_server
+from rich.console import Console
+from rich.table import Table
+
+from kabench.agent import KeepAliveAgent
+from kabench.server import EmbeddedServer, ServerOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+SOCKETS = 50
+THREADS = 60
+
+
+def one_thread(manager: urllib3.PoolManager, url: str, requests: int) -> float:
+    """Requests a second of one thread."""
+    manager.request("GET", url)
+    begun_at = perf_counter()
+    for _ in range(requests):
+        manager.request("GET", url)
+    return requests / (perf_counter() - begun_at)
+
+
+def many_threads(manager: urllib3.PoolManager, url: str, requests: int) -> float:
+    """Requests a second of 60 threads together."""
+
+    def user() -> None:
+        for _ in range(requests // THREADS):
+            manager.request("GET", url)
+
+    threads = [threading.Thread(target=user) for _ in range(THREADS)]
+    begun_at = perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return requests // THREADS * THREADS / (perf_counter() - begun_at)
+
+
+def compare(
+    title: str,
+    load: Callable[[urllib3.PoolManager, str, int], float],
+    managers: Mapping[str, urllib3.PoolManager],
+    url: str,
+    given: argparse.Namespace,
+) -> Table:
+    rates: dict[str, list[float]] = {name: [] for name in managers}
+    for number in range(given.rounds):
+        names = sorted(managers, reverse=bool(number % 2))
+        for name in names:
+            rates[name].append(load(managers[name], url, given.requests))
+    ours, stock = rates["KeepAliveAgent"], rates["PoolManager"]
+    ratio = statistics.median(mine / theirs for mine, theirs in zip(ours, stock, strict=True))
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in ("", "requests/s", "min", "max", "us a request", "it / PoolManager"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, seen in rates.items():
+        rate = statistics.median(seen)
+        shown = f"{ratio:.2f}" if name == "KeepAliveAgent" else "1.00"
+        table.add_row(name, f"{rate:.0f}", f"{min(seen):.0f}", f"{max(seen):.0f}", f"{1e6 / rate:.0f}", shown)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--requests", type=int, default=3000, help="a round")
+    parser.add_argument("--tls", action="store_true")
+    given = parser.parse_args()
+    PINNED.set()
+    console = Console(width=100)
+    with EmbeddedServer(ServerOptions(delay_s=0, tls=given.tls)) as server, tempfile.TemporaryDirectory() as folder:
+        pin_server(server.process.pid)
+        pin_client()
+        ca_file = None
+        if server.ca_data is not None:
+            Path(folder, "ca.pem").write_text(server.ca_data)
+            ca_file = f"{folder}/ca.pem"
+        managers: dict[str, urllib3.PoolManager] = {
+            "PoolManager": urllib3.PoolManager(maxsize=SOCKETS, block=True, ca_certs=ca_file),
+            "KeepAliveAgent": KeepAliveAgent(max_sockets=SOCKETS, ca_certs=ca_file),
+        }
+        for title, load in (("one thread", one_thread), (f"{THREADS} threads, {SOCKETS} sockets", many_threads)):
+            console.print(compare(title, load, managers, server.url, given))
+            console.print()
+
+
+if __name__ == "__main__":
+    main()

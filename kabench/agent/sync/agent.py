@@ -1,0 +1,246 @@
+"""`KeepAliveAgent`, `PlainAgent`, `KeepAliveProxyAgent`: urllib3 pool managers whose sockets a keeper keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING, Any, Self
+
+from urllib3 import PoolManager, ProxyManager, Timeout
+from urllib3._collections import RecentlyUsedContainer
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import LocationParseError
+from urllib3.util.ssl_ import resolve_cert_reqs
+
+from kabench.agent.options import AgentOptions
+from kabench.agent.probes import probe_options
+from kabench.agent.sync.keeper import SocketKeeper
+from kabench.agent.sync.pool import AgentPool, AgentTlsPool
+from kabench.agent.tls import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from urllib3.connectionpool import HTTPConnectionPool
+    from urllib3.response import BaseHTTPResponse
+
+    from kabench.agent.events import EventListener
+    from kabench.agent.status import AgentStatus
+
+_OPTION_NAMES = frozenset(option.name for option in dataclasses.fields(AgentOptions))
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SET_A_SOCKET_APART = (
+    "cert_reqs",
+    "ca_certs",
+    "ca_cert_dir",
+    "ca_cert_data",
+    "cert_file",
+    "key_file",
+    "key_password",
+    "ssl_version",
+    "ssl_minimum_version",
+    "ssl_maximum_version",
+    "ssl_context",
+    "assert_hostname",
+    "assert_fingerprint",
+    "server_hostname",
+    "source_address",
+    "socket_options",
+)
+"""urllib3's options that a socket is made by: sockets that differ in one are not exchanged."""
+
+
+class _Managed:
+    """What the threaded agents have in common, whatever kind of urllib3 manager they are."""
+
+    keeper: SocketKeeper
+    options: AgentOptions
+    connection_pool_kw: dict[str, Any]  # urllib3's
+    pools: RecentlyUsedContainer[Any, HTTPConnectionPool]  # its keys are urllib3's
+
+    def _manage(self, num_pools: int, on_event: EventListener | None) -> None:
+        """Take over the pools, once urllib3's manager is set up."""
+        self.keeper = SocketKeeper(self.options, on_event)
+        self.pools = RecentlyUsedContainer(num_pools, dispose_func=lambda pool: pool.close())
+        self.pool_classes_by_scheme = {"http": AgentPool, "https": AgentTlsPool}
+        self._made_by_default = _made_by(self.connection_pool_kw)
+
+    def _new_pool(
+        self,
+        scheme: str,
+        host: str,
+        port: int,
+        request_context: dict[str, Any] | None = None,  # urllib3's
+    ) -> HTTPConnectionPool:
+        made_by = self._made_by_default if request_context is None else _made_by(request_context)
+        pool: HTTPConnectionPool = super()._new_pool(scheme, host, port, request_context)  # type: ignore[misc]
+        bare = host.strip("[]").lower()
+        origin = f"{scheme}://{f'[{bare}]' if ':' in bare else bare}:{port}"
+        if made_by != self._made_by_default:
+            origin += f"#{digest_of([f'{name}={value}' for name, value in sorted(made_by.items())])}"
+        if isinstance(pool, AgentPool):
+            pool.adopt(self.keeper, origin)
+        return pool
+
+    def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> BaseHTTPResponse:  # urllib3's
+        """As urllib3's. Raises `LocationParseError` for a URL with a control character, before anything is sent."""
+        if _CONTROL.search(url):
+            raise LocationParseError(f"{url!r} holds a control character")
+        response: BaseHTTPResponse = super().urlopen(method, url, redirect=redirect, **kw)  # type: ignore[misc]
+        return response
+
+    def get_current_status(self) -> AgentStatus:
+        """Counters, and sockets and pending requests by origin, as they are now."""
+        return self.keeper.status()
+
+    @property
+    def status_changed(self) -> bool:
+        """True once after any counter moved, then False until the next one does."""
+        return self.keeper.status_changed()
+
+    @property
+    def tls_handshake_count(self) -> int:
+        """TLS handshakes finished."""
+        return self.keeper.sessions.handshake_count
+
+    @property
+    def tls_resumed_count(self) -> int:
+        """TLS handshakes that resumed a session."""
+        return self.keeper.sessions.resumed_count
+
+    def add_event_listener(self, listener: EventListener) -> None:
+        """Have `listener` called with each `AgentEvent` from now on, as `on_event` is."""
+        self.keeper.add_event_listener(listener)
+
+    @property
+    def default_timeout(self) -> Timeout:
+        """urllib3's timeout where a request gives none: the agent's `connect_timeout` and `timeout`."""
+        timeout: Timeout = self.connection_pool_kw["timeout"]
+        return timeout
+
+    def close(self) -> None:
+        """Close all sockets, for good. Requests under way and pending ones fail; closing twice is fine."""
+        self.keeper.close()
+        self.pools.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class KeepAliveAgent(_Managed, PoolManager):  # type: ignore[misc]  # leaving `with` is final here
+    """A keep-alive agent that is a `urllib3.PoolManager`, and goes wherever one goes.
+
+    Takes the options of `AgentOptions` (by name, or as `options`) and urllib3's own side by side. Of urllib3's,
+    `maxsize` is the number of free sockets where `max_free_sockets` is not given, and `block=True` makes it the number
+    of sockets where `max_sockets` is not given; a `urllib3.Timeout` as `timeout` is for urllib3. `on_event` is called
+    with each `AgentEvent`, in the thread where it happens.
+
+    Responses have `reused_socket`. Errors are urllib3's, with this package's as their cause. `close()` and leaving
+    `with` are final; `clear()` closes the free sockets.
+
+    Raises `TypeError` and `ValueError` for options that are none.
+    """
+
+    def __init__(
+        self,
+        num_pools: int = 10,
+        headers: Mapping[str, str] | None = None,
+        *,
+        options: AgentOptions | None = None,
+        on_event: EventListener | None = None,
+        **given: Any,  # options of an agent, and urllib3's
+    ) -> None:
+        self.options, pool_options = _sorted_out(options, given, self._defaults)
+        PoolManager.__init__(self, num_pools, headers, **pool_options)
+        self._manage(num_pools, on_event)
+
+    _defaults: dict[str, Any] = {}  # noqa: RUF012  # options by name, never changed
+
+
+class PlainAgent(KeepAliveAgent):
+    """An agent that pools nothing: one request a socket, `Connection: close`.
+
+    With `hand_off=True` it is Node's normal agent with finite `max_sockets`: it sends `Connection: keep-alive`, a
+    socket goes straight to a pending request if there is one, and is closed if there is none.
+    """
+
+    _defaults = {"keep_alive": False}  # noqa: RUF012  # as above
+
+    def __init__(
+        self,
+        num_pools: int = 10,
+        headers: Mapping[str, str] | None = None,
+        *,
+        options: AgentOptions | None = None,
+        on_event: EventListener | None = None,
+        **given: Any,  # options of an agent, and urllib3's
+    ) -> None:
+        super().__init__(num_pools, headers, options=options, on_event=on_event, **given)
+        if self.options.keep_alive:
+            raise ValueError("keep_alive: True is not for a plain agent; use KeepAliveAgent")
+
+
+class KeepAliveProxyAgent(_Managed, ProxyManager):  # type: ignore[misc]  # as above
+    """A keep-alive agent behind a proxy: a `urllib3.ProxyManager`, with the same pools as `KeepAliveAgent`.
+
+    Sockets to the proxy are pooled under the proxy's origin, and tunnels under the one they lead to. Takes
+    `KeepAliveAgent`'s options and `ProxyManager`'s.
+    """
+
+    def __init__(
+        self,
+        proxy_url: str,
+        num_pools: int = 10,
+        headers: Mapping[str, str] | None = None,
+        *,
+        options: AgentOptions | None = None,
+        on_event: EventListener | None = None,
+        **given: Any,  # options of an agent, and urllib3's
+    ) -> None:
+        self.options, pool_options = _sorted_out(options, given, {})
+        ProxyManager.__init__(self, proxy_url, num_pools, headers, **pool_options)
+        self._manage(num_pools, on_event)
+
+
+def _sorted_out(
+    options: AgentOptions | None,
+    given: dict[str, Any],  # as the agents take them
+    defaults: dict[str, Any],  # options of an agent
+) -> tuple[AgentOptions, dict[str, Any]]:
+    """The agent's options, and what is left for urllib3."""
+    of_agent = {name: value for name, value in given.items() if name in _OPTION_NAMES}
+    of_urllib3 = {name: value for name, value in given.items() if name not in _OPTION_NAMES}
+    timeout = of_agent.get("timeout")
+    if isinstance(timeout, Timeout):
+        del of_agent["timeout"]
+    maxsize, block = of_urllib3.pop("maxsize", None), of_urllib3.pop("block", False)
+    if options is None:
+        if maxsize is not None:
+            of_agent.setdefault("max_free_sockets", maxsize)
+            if block:
+                of_agent.setdefault("max_sockets", maxsize)
+        options = AgentOptions(**{**defaults, **of_agent})
+    elif of_agent:
+        raise TypeError(f"options come as an AgentOptions or by name, not both ({', '.join(of_agent)})")
+    if not isinstance(timeout, Timeout):
+        timeout = Timeout(connect=options.effective_connect_timeout or None, read=options.timeout or None)
+    of_urllib3["timeout"] = timeout
+    if of_urllib3.get("socket_options") is None:
+        of_urllib3["socket_options"] = [
+            *(HTTPConnection.default_socket_options if options.no_delay else []),
+            *(probe_options(options.keep_alive_delay) if options.keep_alive else []),
+        ]
+    return options, of_urllib3
+
+
+def _made_by(context: Mapping[str, Any]) -> dict[str, str]:
+    """What sets a socket apart, as text; certificates are required unless something else is said."""
+    made_by = {name: str(context[name]) for name in _SET_A_SOCKET_APART if context.get(name) is not None}
+    made_by["cert_reqs"] = str(resolve_cert_reqs(context.get("cert_reqs")))
+    return made_by

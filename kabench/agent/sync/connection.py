@@ -1,0 +1,409 @@
+"""The connections of the threaded agents: urllib3's, told what the book decides, and read by our own reader.
+
+A connection is one socket in the book, from the moment it is to be opened. Whatever closes it (urllib3, an error, the
+garbage collector) tells the book, and only once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import socket
+import ssl
+from time import time
+from typing import TYPE_CHECKING, Any, cast
+
+from urllib3 import HTTPHeaderDict
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError as UrllibConnectTimeoutError
+from urllib3.exceptions import HTTPError
+from urllib3.util.wait import wait_for_read, wait_for_socket
+
+from kabench.agent.book import CloseReason, SocketState
+from kabench.agent.errors import (
+    AgentClosedError,
+    ConnectTimeoutError,
+    IncompleteResponseError,
+    ResponseParseError,
+    SocketClosedError,
+    SocketTimeoutError,
+    StaleSocketError,
+    connect_error,
+)
+from kabench.agent.reader import HeadCache, ResponseReader
+from kabench.agent.sync.response import AgentResponse, RawBody
+
+if TYPE_CHECKING:
+    import weakref
+    from collections.abc import Iterable, Mapping
+
+    from kabench.agent.reader import ResponseHead
+    from kabench.agent.sync.keeper import Book, Booked, SocketKeeper
+
+_READ_BYTES = 65_536
+_SENT_UNWATCHED_BYTES = 65_536
+"""What is sent before it is looked whether the server has already answered."""
+
+_HELD_BYTES = 16_384
+"""A body up to this size leaves together with its head."""
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+_SPLITS_A_LINE = re.compile(r"[\r\n\0]")
+_NOT_WHOLE = "the server closed the socket in the middle of its response"
+
+
+class EarlyResponseError(BrokenPipeError):
+    """The server has answered before the request was sent: send no more. urllib3 goes on to read the response."""
+
+
+class AgentConnection(HTTPConnection):
+    """A connection over http. `booked` is its socket in the book, None once it is closed.
+
+    `serial` changes with each request and on closing, so that a response knows whether the connection is still its own.
+    """
+
+    keeper_of: weakref.ref[SocketKeeper]
+    book: Book
+    booked: Booked | None = None
+    reader: ResponseReader
+    serial = 0
+    retried = False
+
+    def attach(self, keeper_of: weakref.ref[SocketKeeper], book: Book, booked: Booked) -> None:
+        """Become a socket of a book. Before anything else."""
+        self.keeper_of = keeper_of
+        self.book = book
+        self.booked = booked
+        self.reader = ResponseReader(HeadCache())
+        self._session_key: str | None = None
+        self._has_kept_session = False
+        self._close_reason = CloseReason.ABORTED
+        self._sent_bytes = 0
+        self._held: bytearray | None = None
+        self._is_sent = True
+        self._asks_to_close = False
+        self._head: ResponseHead | None = None
+
+    @property
+    def _keeper(self) -> SocketKeeper:
+        keeper = self.keeper_of()
+        if keeper is None:
+            raise AgentClosedError("the agent of this connection is gone")
+        return keeper
+
+    @property
+    def reused(self) -> bool:
+        """Whether the socket has carried a request before the present one."""
+        return self.booked is not None and self.booked.reused
+
+    # -- opening -------------------------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Open the socket and tell the book. What fails has our `ConnectError` as its cause."""
+        try:
+            super().connect()
+        except Exception as error:
+            self._close_reason = CloseReason.ERROR
+            if self.booked is not None:
+                self._explain(error, self.booked.origin)
+            raise
+        if self.booked is not None and self.booked.state is SocketState.CONNECTING:
+            self._keeper.opened(self.book, self.booked, self)
+
+    def _explain(self, error: Exception, origin: str) -> None:
+        if isinstance(error, HTTPError | OSError) and not isinstance(error.__cause__, AgentClosedError):
+            ours: Exception
+            if isinstance(error, UrllibConnectTimeoutError | TimeoutError):
+                limit = float(self.timeout) if isinstance(self.timeout, int | float) else 0.0
+                ours = ConnectTimeoutError(f"{origin}: not connected within {limit:g} s", limit)
+            else:
+                cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+                ours = connect_error(origin, self.host, cause)
+            ours.__cause__ = None if error.__cause__ is error else error.__cause__
+            error.__cause__ = ours
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    def request(  # type: ignore[override]  # as urllib3's
+        self,
+        method: str,
+        url: str,
+        body: Any = None,  # whatever urllib3 takes
+        headers: Mapping[str, str] | None = None,
+        **options: Any,  # urllib3's
+    ) -> None:
+        """Send a request. Raises `ValueError` for what may not go on the wire."""
+        keeper = self._keeper
+        headers = _checked(method, headers or {})
+        connection = [value for name, value in headers.items() if _lowered(name) == "connection"]
+        if not keeper.options.keep_alive:
+            if connection:
+                headers = {name: value for name, value in headers.items() if _lowered(name) != "connection"}
+            connection = ["keep-alive" if keeper.options.hand_off else "close"]
+            headers = HTTPHeaderDict(headers)
+            headers["Connection"] = connection[0]
+        self._asks_to_close = any("close" in _lowered(value) for value in connection)
+        self.serial += 1
+        self._sent_bytes = 0
+        self._is_sent = False
+        self._head = None
+        self.reader.begin(is_head_request=method.upper() == "HEAD")
+        holds = body is None or (isinstance(body, bytes | str) and len(body) <= _HELD_BYTES)
+        self._held = bytearray() if holds else None
+        super().request(method, url, body=body, headers=headers, **options)
+        held, self._held = self._held, None
+        if held:
+            super().send(bytes(held))
+        self._is_sent = True
+
+    def send(self, data: Any) -> None:  # whatever http.client takes
+        """Send bytes. Raises `EarlyResponseError` if the server answers before all is sent."""
+        if self._held is not None and isinstance(data, bytes):
+            self._held += data
+        elif self._sent_bytes <= _SENT_UNWATCHED_BYTES and len(data) <= _SENT_UNWATCHED_BYTES:
+            self._sent_bytes += len(data)
+            super().send(data)
+        else:
+            self._send_watching(memoryview(data))
+
+    def _send_watching(self, data: memoryview) -> None:
+        """Send bytes while listening for an answer: a server that has answered may never read the rest."""
+        if self.sock is None:
+            self.connect()
+        sock = self.sock
+        sock.settimeout(0)
+        try:
+            while data:
+                with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                    sent = sock.send(data[:_SENT_UNWATCHED_BYTES])
+                    self._sent_bytes += sent
+                    data = data[sent:]
+                if self._has_answered(sock):
+                    raise EarlyResponseError("the server has answered before the request was sent")
+                if data and not wait_for_socket(sock, read=True, write=True, timeout=self.timeout):
+                    raise self._timed_out()
+        finally:
+            sock.settimeout(self.timeout)
+
+    def _has_answered(self, sock: socket.socket) -> bool:
+        """Whether a final response has begun; an informational one (100 Continue) is no reason to stop."""
+        try:
+            data = sock.recv(_READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        if not data:
+            raise ConnectionResetError("the server closed the socket while the request was sent")
+        self.reader.feed(data)
+        return self.reader.head is not None
+
+    # -- receiving -----------------------------------------------------------------------------------------------------
+
+    def getresponse(self) -> AgentResponse:  # type: ignore[override]  # a kind of urllib3's
+        """The response to the request that was sent, its body read or to be read.
+
+        Raises `SocketTimeoutError`, `SocketClosedError` and its kinds, and `ResponseParseError`; the pool makes
+        urllib3's errors of them.
+        """
+        options, self._response_options = self._response_options, None
+        if options is None or self.sock is None:
+            raise http.client.ResponseNotReady
+        self.sock.settimeout(self.timeout)
+        keeper = self._keeper
+        reader = self.reader
+        while reader.head is None:
+            self.receive()
+        head = self._head = reader.head
+        self._keep_session()
+        headers = HTTPHeaderDict((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.raw_headers)
+        limit = keeper.options.max_response_bytes if options.preload_content else None
+        reused = self.reused
+        sock_shutdown = self.sock.shutdown
+        self._forget_http_client_state()
+        raw = RawBody(self, head, headers, options.request_method, limit)
+        response = AgentResponse(
+            body=cast("Any", raw),  # a file as http.client's response is
+            headers=headers,
+            status=head.status,
+            version=raw.version,
+            version_string=f"HTTP/{head.http_version}",
+            reason=head.reason,
+            preload_content=options.preload_content,
+            decode_content=options.decode_content,
+            original_response=cast("Any", raw),
+            enforce_content_length=options.enforce_content_length,
+            request_method=options.request_method,
+            request_url=options.request_url,
+            sock_shutdown=sock_shutdown,
+        )
+        response.reused_socket = reused
+        response.retried = self.retried
+        return response
+
+    def _forget_http_client_state(self) -> None:
+        """Have http.client ready for the next request, which its own response would see to."""
+        sock, self.sock = self.sock, None
+        http.client.HTTPConnection.close(self)
+        self.sock = sock
+
+    def receive(self) -> None:
+        """Read more of the response. Raises as `getresponse` does, and notes why the socket will be closed."""
+        reader = self.reader
+        try:
+            data = self.sock.recv(_READ_BYTES)
+        except TimeoutError:
+            raise self._timed_out() from None
+        except ssl.SSLEOFError as error:
+            data = b""
+            cut_off: Exception | None = error  # no close_notify: a body that ends so may have been cut off
+        except OSError as error:
+            raise self._closed_by_server(error) from error
+        else:
+            cut_off = None
+        if data:
+            try:
+                reader.feed_known(data) or reader.feed(data)
+            except ResponseParseError:
+                self._close_reason = CloseReason.ERROR
+                raise
+        elif cut_off is not None or not reader.eof():
+            raise self._closed_by_server(cut_off)
+
+    def _timed_out(self) -> SocketTimeoutError:
+        self._close_reason = CloseReason.ACTIVE_TIMEOUT
+        silent_s = float(self.timeout) if isinstance(self.timeout, int | float) else 0.0
+        origin = "" if self.booked is None else self.booked.origin
+        return SocketTimeoutError(f"{origin}: no byte for {silent_s:g} s", silent_s, reused_socket=self.reused)
+
+    def _closed_by_server(self, error: Exception | None) -> Exception:
+        if self.book.is_closed:
+            return AgentClosedError("the agent was closed while the request was under way")
+        self._close_reason = CloseReason.SERVER_CLOSED if error is None else CloseReason.ERROR
+        if self.reader.started:
+            return IncompleteResponseError(_NOT_WHOLE, reused_socket=self.reused)
+        if self.reused:
+            return StaleSocketError(
+                "the reused socket was closed by the server while the request was on its way", reused_socket=True
+            )
+        how = "closed the socket without a response" if error is None else f"broke off before a response: {error}"
+        return SocketClosedError(f"the server {how}", reused_socket=False)
+
+    # -- afterwards ----------------------------------------------------------------------------------------------------
+
+    def give_back(self, *, wanted: bool) -> None:
+        """The request is over: back to the pool, if its response was read to the end and allows it."""
+        booked, head = self.booked, self._head
+        if booked is None:
+            return
+        if head is None or not self.reader.complete:
+            self.close()
+            return
+        self.serial += 1
+        self.retried = False
+        reusable = (
+            wanted
+            and head.keep_alive
+            and not self.reader.overrun
+            and self._is_sent
+            and not self._asks_to_close
+            and self.sock is not None
+        )
+        self._close_reason = CloseReason.ABORTED
+        self._keeper.checkin(self.book, booked, reusable=reusable, hint=head.hint)
+
+    def is_stale(self) -> CloseReason | None:
+        """Why a free socket cannot be used, if so: the server has closed it, or has sent what nobody asked for."""
+        sock = self.sock
+        if sock is None:
+            return CloseReason.SERVER_CLOSED
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            return CloseReason.STRAY_BYTES
+        if not wait_for_read(sock, timeout=0.0):
+            return None
+        sock.settimeout(0)
+        try:
+            return CloseReason.STRAY_BYTES if sock.recv(1) else CloseReason.SERVER_CLOSED
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None  # session tickets and the like, which the TLS layer has taken
+        except OSError:
+            return CloseReason.ERROR
+        finally:
+            sock.settimeout(self.timeout)
+
+    def end(self, reason: CloseReason) -> None:
+        """Close the socket, for a reason."""
+        self._close_reason = reason
+        self.close()
+
+    def reopen(self, reason: CloseReason) -> bool:
+        """Become a fresh socket for the same request; False if the agent was closed."""
+        booked, self.booked = self.booked, None
+        if booked is None:
+            return False
+        reopened = self._keeper.reopen(self.book, booked, reason)
+        self.close()
+        self.booked = reopened
+        self.retried = True
+        self._has_kept_session = False
+        return reopened is not None
+
+    def _keep_session(self) -> None:
+        key = self._session_key
+        if key is not None and not self._has_kept_session and isinstance(self.sock, ssl.SSLSocket):
+            self._has_kept_session = self._keeper.sessions.keep(key, self.sock, time())
+
+    def close(self) -> None:
+        """Close the socket; the book is told."""
+        booked, self.booked = getattr(self, "booked", None), None
+        self.serial += 1
+        super().close()
+        if booked is not None:
+            keeper = self.keeper_of()
+            if keeper is not None:
+                keeper.remove(self.book, booked, self._close_reason)
+
+    def close_socket(self) -> None:
+        """Close the socket; the book has let go of it."""
+        self.booked = None
+        self.close()
+
+    def interrupt(self) -> None:
+        """Wake whoever reads from the socket."""
+        if self.sock is not None:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class AgentTlsConnection(AgentConnection, HTTPSConnection):
+    """A connection over https."""
+
+    def connect(self) -> None:
+        """Open the socket, with a context that resumes the origin's last session."""
+        keeper = self._keeper
+        self._session_key, given = keeper.contexts.lend(self, "" if self.booked is None else self.booked.origin)
+        try:
+            super().connect()
+        except Exception:
+            if self._session_key is not None:
+                keeper.sessions.drop(self._session_key)
+            raise
+        finally:
+            keeper.contexts.take_back(self, given)
+        if isinstance(self.sock, ssl.SSLSocket):
+            keeper.sessions.shook_hands(resumed=bool(self.sock.session_reused))
+
+
+def _lowered(text: str | bytes) -> str:
+    return (text.decode("latin-1") if isinstance(text, bytes) else str(text)).lower()
+
+
+def _checked(method: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    if method.upper() == "CONNECT":
+        raise ValueError("CONNECT makes a tunnel, which this agent does not; for a proxy, use KeepAliveProxyAgent")
+    items: Iterable[tuple[Any, Any]] = headers.items()
+    for name, value in items:
+        if not _TOKEN.fullmatch(name.decode("latin-1") if isinstance(name, bytes) else name):
+            raise ValueError(f"{name!r} is no header name")
+        if _SPLITS_A_LINE.search(value.decode("latin-1") if isinstance(value, bytes) else str(value)):
+            raise ValueError(f"header {name}: its value holds CR, LF or NUL")
+    return headers

@@ -1,0 +1,361 @@
+"""`SocketKeeper`: the book of a threaded agent under one lock, those who wait for a socket, and the reaper.
+
+A decision is taken under the lock; sockets are opened, closed and checked outside of it. A connection that is closed by
+the garbage collector, which may run anywhere, even in the middle of a decision, is noted without the lock and taken out
+of the book by whoever leaves it next.
+
+The reaper is a daemon thread that closes free sockets when their time is over. It starts with the first free socket and
+ends with the last, and holds no reference to the keeper while it sleeps, so that an agent nobody uses any more goes,
+and its free sockets with it. A forked child begins with an empty book: its parent's sockets are not its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import threading
+import weakref
+from collections import deque
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from kabench.agent.book import BookedRequest, BookedSocket, CloseReason, SocketBook, SocketState, ToClose, ToOpen
+from kabench.agent.errors import AgentClosedError, QueueTimeoutError
+from kabench.agent.events import EventKind, EventSink
+from kabench.agent.sync.tls import ContextStore
+from kabench.agent.tls import SessionCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from kabench.agent.events import EventListener
+    from kabench.agent.hints import KeepAliveHint
+    from kabench.agent.options import AgentOptions
+    from kabench.agent.status import AgentStatus
+
+_CLOSED = "the agent is closed"
+_REAPER_SLACK_S = 0.001
+
+
+class Handle(Protocol):
+    """What the keeper needs of a connection."""
+
+    def close_socket(self) -> None:
+        """Close the socket; the book has let go of it."""
+
+    def interrupt(self) -> None:
+        """Wake whoever reads from the socket; the book has let go of it, and he will close it."""
+
+
+class SyncRequest(BookedRequest):
+    """A request of a thread. `gate` is a lock that it waits at, if it has to wait for a socket."""
+
+    __slots__ = ("booked", "gate")
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(origin)  # no activity timeout here: blocking sockets have their own
+        self.gate: threading.Lock | None = None
+        self.booked: Booked | None = None
+
+
+Booked: TypeAlias = BookedSocket[Handle, SyncRequest]
+Book: TypeAlias = SocketBook[Handle, SyncRequest]
+
+
+class SocketKeeper:
+    """Keeps the sockets of one threaded agent. Safe for threads, greenlets and forks."""
+
+    def __init__(self, options: AgentOptions, on_event: EventListener | None = None) -> None:
+        self.options = options
+        self.sessions = SessionCache(options.max_cached_sessions)
+        self.contexts = ContextStore(self.sessions)
+        self.events = EventSink(on_event)
+        self._begin()
+        _keepers.add(self)
+
+    def _begin(self) -> None:
+        # Waiting and connecting are timed where they block: at the gate, and by urllib3.
+        self.book: Book = SocketBook(dataclasses.replace(self.options, queue_timeout=None, connect_timeout=0))
+        self.book.on_event = self.events.tell
+        self.book.tells_reuse = self.events.wants_reuse
+        self._lock = threading.Lock()
+        self._departed: deque[tuple[Booked, CloseReason]] = deque()
+        self._alarm = threading.Event()
+        self._reaper: threading.Thread | None = None
+        self._reaper_looks_at = inf
+        self._finalizer = weakref.finalize(self, _close_free_sockets, self.book, self._alarm)
+
+    # -- a request's way -----------------------------------------------------------------------------------------------
+
+    def checkout(self, origin: str, wait_s: float | None) -> Booked:
+        """A socket for a request: a free one, with its handle, or one to be opened, without.
+
+        `wait_s` is how long to wait for one; None: as long as it takes. Raises `QueueTimeoutError` and
+        `AgentClosedError`.
+        """
+        request = SyncRequest(origin)
+        to_close: list[Booked] = []
+        with self._lock:
+            if self.book.is_closed:
+                raise AgentClosedError(_CLOSED)
+            now = monotonic()
+            self._take_out_departed(now)
+            if self.book.next_deadline <= now:
+                to_close += self._take_out_due(now)
+            decision = self.book.checkout(request, now)
+            if isinstance(decision, ToOpen):
+                booked: Booked | None = decision.socket
+                if decision.instead_of is not None:
+                    to_close.append(decision.instead_of)
+            else:
+                booked = decision
+            if booked is None:
+                request.gate = threading.Lock()
+                request.gate.acquire()
+        self._after(to_close)
+        return booked or self._wait(request, wait_s)
+
+    def _wait(self, request: SyncRequest, wait_s: float | None) -> Booked:
+        gate = request.gate
+        if gate is None:
+            raise AgentClosedError(_CLOSED)
+        try:
+            opened = gate.acquire(timeout=-1 if wait_s is None else min(wait_s, threading.TIMEOUT_MAX))
+        except BaseException:  # a signal's, or a greenlet's end
+            self._give_up(request)
+            raise
+        if not opened:
+            with self._lock:
+                opened = not request.pending
+                self.book.cancel(request)
+            if not opened:
+                self.events.tell(EventKind.TIMED_OUT, request.origin, "queue_timeout", 0, 0.0)
+                self._after()
+                raise QueueTimeoutError(f"no socket was free within {wait_s:g} s", wait_s or 0.0)
+        if request.booked is None:
+            raise AgentClosedError("the agent was closed while the request waited for a socket")
+        return request.booked
+
+    def _give_up(self, request: SyncRequest) -> None:
+        with self._lock:
+            self.book.cancel(request)
+            booked = request.booked
+        self._after()
+        if booked is not None:  # it was given one at the last moment
+            handle = booked.handle
+            self.remove(self.book, booked, CloseReason.ABORTED)
+            if handle is not None:
+                handle.close_socket()
+
+    def opened(self, book: Book, booked: Booked, handle: Handle) -> None:
+        """A socket is connected. Raises `AgentClosedError` if nobody wants it any more."""
+        with self._lock:
+            if book is not self.book or book.is_closed:
+                raise AgentClosedError("the agent was closed while a socket was connected")
+            book.opened(booked, handle, monotonic())
+        self._after()
+
+    def checkin(self, book: Book, booked: Booked, *, reusable: bool, hint: KeepAliveHint | None) -> None:
+        """A response is finished: hand the socket on, keep it or close it."""
+        to_close: list[Booked] = []
+        with self._lock:
+            if book is not self.book or book.is_closed:
+                return
+            decision = book.checkin(booked, monotonic(), reusable, hint)
+            if isinstance(decision, ToClose):
+                to_close.append(decision.socket)
+                self._open_for(decision.then_open)
+            elif decision is not None:
+                self._let_in(decision, booked)
+        self._after(to_close)
+
+    def reopen(self, book: Book, booked: Booked, reason: CloseReason) -> Booked | None:
+        """A fresh place for the request of a dead socket; None if the agent was closed."""
+        with self._lock:
+            if book is not self.book or book.is_closed:
+                return None
+            reopened = book.reopen(booked, reason, monotonic())
+        self._after()
+        return reopened
+
+    def remove(self, book: Book, booked: Booked, reason: CloseReason) -> None:
+        """A socket is gone, or could not be connected. Never waits for a lock that this very thread may hold."""
+        if book is self.book:
+            self._departed.append((booked, reason))
+            if self._drain():
+                self._after()
+
+    def clear(self, origin: str | None = None) -> None:
+        """Close the free sockets of an origin, or all."""
+        with self._lock:
+            to_close = self.book.free_sockets(origin)
+            now = monotonic()
+            for booked in to_close:
+                self._open_for(self.book.remove(booked, CloseReason.CLEARED, now))
+        self._after(to_close)
+
+    def close(self) -> None:
+        """Close all sockets; requests under way and pending ones fail. Twice is fine."""
+        with self._lock:
+            self._take_out_departed(monotonic())
+            free = self.book.free_sockets()
+            sockets, pending = self.book.close(monotonic())
+            for request in pending:
+                self._let_in(request, None)
+        self._alarm.set()
+        active = set(sockets) - set(free)
+        self._after(free)
+        for booked in active:
+            if booked.handle is not None:
+                booked.handle.interrupt()
+
+    # -- looking in ----------------------------------------------------------------------------------------------------
+
+    def status(self) -> AgentStatus:
+        """The counters, and sockets and pending requests by origin, as they are now."""
+        to_close: list[Booked] = []
+        with self._lock:
+            now = monotonic()
+            self._take_out_departed(now)
+            if self.book.next_deadline <= now:
+                to_close = self._take_out_due(now)
+            status = self.book.status()
+        self._after(to_close)
+        return status
+
+    def status_changed(self) -> bool:
+        """Whether any counter moved since this was last asked."""
+        with self._lock:
+            self._take_out_departed(monotonic())
+            changed = self.book.status_changed()
+        self._after()
+        return changed
+
+    def add_event_listener(self, listener: EventListener) -> None:
+        """Have one more listener told."""
+        self.events.add(listener)
+        self.book.tells_reuse = True
+
+    # -- inside; with the lock held ------------------------------------------------------------------------------------
+
+    def _let_in(self, request: SyncRequest, booked: Booked | None) -> None:
+        request.booked = booked
+        if request.gate is not None:
+            request.gate.release()
+
+    def _open_for(self, booked: Booked | None) -> None:
+        """Wake the pending request that a place was given to; it opens the socket itself."""
+        if booked is not None and booked.request is not None:
+            self._let_in(booked.request, booked)
+
+    def _take_out_departed(self, now: float) -> None:
+        while self._departed:
+            booked, reason = self._departed.popleft()
+            if self.book.is_closed:
+                continue
+            if booked.state is SocketState.CONNECTING and reason is not CloseReason.ABORTED:
+                self._open_for(self.book.open_failed(booked, now))
+            else:
+                self._open_for(self.book.remove(booked, reason, now))
+
+    def _take_out_due(self, now: float) -> list[Booked]:
+        due = self.book.due(now)
+        for to_close in due.close:
+            self._open_for(to_close.then_open)
+        return [to_close.socket for to_close in due.close]
+
+    # -- inside; without the lock --------------------------------------------------------------------------------------
+
+    def _after(self, to_close: Iterable[Booked] = ()) -> None:
+        """What a decision leaves to be done once the lock is free."""
+        for booked in to_close:
+            handle, booked.handle = booked.handle, None
+            if handle is not None:
+                handle.close_socket()
+        if self.book.next_deadline < self._reaper_looks_at:
+            self._wake_reaper()
+        if self.events.has_news:
+            self.events.deliver()
+        if self._departed:
+            self._drain()
+
+    def _drain(self) -> bool:
+        """Take out what has departed, unless somebody holds the lock: he will do it then. Whether it was done here."""
+        drained = False
+        while self._departed and self._lock.acquire(blocking=False):
+            try:
+                self._take_out_departed(monotonic())
+            finally:
+                self._lock.release()
+            drained = True
+        return drained
+
+    # -- the reaper ----------------------------------------------------------------------------------------------------
+
+    def _wake_reaper(self) -> None:
+        with self._lock:
+            self._reaper_looks_at = self.book.next_deadline
+            if self._reaper is not None or self.book.is_closed:
+                self._alarm.set()
+                return
+            reaper = self._reaper = threading.Thread(
+                target=_reap, args=(weakref.ref(self), self._alarm), name="kabench-reaper", daemon=True
+            )
+        try:
+            reaper.start()
+        except RuntimeError:  # no more threads, or the interpreter is ending; checkouts look at deadlines too
+            with self._lock:
+                self._reaper, self._reaper_looks_at = None, inf
+
+    def look(self) -> float | None:
+        """Close what is due; how many seconds until there is more, None: never. For the reaper."""
+        with self._lock:
+            now = monotonic()
+            to_close = self._take_out_due(now) if self.book.next_deadline <= now else []
+            deadline = self._reaper_looks_at = self.book.next_deadline
+            if deadline == inf:
+                self._reaper = None
+        self._after(to_close)
+        return None if deadline == inf else max(0.0, deadline - now) + _REAPER_SLACK_S
+
+    def after_fork(self) -> None:
+        """Begin anew in a child process, without closing anything of the parent's."""
+        self._finalizer.detach()
+        sockets, _ = self.book.close(monotonic())
+        self._begin()
+        for booked in sockets:
+            if booked.handle is not None:
+                with contextlib.suppress(OSError):
+                    booked.handle.close_socket()  # of this process; the connection stays the parent's
+
+
+def _reap(keeper_of: Callable[[], SocketKeeper | None], alarm: threading.Event) -> None:
+    while True:
+        keeper = keeper_of()
+        wait_s = None if keeper is None else keeper.look()
+        del keeper
+        if wait_s is None:
+            return
+        alarm.wait(min(wait_s, threading.TIMEOUT_MAX))
+        alarm.clear()
+
+
+def _close_free_sockets(book: Book, alarm: threading.Event) -> None:
+    """Nobody uses the agent any more, or the process ends."""
+    for booked in book.free_sockets():
+        if booked.handle is not None:
+            booked.handle.close_socket()
+    alarm.set()
+
+
+_keepers: weakref.WeakSet[SocketKeeper] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for keeper in list(_keepers):
+        keeper.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,177 @@
+"""What a response of the threaded agents is read from, and the response: urllib3's, with `reused_socket`.
+
+`RawBody` stands where urllib3 expects an `http.client.HTTPResponse`, and reads through the same strict reader as the
+asyncio agents do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from urllib3.exceptions import ProtocolError, ResponseNotChunked
+from urllib3.response import HTTPResponse
+
+from kabench.agent.errors import AgentError, ResponseParseError, ResponseTooLargeError, SocketTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from urllib3 import HTTPHeaderDict
+
+    from kabench.agent.reader import ResponseHead
+    from kabench.agent.sync.connection import AgentConnection
+
+
+class RawBody:
+    """The body of one response, as it comes off its connection. Let go of the connection with its last byte."""
+
+    def __init__(
+        self,
+        connection: AgentConnection,
+        head: ResponseHead,
+        headers: HTTPHeaderDict,
+        method: str,
+        max_bytes: int | None,
+    ) -> None:
+        self._connection: AgentConnection | None = connection
+        self._serial = connection.serial
+        self._pieces: deque[bytes] = deque()
+        self._buffered_bytes = 0
+        self._max_bytes = max_bytes
+        self._head = head
+        self._method = method
+        self.msg = self.headers = headers
+        self.status = head.status
+        self.reason = head.reason
+        self.version = 11 if head.http_version == "1.1" else 10
+        self._take_pieces()
+
+    # -- as a file -----------------------------------------------------------------------------------------------------
+
+    def read(self, amt: int | None = None) -> bytes:
+        """`amt` bytes, fewer only at the end; None: all that is left. Raises what urllib3 makes its own errors of."""
+        if amt is not None and amt < 0:
+            amt = None
+        while self._connection is not None and (amt is None or self._buffered_bytes < amt):
+            self._read_more(self._connection)
+        if amt is None or amt >= self._buffered_bytes:
+            data = b"".join(self._pieces) if len(self._pieces) != 1 else self._pieces[0]
+            self._pieces.clear()
+            self._buffered_bytes = 0
+            return data
+        return b"".join(self._split(amt))
+
+    def read1(self, amt: int | None = None) -> bytes:
+        """The next piece as it came (of a chunked body, a chunk), of `amt` bytes at most; empty at the end."""
+        while self._connection is not None and not self._pieces:
+            self._read_more(self._connection)
+        if not self._pieces:
+            return b""
+        size = len(self._pieces[0])
+        return b"".join(self._split(size if amt is None or amt < 0 else min(amt, size)))
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """Fill a buffer; how many bytes were put into it."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _split(self, amt: int) -> list[bytes]:
+        taken = []
+        while amt > 0:
+            piece = self._pieces.popleft()
+            if len(piece) > amt:
+                self._pieces.appendleft(piece[amt:])
+                piece = piece[:amt]
+            amt -= len(piece)
+            self._buffered_bytes -= len(piece)
+            taken.append(piece)
+        return taken
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is nothing left to be read."""
+        return self._connection is None and not self._pieces
+
+    def isclosed(self) -> bool:
+        """The same, as `http.client` calls it."""
+        return self.closed
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def flush(self) -> None:
+        """Nothing is written."""
+
+    def fileno(self) -> int:
+        """The socket's file descriptor. Raises `OSError` where there is none any more."""
+        if self._connection is None or self._connection.sock is None:
+            raise OSError("the socket of this response has been given back")
+        return self._connection.sock.fileno()
+
+    def close(self) -> None:
+        """Read no more. A connection whose response was not read to its end is closed."""
+        connection, self._connection = self._connection, None
+        self._pieces.clear()
+        self._buffered_bytes = 0
+        if connection is not None and connection.serial == self._serial:
+            connection.close()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _take_pieces(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        reader = connection.reader
+        for piece in reader.pieces():
+            self._pieces.append(piece)
+            self._buffered_bytes += len(piece)
+        limit = self._max_bytes
+        if limit is not None and max(self._head.body_length, reader.body_bytes) > limit:
+            connection.close()
+            self._connection = None
+            raise ResponseTooLargeError(f"the response is over {limit} bytes")
+        if reader.complete:
+            self._connection = None
+
+    def _read_more(self, connection: AgentConnection) -> None:
+        if connection.serial != self._serial:
+            self._connection = None
+            raise ProtocolError("the connection of this response was closed before it was read to its end")
+        try:
+            connection.receive()
+        except (ResponseParseError, SocketTimeoutError) as error:
+            raise as_urllib3_raises(error) from error
+        self._take_pieces()
+
+
+def as_urllib3_raises(error: AgentError) -> Exception:
+    """What urllib3 would raise for an error of the wire: a timeout as it is, all else a `ProtocolError`."""
+    return error if isinstance(error, SocketTimeoutError) else ProtocolError("Connection aborted.", error)
+
+
+class AgentResponse(HTTPResponse):
+    """urllib3's response. `reused_socket` says whether its socket had carried a request before.
+
+    `retried` says whether the request was sent twice because its first socket was stale.
+    """
+
+    reused_socket: bool = False
+    retried: bool = False
+
+    def supports_chunked_reads(self) -> bool:
+        """Whether a chunked body can be read as it comes: yes."""
+        return True
+
+    def read_chunked(
+        self, amt: int | None = None, decode_content: bool | None = None
+    ) -> Generator[bytes, Any, None]:  # as urllib3 declares it
+        """The body in pieces as they come, each of `amt` bytes at most. Raises `ResponseNotChunked`."""
+        self._init_decoder()
+        if not self.chunked:
+            raise ResponseNotChunked("Response is not chunked. Header 'transfer-encoding: chunked' is missing.")
+        while piece := self.read1(amt or None, decode_content):
+            yield piece

@@ -1,0 +1,126 @@
+"""TLS contexts of a threaded agent: one for each set of urllib3's TLS options, so that sessions can be resumed.
+
+urllib3 makes a context for every connection and has no place for a session. Here a connection is lent a context that is
+made once, and that offers the origin's last session when urllib3 wraps a socket in it.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from typing import TYPE_CHECKING, Any
+
+from urllib3.exceptions import SSLError
+from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs, resolve_ssl_version
+
+if TYPE_CHECKING:
+    import socket
+
+    from urllib3.connection import HTTPSConnection
+
+    from kabench.agent.tls import SessionCache
+
+_MADE_OF = (
+    "cert_reqs",
+    "ssl_version",
+    "ssl_minimum_version",
+    "ssl_maximum_version",
+    "ca_certs",
+    "ca_cert_dir",
+    "ca_cert_data",
+    "cert_file",
+    "key_file",
+    "key_password",
+    "assert_hostname",
+    "assert_fingerprint",
+)
+_LOADED = ("ca_certs", "ca_cert_dir", "ca_cert_data", "cert_file", "key_file", "key_password")
+"""What is in a context once it is made, and need not be loaded again for each connection."""
+
+
+class ResumingContext:
+    """A context that offers a session when a socket is wrapped, and is the context it was made of in all else."""
+
+    _own = frozenset({"_context", "_sessions", "_session_key"})
+
+    def __init__(self, context: ssl.SSLContext, sessions: SessionCache, session_key: str) -> None:
+        self._context = context
+        self._sessions = sessions
+        self._session_key = session_key
+
+    def wrap_socket(self, sock: socket.socket, *, server_hostname: str | None = None) -> ssl.SSLSocket:
+        """As `ssl.SSLContext.wrap_socket`, with the last session. A connection cut off without a word is an error."""
+        return self._context.wrap_socket(
+            sock,
+            server_hostname=server_hostname,
+            suppress_ragged_eofs=False,
+            session=self._sessions.get(self._session_key),
+        )
+
+    def __getattr__(self, name: str) -> Any:  # whatever the context has
+        return getattr(self._context, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self._own:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._context, name, value)
+
+
+class ContextStore:
+    """The contexts of one agent."""
+
+    def __init__(self, sessions: SessionCache) -> None:
+        self._sessions = sessions
+        self._contexts: dict[tuple[object, ...], ssl.SSLContext] = {}
+        self._lock = threading.Lock()
+
+    def lend(self, connection: HTTPSConnection, origin: str) -> tuple[str | None, dict[str, Any]]:
+        """Have a connection use a context that resumes; where its sessions are kept, and what to give back.
+
+        Raises urllib3's `SSLError` for files that cannot be used.
+        """
+        if connection.proxy is not None and connection.proxy.scheme == "https":
+            return None, {}  # two layers of TLS, with settings that urllib3 tells apart by itself
+        given = {name: getattr(connection, name) for name in ("ssl_context", *_LOADED)}
+        context = connection.ssl_context
+        if context is None:
+            context = self._context_for(connection)
+            for name in _LOADED:
+                setattr(connection, name, None)
+        key = f"{origin} {id(context):x}"
+        connection.ssl_context = ResumingContext(context, self._sessions, key)  # type: ignore[assignment]  # acts as one
+        return key, given
+
+    def _context_for(self, connection: HTTPSConnection) -> ssl.SSLContext:
+        made_of = tuple(getattr(connection, name) for name in _MADE_OF)
+        with self._lock:
+            context = self._contexts.get(made_of)
+            if context is None:
+                context = self._contexts[made_of] = self._make(connection)
+            return context
+
+    def _make(self, connection: HTTPSConnection) -> ssl.SSLContext:
+        context = create_urllib3_context(
+            ssl_version=resolve_ssl_version(connection.ssl_version),
+            ssl_minimum_version=connection.ssl_minimum_version,
+            ssl_maximum_version=connection.ssl_maximum_version,
+            cert_reqs=resolve_cert_reqs(connection.cert_reqs),
+        )
+        context.options &= ~ssl.OP_NO_TICKET  # in TLS 1.2 most servers resume by ticket only
+        authorities = (connection.ca_certs, connection.ca_cert_dir, connection.ca_cert_data)
+        try:
+            if any(authorities):
+                context.load_verify_locations(*authorities)
+            else:
+                context.load_default_certs()
+            if connection.cert_file:
+                context.load_cert_chain(connection.cert_file, connection.key_file, connection.key_password or "")
+        except OSError as error:
+            raise SSLError(error) from error
+        return context
+
+    def take_back(self, connection: HTTPSConnection, given: dict[str, Any]) -> None:
+        """Undo `lend`, for what urllib3 reads off a connection later."""
+        for name, value in given.items():
+            setattr(connection, name, value)
