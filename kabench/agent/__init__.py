@@ -38,12 +38,22 @@ from kabench.agent.status import AgentStatus
 from kabench.agent.tls import InsecureTlsWarning, TlsOptions
 
 if TYPE_CHECKING:
+    from kabench.agent.aio.httpx_transport import AsyncKeepAliveTransport as AsyncKeepAliveTransport
+    from kabench.agent.opentelemetry import instrument as instrument
+    from kabench.agent.prometheus import AgentCollector as AgentCollector
     from kabench.agent.sync import KeepAliveAgent, KeepAliveProxyAgent, PlainAgent
+    from kabench.agent.sync.httpx_transport import KeepAliveTransport as KeepAliveTransport
+    from kabench.agent.sync.requests_adapter import KeepAliveAdapter as KeepAliveAdapter
 
 _LAZY = {
+    "AgentCollector": "kabench.agent.prometheus",
+    "AsyncKeepAliveTransport": "kabench.agent.aio.httpx_transport",
+    "KeepAliveAdapter": "kabench.agent.sync.requests_adapter",
     "KeepAliveAgent": "kabench.agent.sync",
     "KeepAliveProxyAgent": "kabench.agent.sync",
+    "KeepAliveTransport": "kabench.agent.sync.httpx_transport",
     "PlainAgent": "kabench.agent.sync",
+    "instrument": "kabench.agent.opentelemetry",
 }
 """What needs urllib3 or an optional package, and is imported when it is asked for."""
 
@@ -90,4 +100,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    try:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"kabench.agent.{name} needs {error.name}, which is not installed") from error

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 log = logging.getLogger("kabench.agent")
 
@@ -56,21 +56,25 @@ EventListener: TypeAlias = "Callable[[AgentEvent], None]"
 class EventSink:
     """Takes an agent's events from its book. `deliver` logs them at debug level and calls the listeners.
 
-    `wants_reuse` is for the book: whether anybody listens to what happens once a request. (The log does not: a closed
-    socket's line says how many requests it carried.)
+    What happens once a request is not logged: a closed socket's line says how many requests it carried.
     """
 
-    __slots__ = ("_listeners", "_waiting", "wants_reuse")
+    __slots__ = ("_listeners", "_waiting")
 
     def __init__(self, listener: EventListener | None) -> None:
-        self._listeners: list[EventListener] = [] if listener is None else [listener]
+        self._listeners: list[tuple[EventListener, frozenset[EventKind]]] = []
         self._waiting: deque[AgentEvent] = deque()
-        self.wants_reuse = bool(self._listeners)
+        if listener is not None:
+            self.add(listener)
 
-    def add(self, listener: EventListener) -> None:
-        """Have one more listener called."""
-        self._listeners.append(listener)
-        self.wants_reuse = True
+    def add(self, listener: EventListener, kinds: Collection[EventKind] | None = None) -> None:
+        """Have one more listener called, with events of these kinds; None: of all."""
+        self._listeners.append((listener, frozenset(EventKind if kinds is None else kinds)))
+
+    @property
+    def wants_reuse(self) -> bool:
+        """Whether anybody listens to what happens once a request."""
+        return any(EventKind.REUSED in kinds for _, kinds in self._listeners)
 
     def tell(self, kind: EventKind, origin: str, reason: str, request_count: int, age_s: float) -> bool:
         """Keep an event, if anybody wants it; whether it was kept."""
@@ -100,7 +104,9 @@ class EventSink:
                     event.request_count,
                     event.age_s,
                 )
-            for listener in self._listeners:
+            for listener, kinds in self._listeners:
+                if event.kind not in kinds:
+                    continue
                 try:
                     listener(event)
                 except Exception:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from kabench.agent.hints import KeepAliveHint
 
 _HEAD_END = b"\r\n\r\n"
+_TAIL_BYTES = 6
+"""Of what was fed before, to be looked at together with what comes: a head's end and another line's."""
+
 _NO_BODY = frozenset({101, 204, 304})
 _VERSIONS = frozenset({"1.0", "1.1"})
 _MAX_CACHED_HEADS = 64
@@ -104,14 +107,17 @@ class ResponseReader:
 
     __slots__ = (
         "_body",
+        "_bytes_behind_head",
         "_bytes_without_body",
         "_cache",
         "_headers",
+        "_heads_in_feed",
         "_informational",
         "_is_head_request",
         "_parser",
         "_problem",
         "_reason",
+        "_tail",
         "body_bytes",
         "complete",
         "head",
@@ -131,7 +137,9 @@ class ResponseReader:
         self.complete = False
         self.overrun = False
         self.body_bytes = 0
-        self._bytes_without_body = 0
+        self._bytes_behind_head = self._bytes_without_body = 0
+        self._heads_in_feed = 0
+        self._tail = b""
         self._problem: str | None = None
         self._begin_message()
 
@@ -140,7 +148,8 @@ class ResponseReader:
         self._is_head_request = is_head_request
         self.started = self.complete = self.overrun = False
         self.head = None
-        self.body_bytes = self._bytes_without_body = 0
+        self.body_bytes = self._bytes_without_body = self._bytes_behind_head = 0
+        self._tail = b""
 
     def feed_known(self, data: bytes) -> bool:
         """Take a response that came in one piece and has a known head; False: `feed` it. Needs a cache."""
@@ -164,8 +173,11 @@ class ResponseReader:
         if parser is None:
             parser = self._parser = httptools.HttpResponseParser(self)
         begins = not self.started
+        if begins and not data.startswith(b"H"):
+            raise ResponseParseError(f"not an HTTP response: it begins with {data[:16]!r}")
         self.started = True
         body_bytes = self.body_bytes
+        self._heads_in_feed = 0
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -174,6 +186,7 @@ class ResponseReader:
             if not self.complete:
                 raise ResponseParseError(f"not an HTTP response: {self._problem or error}") from error
             self.overrun = True
+        self._count_behind(data)
         if not self.complete:
             self._bytes_without_body = 0 if self.body_bytes > body_bytes else self._bytes_without_body + len(data)
             if self._bytes_without_body > _MAX_BYTES_WITHOUT_BODY:
@@ -181,6 +194,27 @@ class ResponseReader:
         if self._cache is not None and self.complete and begins and not self.overrun:
             self._learn(self._cache, data)
         return self.complete
+
+    def _count_behind(self, data: bytes) -> None:
+        """See whether the response ends where the bytes do: llhttp passes over line ends between messages."""
+        head = self.head
+        seen = self._tail + data
+        self._tail = seen[-_TAIL_BYTES:]
+        if head is None:
+            return
+        if head.body_length < 0:
+            if self.complete and len(seen) - len(seen.rstrip(b"\r\n")) > len(_HEAD_END):
+                self.overrun = True
+            return
+        if self._heads_in_feed:
+            end = 0
+            for _ in range(self._heads_in_feed):
+                end = seen.find(_HEAD_END, end) + len(_HEAD_END)
+            self._bytes_behind_head = len(seen) - end
+        else:
+            self._bytes_behind_head += len(data)
+        if self._bytes_behind_head > head.body_length:
+            self.overrun = True
 
     def _learn(self, cache: HeadCache, data: bytes) -> None:
         """Remember the head of a response that came in one piece, with nothing before or behind it."""
@@ -230,6 +264,7 @@ class ResponseReader:
         parser = self._parser
         if parser is None or self.complete:
             return
+        self._heads_in_feed += 1
         status = parser.get_status_code()
         self._informational = 100 <= status < 200 and status != 101
         if self._informational:

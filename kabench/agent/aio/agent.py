@@ -32,7 +32,7 @@ from kabench.agent.reader import HeadCache
 from kabench.agent.tls import SessionCache, TlsContexts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
     from types import TracebackType
     from typing import Unpack
 
@@ -275,10 +275,13 @@ class AsyncAgent:
         """TLS handshakes that resumed a session."""
         return self.tls_sessions.resumed_count
 
-    def add_event_listener(self, listener: EventListener) -> None:
-        """Have `listener` called with each `AgentEvent` from now on, as `on_event` is."""
-        self._events.add(listener)
-        self.book.tells_reuse = True
+    def add_event_listener(self, listener: EventListener, kinds: Collection[EventKind] | None = None) -> None:
+        """Have `listener` called with each `AgentEvent` of these kinds (None: all) from now on, as `on_event` is.
+
+        To be told of each `EventKind.REUSED` costs something with each request.
+        """
+        self._events.add(listener, kinds)
+        self.book.tells_reuse = self._events.wants_reuse
 
     def _note_event(self, kind: EventKind, origin: str, reason: str, request_count: int, age_s: float) -> None:
         was_empty = not self._events.has_news

@@ -19,13 +19,13 @@ from kabench.agent.sync.pool import AgentPool, AgentTlsPool
 from kabench.agent.tls import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from types import TracebackType
 
     from urllib3.connectionpool import HTTPConnectionPool
     from urllib3.response import BaseHTTPResponse
 
-    from kabench.agent.events import EventListener
+    from kabench.agent.events import EventKind, EventListener
     from kabench.agent.status import AgentStatus
 
 _OPTION_NAMES = frozenset(option.name for option in dataclasses.fields(AgentOptions))
@@ -109,9 +109,12 @@ class _Managed:
         """TLS handshakes that resumed a session."""
         return self.keeper.sessions.resumed_count
 
-    def add_event_listener(self, listener: EventListener) -> None:
-        """Have `listener` called with each `AgentEvent` from now on, as `on_event` is."""
-        self.keeper.add_event_listener(listener)
+    def add_event_listener(self, listener: EventListener, kinds: Collection[EventKind] | None = None) -> None:
+        """Have `listener` called with each `AgentEvent` of these kinds (None: all) from now on, as `on_event` is.
+
+        To be told of each `EventKind.REUSED` costs something with each request.
+        """
+        self.keeper.add_event_listener(listener, kinds)
 
     @property
     def default_timeout(self) -> Timeout:

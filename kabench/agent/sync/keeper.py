@@ -28,7 +28,7 @@ from kabench.agent.sync.tls import ContextStore
 from kabench.agent.tls import SessionCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from kabench.agent.events import EventListener
     from kabench.agent.hints import KeepAliveHint
@@ -233,10 +233,10 @@ class SocketKeeper:
         self._after()
         return changed
 
-    def add_event_listener(self, listener: EventListener) -> None:
+    def add_event_listener(self, listener: EventListener, kinds: Collection[EventKind] | None) -> None:
         """Have one more listener told."""
-        self.events.add(listener)
-        self.book.tells_reuse = True
+        self.events.add(listener, kinds)
+        self.book.tells_reuse = self.events.wants_reuse
 
     # -- inside; with the lock held ------------------------------------------------------------------------------------
 

@@ -1,0 +1,81 @@
+"""`AgentCollector`: what agents say about their pools, for Prometheus. Needs prometheus-client (extra `prometheus`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from prometheus_client import Metric
+
+    from kabench.agent.status import AgentStatus
+
+_COUNTERS = {
+    "create_socket_count": ("sockets_created", "Sockets connected."),
+    "create_socket_error_count": ("socket_create_errors", "Sockets that could not be connected."),
+    "close_socket_count": ("sockets_closed", "Sockets closed, for whatever reason."),
+    "timeout_socket_count": ("sockets_timed_out", "Sockets closed by a free or an activity timeout."),
+    "error_socket_count": ("sockets_failed", "Sockets closed by any other error."),
+    "request_count": ("requests", "Responses finished."),
+    "retry_count": ("requests_retried", "Requests sent again because their reused socket was stale."),
+}
+_PATIENCE = 10
+
+
+class Agent(Protocol):
+    """Any of this package's agents."""
+
+    def get_current_status(self) -> AgentStatus:
+        """Counters, and sockets and pending requests by origin."""
+
+
+class AgentCollector(Collector):
+    """Collects the status of agents, by the names they are given here, whenever it is scraped.
+
+    REGISTRY.register(AgentCollector({"backend": agent}))
+
+    Counters are `kabench_agent_..._total{agent}`, gauges `kabench_agent_sockets{agent, origin, state}` with the states
+    `free` and `active`, and `kabench_agent_pending_requests{agent, origin}`.
+    """
+
+    def __init__(self, agents: Mapping[str, Agent]) -> None:
+        self._agents = dict(agents)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing in advance, so that registering asks no agent."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        statuses = {name: _status(agent) for name, agent in self._agents.items()}
+        for field, (metric, text) in _COUNTERS.items():
+            counter = CounterMetricFamily(f"kabench_agent_{metric}", text, labels=["agent"])
+            for name, status in statuses.items():
+                counter.add_metric([name], getattr(status, field))
+            yield counter
+        sockets = GaugeMetricFamily("kabench_agent_sockets", "Sockets.", labels=["agent", "origin", "state"])
+        pending = GaugeMetricFamily(
+            "kabench_agent_pending_requests", "Requests that wait for a socket.", labels=["agent", "origin"]
+        )
+        for name, status in statuses.items():
+            for state, by_origin in (("free", status.free_sockets), ("active", status.sockets)):
+                for origin, count in by_origin.items():
+                    sockets.add_metric([name, origin, state], count)
+            for origin, count in status.requests.items():
+                pending.add_metric([name, origin], count)
+        yield sockets
+        yield pending
+
+
+def _status(agent: Agent) -> AgentStatus:
+    """An agent's status; an asyncio agent's loop may be at work in another thread while it is read."""
+    for _ in range(_PATIENCE):
+        try:
+            return agent.get_current_status()
+        except RuntimeError:  # a dict changed while it was read
+            continue
+    return agent.get_current_status()
