@@ -103,4 +103,5 @@ def __getattr__(name: str) -> object:
     try:
         return getattr(importlib.import_module(_LAZY[name]), name)
     except ModuleNotFoundError as error:
-        raise ImportError(f"kabench.agent.{name} needs {error.name}, which is not installed") from error
+        package = (error.name or "").partition(".")[0]
+        raise ImportError(f"kabench.agent.{name} needs {package}, which is not installed") from error

@@ -8,6 +8,7 @@ import httpx
 import urllib3.exceptions
 from urllib3 import HTTPHeaderDict, Timeout
 
+from kabench.agent.errors import AgentClosedError
 from kabench.agent.sync.agent import KeepAliveAgent
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ _ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
 """What httpx calls urllib3's errors; the first that fits."""
 
 
-def _as_httpx_raises(error: Exception, request: httpx.Request) -> httpx.TransportError:
+def _as_httpx_raises(error: Exception, request: httpx.Request) -> Exception:
+    if isinstance(error, urllib3.exceptions.ClosedPoolError):
+        return AgentClosedError("the agent is closed")  # a RuntimeError, as httpx's own is
     kind = next(theirs for ours, theirs in _ERRORS if isinstance(error, ours))
     return kind(str(error), request=request)
 
