@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib3 import HTTPHeaderDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError as UrllibConnectTimeoutError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util.wait import wait_for_read, wait_for_socket
 
 from kabench.agent.book import CloseReason, SocketState
@@ -114,7 +114,8 @@ class AgentConnection(HTTPConnection):
     def _explain(self, error: Exception, origin: str) -> None:
         if isinstance(error, HTTPError | OSError) and not isinstance(error.__cause__, AgentClosedError):
             ours: Exception
-            if isinstance(error, UrllibConnectTimeoutError | TimeoutError):
+            is_timeout = isinstance(error, UrllibConnectTimeoutError | TimeoutError)
+            if is_timeout and not isinstance(error, NewConnectionError):  # which urllib3 counts as one
                 limit = float(self.timeout) if isinstance(self.timeout, int | float) else 0.0
                 ours = ConnectTimeoutError(f"{origin}: not connected within {limit:g} s", limit)
             else:
