@@ -105,7 +105,8 @@ class ScriptedServer:
 
     @property
     def url(self) -> str:
-        return f"http{'' if self._tls is None else 's'}://{f'[{self._host}]' if ':' in self._host else self._host}:{self.port}/"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://{f'[{self._host}]' if ':' in self._host else self._host}:{self.port}/"
 
     @property
     def origin(self) -> str:

@@ -165,34 +165,3 @@ def test_ak_34_a_request_is_sent_again_only_once_and_not_after_the_first_byte(ru
             assert server.sockets == 1
 
     run(main())
-
-
-def test_ak_35_a_server_that_resets_idle_sockets_and_says_when_costs_no_request(run: Run) -> None:
-    # the row has 2 s and 3 s; here 1 s and 1.5 s, which is as hard and sooner over
-    resets_after_s, posts_every_s, users, rounds = 1.0, 1.5, 60, 3
-
-    async def handler(peer: Peer) -> None:
-        hinted = b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=1\r\nContent-Length: 0\r\n\r\n"
-        try:
-            while True:
-                async with asyncio.timeout(resets_after_s):
-                    await peer.request()
-                await peer.send(hinted)
-        except TimeoutError:
-            peer.reset()
-
-    async def main() -> None:
-        async with ScriptedServer(handler) as server, AsyncKeepAliveAgent(max_sockets=50) as agent:
-
-            async def user(number: int) -> int:
-                await asyncio.sleep(number * posts_every_s / users)
-                for _ in range(rounds):
-                    response = await agent.request("POST", server.url, body=b"x")
-                    assert response.status == 200
-                    await asyncio.sleep(posts_every_s)
-                return rounds
-
-            assert sum(await asyncio.gather(*(user(number) for number in range(users)))) == users * rounds
-            assert agent.get_current_status().error_socket_count == 0
-
-    run(main())

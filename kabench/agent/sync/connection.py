@@ -83,6 +83,7 @@ class AgentConnection(HTTPConnection):
         self._held: bytearray | None = None
         self._is_sent = True
         self._asks_to_close = False
+        self._added_connection: str | None = None
         self._head: ResponseHead | None = None
 
     @property
@@ -137,14 +138,16 @@ class AgentConnection(HTTPConnection):
         """Send a request. Raises `ValueError` for what may not go on the wire."""
         keeper = self._keeper
         headers = _checked(method, headers or {})
-        connection = [value for name, value in headers.items() if _lowered(name) == "connection"]
-        if not keeper.options.keep_alive:
-            if connection:
-                headers = {name: value for name, value in headers.items() if _lowered(name) != "connection"}
-            connection = ["keep-alive" if keeper.options.hand_off else "close"]
-            headers = HTTPHeaderDict(headers)
-            headers["Connection"] = connection[0]
-        self._asks_to_close = any("close" in _lowered(value) for value in connection)
+        asked = [_lowered(value) for name, value in headers.items() if _lowered(name) == "connection"]
+        agent_options = keeper.options
+        if asked and not agent_options.keep_alive:  # of a plain agent, its own word counts
+            headers = HTTPHeaderDict((name, value) for name, value in headers.items() if _lowered(name) != "connection")
+            asked = []
+        self._added_connection = None
+        if not asked:
+            self._added_connection = "keep-alive" if agent_options.keep_alive or agent_options.hand_off else "close"
+            asked = [self._added_connection]
+        self._asks_to_close = any("close" in value for value in asked)
         self.serial += 1
         self._sent_bytes = 0
         self._is_sent = False
@@ -157,6 +160,12 @@ class AgentConnection(HTTPConnection):
         if held:
             super().send(bytes(held))
         self._is_sent = True
+
+    def endheaders(self, *arguments: Any, **options: Any) -> None:  # http.client's
+        """End the head. `Connection: keep-alive` is said aloud, because some servers give no hint without it."""
+        if self._added_connection is not None:
+            self.putheader("Connection", self._added_connection)
+        super().endheaders(*arguments, **options)
 
     def send(self, data: Any) -> None:  # whatever http.client takes
         """Send bytes. Raises `EarlyResponseError` if the server answers before all is sent."""
