@@ -136,7 +136,6 @@ def run(
     With no options it is agentkeepalive's published benchmark: 60 users with 1000 requests each, 50 sockets, a server
     that answers after 5 ms.
     """
-    from kabench.agent.tls import TlsOptions
     from kabench.cli.live import run_live
     from kabench.load import AgentSpecError, PlanError, TargetUnreachableError
     from kabench.load.agents import check_spec
@@ -172,7 +171,7 @@ def run(
             insecure=insecure,
         )
         if cacert is not None:
-            TlsOptions(ca_file=cacert).make_context()  # here, where it costs nothing but a line to be wrong
+            _check_authorities(cacert)
     except AgentSpecError as error:
         raise CommandError(f"--agent {error}") from None
     except (PlanError, ValueError) as error:
@@ -183,7 +182,8 @@ def run(
     except ServerError as error:
         raise CommandError(str(error)) from None
     except TargetUnreachableError as error:
-        raise CommandError(f"cannot reach the target: {error}", CommandError.COULD_NOT_MEASURE) from None
+        advice = "; name its authority with --cacert FILE" if "the certificate was not accepted" in str(error) else ""
+        raise CommandError(f"cannot reach the target: {error}{advice}", CommandError.COULD_NOT_MEASURE) from None
     unsaved = outputs.write(finished.result)
     problems = [problem for problem in (finished.problem, unsaved) if problem is not None]
     if problems:
@@ -191,6 +191,16 @@ def run(
         raise CommandError("; ".join(problems), code)
     if finished.interrupted:
         raise typer.Exit(CommandError.INTERRUPTED)
+
+
+def _check_authorities(cacert: str) -> None:
+    """Find out before the load whether the file can be used."""
+    from kabench.agent.tls import TlsOptions
+
+    try:
+        TlsOptions(ca_file=cacert).make_context()
+    except ValueError as error:
+        raise CommandError(str(error).replace("ca_file:", "--cacert", 1)) from None
 
 
 def _agent_options(**given: Any) -> AgentOptions:  # the option's own values

@@ -7,12 +7,13 @@ import gc
 import os
 import resource
 import sys
+import warnings
 from time import perf_counter, process_time
 from typing import NoReturn
 
 import msgspec
 
-from kabench.agent import ConnectError, ConnectTimeoutError
+from kabench.agent import CertificateError, ConnectError, ConnectTimeoutError, InsecureTlsWarning, TlsError
 from kabench.load.agents import make_agent
 from kabench.load.messages import Done, Failed, Message, Progress, Second, SocketCounts, Task, encode
 from kabench.load.plan import LoadPlan
@@ -25,7 +26,7 @@ _TICKS_PER_SECOND = 10
 _GRACE_S = 5.0
 """How long a run that ends by the clock waits for the answers it is owed."""
 
-_CONNECT_ERRORS = {error.kind for error in (ConnectError, ConnectTimeoutError)}
+_CONNECT_ERRORS = {error.kind for error in (ConnectError, ConnectTimeoutError, TlsError, CertificateError)}
 _LONGEST_LINE_BYTES = 2**31
 _YOUNG_OBJECTS_BEFORE_COLLECTION = 50_000
 
@@ -168,6 +169,7 @@ async def _main() -> None:
     reader = asyncio.StreamReader(limit=_LONGEST_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     line = await reader.readline()
+    warnings.simplefilter("ignore", InsecureTlsWarning)  # the report says it
     try:
         worker = Worker(msgspec.json.decode(line, type=Task))
     except (ValueError, TypeError) as error:

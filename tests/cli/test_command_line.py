@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kabench.result import load_result, parse_result, save_result
+from kabench.server import EmbeddedServer, ServerOptions
 from tests.test_result import a_result, a_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from kabench.server import EmbeddedServer
 
 QUICK = ("--total", "120", "--concurrency", "6", "--max-sockets", "5", "--delay", "1ms")
 
@@ -68,6 +67,14 @@ def closed_port() -> Iterator[int]:
         (["run", "--timeout", "5 parsecs"], "--timeout"),
         (["run", "--ttl", "x"], "--ttl"),
         (["run", "--requests", "5", "--total", "5"], "requests and total: give only one"),
+        (["run", "--tls", "https://127.0.0.1:1/"], "a URL says by itself, with https://"),
+        (
+            ["run", "https://127.0.0.1:1/", "--cacert", "missing.pem"],
+            "--cacert missing.pem cannot be used: No such file",
+        ),
+        (["run", "https://127.0.0.1:1/", "--cacert", "ca.pem", "--insecure"], "give only one of them"),
+        (["serve", "--key", "key.pem", "--tls"], "a key goes with a certificate"),
+        (["serve", "--cert", "missing.pem"], "the certificate missing.pem cannot be used: No such file"),
         (["run", "--total", "5", "--duration", "5s"], "total and duration: give only one"),
         (["run", "nowhere"], "'nowhere' is no http URL"),
         (["run", "ftp://127.0.0.1/"], "is no http URL"),
@@ -152,6 +159,46 @@ def test_a_run_prints_its_report_and_saves_its_record(tmp_path: Path) -> None:
     again = kabench("report", str(saved), cwd=tmp_path)
     assert again.returncode == 0
     assert again.stdout.strip() == finished.stdout.split("\nRecord:")[0].strip()
+
+
+def test_a_run_over_https_verifies_resumes_and_says_so(tmp_path: Path) -> None:
+    done = kabench("run", *QUICK, "--tls", "--json", "record.json", "--no-save", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "kabench's own echo server over https" in done.stdout
+    keepalive, plain = load_result(tmp_path / "record.json").runs
+    assert keepalive.sockets.tls_handshakes == keepalive.sockets.created == 5
+    assert plain.sockets.tls_handshakes == 120
+    assert plain.sockets.tls_resumed > 100
+    assert f"TLS: 120 handshakes, {plain.sockets.tls_resumed} of them resumed" in done.stdout
+
+
+def test_an_https_url_is_verified_unless_told_otherwise(tmp_path: Path) -> None:
+    few = ("--agent", "keepalive", "--total", "10", "--concurrency", "2", "--no-save")
+    with EmbeddedServer(ServerOptions(delay_s=0, tls=True)) as server:
+        refused = kabench("run", server.url, *few, cwd=tmp_path)
+        assert refused.returncode == 3
+        assert "the certificate was not accepted" in refused.stderr
+        (tmp_path / "ca.pem").write_text(server.ca_data or "")
+        trusted = kabench("run", server.url, *few, "--cacert", "ca.pem", cwd=tmp_path)
+        assert (trusted.returncode, trusted.stderr) == (0, "")
+        insecure = kabench("run", server.url, *few, "--insecure", cwd=tmp_path)
+        assert insecure.returncode == 0
+        assert "certificates are not verified" in insecure.stdout
+
+
+def test_serve_over_https_says_how_to_trust_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kabench", "serve", "--tls", "--port", "0", "--delay", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().split()[2]
+        authority = Path(server.stdout.readline().split("--cacert ")[1].split(",")[0])
+        done = kabench(
+            "run", url, "--cacert", str(authority), "--agent", "keepalive", "--total", "5", "--no-save", cwd=tmp_path
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        server.send_signal(signal.SIGINT)
+        assert server.wait(10) == 0
+    assert not authority.exists()
 
 
 def test_json_on_stdout_leaves_it_clean(tmp_path: Path) -> None:
