@@ -177,7 +177,8 @@ def test_an_https_url_is_verified_unless_told_otherwise(tmp_path: Path) -> None:
     with EmbeddedServer(ServerOptions(delay_s=0, tls=True)) as server:
         refused = kabench("run", server.url, *few, cwd=tmp_path)
         assert refused.returncode == 3
-        assert "the certificate was not accepted" in refused.stderr
+        assert "the certificate was not accepted: unable to get local issuer certificate" in refused.stderr
+        assert "name its authority with --cacert FILE" in refused.stderr
         (tmp_path / "ca.pem").write_text(server.ca_data or "")
         trusted = kabench("run", server.url, *few, "--cacert", "ca.pem", cwd=tmp_path)
         assert (trusted.returncode, trusted.stderr) == (0, "")
