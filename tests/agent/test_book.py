@@ -504,3 +504,41 @@ def test_queue_deadlines_of_served_requests_do_not_pile_up() -> None:
         desk.ask(float(now) / 1000)
         desk.book.checkin(socket, float(now) / 1000)
     assert len(desk.book._queue_deadlines) < 10
+
+
+def test_a_held_socket_has_no_deadline_until_bytes_move_again() -> None:
+    desk = Desk(timeout=5)
+    socket = desk.socket(0.0, timeout=5)
+    desk.book.hold(socket)
+    assert not desk.book.due(100.0).close
+    desk.book.touch(socket, 100.0)
+    assert desk.book.next_deadline <= 105.0
+    assert [to_close.socket for to_close in desk.book.due(105.0).close] == [socket]
+
+
+def test_the_free_sockets_of_an_origin_can_be_taken_out() -> None:
+    desk = Desk()
+    here, there = desk.sockets([A, B])
+    for socket in (here, there):
+        desk.book.checkin(socket, 1.0)
+    assert desk.book.free_sockets(A) == [here]
+    assert desk.book.free_sockets() == [here, there]
+    assert desk.book.free_sockets("http://nowhere:80") == []
+
+
+def test_what_happens_is_told_as_it_happens() -> None:
+    desk = Desk(free_socket_timeout=4)
+    told: list[tuple[str, str, int, float]] = []
+    desk.book.on_event = lambda kind, origin, reason, count, age_s: told.append((kind.value, reason, count, age_s))
+    socket = desk.socket(0.0)
+    desk.book.checkin(socket, 1.0)
+    desk.ask(2.0)
+    desk.book.checkin(socket, 3.0)
+    desk.book.due(7.0)
+    assert told == [("created", "", 1, 0.0), ("timed_out", "free_timeout", 2, 7.0), ("closed", "free_timeout", 2, 7.0)]
+    told.clear()
+    desk.book.tells_reuse = True
+    again = desk.socket(8.0)
+    desk.book.checkin(again, 9.0)
+    desk.ask(10.0)
+    assert told[-1] == ("reused", "", 2, 2.0)

@@ -5,6 +5,7 @@ The machine plays driver and keeps its own idea of where every socket and reques
 
 from __future__ import annotations
 
+from collections import Counter
 from math import inf
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from kabench.agent import AgentOptions
 from kabench.agent.book import BookedRequest, BookedSocket, CloseReason, SocketBook, SocketState, ToClose, ToOpen
+from kabench.agent.events import EventKind
 from kabench.agent.hints import KeepAliveHint
 
 ORIGINS = ("http://a:80", "http://b:80", "http://c:80")
@@ -59,6 +61,7 @@ class BookMachine(RuleBasedStateMachine):
         self.pending: list[BookedRequest] = []
         self.finished = 0
         self.retried = 0
+        self.told: Counter[EventKind] = Counter()
 
     @initialize(given=options)
     def make_book(self, given: dict[str, Any]) -> None:
@@ -67,6 +70,7 @@ class BookMachine(RuleBasedStateMachine):
             keep_alive=kind == "keepalive", hand_off=kind == "hand_off", respect_hints=True, **given
         )
         self.book: SocketBook[int, BookedRequest] = SocketBook(self.options)
+        self.book.on_event = lambda kind, *_: self.told.update([kind])
 
     # -- what the driver does with decisions ---------------------------------------------------------------------------
 
@@ -194,6 +198,22 @@ class BookMachine(RuleBasedStateMachine):
     def bytes_move(self, data: st.DataObject) -> None:
         self.book.touch(data.draw(st.sampled_from(self.active)), self.now)
 
+    @precondition(lambda self: self.active)
+    @rule(data=st.data())
+    def no_byte_is_expected(self, data: st.DataObject) -> None:
+        booked = data.draw(st.sampled_from(self.active))
+        self.book.hold(booked)
+        assert booked.deadline == inf
+
+    @rule(origin=st.sampled_from([None, *ORIGINS]))
+    def pool_is_cleared(self, origin: str | None) -> None:
+        cleared = self.book.free_sockets(origin)
+        assert set(cleared) == {socket for socket in self.free if origin in (None, socket.origin)}
+        for booked in cleared:
+            then_open = self.book.remove(booked, CloseReason.CLEARED, self.now)
+            self._closes(booked)
+            self._opens(then_open)
+
     @rule(seconds=st.sampled_from([0.25, 1.0, 3.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
@@ -232,6 +252,13 @@ class BookMachine(RuleBasedStateMachine):
         assert status.request_count == self.finished
         assert status.retry_count == self.retried
         assert status.timeout_socket_count + status.error_socket_count <= status.close_socket_count
+
+    @invariant()
+    def events_tell_what_the_counters_count(self) -> None:
+        assert self.told[EventKind.CREATED] == self.created
+        assert self.told[EventKind.CREATE_FAILED] == self.failed
+        assert self.told[EventKind.CLOSED] == self.closed
+        assert self.told[EventKind.RETRIED] == self.retried
 
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
