@@ -366,6 +366,24 @@ class SocketBook(Generic[HandleT, RequestT]):
         self._tell(EventKind.RETRIED, socket, now, reason)
         return self._take_place(self._pools.setdefault(socket.origin, socket.pool), request, now)
 
+    def replace(
+        self, socket: BookedSocket[HandleT, RequestT], reason: CloseReason, now: float
+    ) -> tuple[BookedSocket[HandleT, RequestT], BookedSocket[HandleT, RequestT] | None]:
+        """A reused socket turned out to be dead before its request was sent: another for it, which keeps its turn.
+
+        That is a free one, or a fresh one in the dead one's place; then open the second, where there is one.
+        """
+        request = socket.request
+        if request is None:
+            raise ValueError("a socket without a request needs no other")
+        self._close(socket, reason, now)
+        pool = self._pools.setdefault(socket.origin, socket.pool)
+        if not pool.free:
+            return self._take_place(pool, request, now), None
+        other = pool.free.pop() if self._is_lifo else pool.free.popleft()
+        self._give(other, request, now)
+        return other, self._open_for_next_pending(pool, now)
+
     def touch(self, socket: BookedSocket[HandleT, RequestT], now: float) -> None:
         """Bytes moved on an active socket: its activity timeout starts again."""
         if socket.state is _ACTIVE and socket.request is not None:

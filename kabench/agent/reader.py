@@ -199,7 +199,10 @@ class ResponseReader:
         """See whether the response ends where the bytes do: llhttp passes over line ends between messages."""
         head = self.head
         seen = self._tail + data
-        self._tail = seen[-_TAIL_BYTES:]
+        end = 0
+        for _ in range(self._heads_in_feed):
+            end = seen.find(_HEAD_END, end) + len(_HEAD_END)
+        self._tail = seen[max(end, len(seen) - _TAIL_BYTES) :]
         if head is None:
             return
         if head.body_length < 0:
@@ -207,9 +210,6 @@ class ResponseReader:
                 self.overrun = True
             return
         if self._heads_in_feed:
-            end = 0
-            for _ in range(self._heads_in_feed):
-                end = seen.find(_HEAD_END, end) + len(_HEAD_END)
             self._bytes_behind_head = len(seen) - end
         else:
             self._bytes_behind_head += len(data)

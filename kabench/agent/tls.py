@@ -60,6 +60,8 @@ class TlsOptions:
         for name in ("minimum_version", "maximum_version"):
             if getattr(self, name) not in (*_VERSIONS, None):
                 raise ValueError(f"{name}: {getattr(self, name)!r} is neither '1.2' nor '1.3'")
+        if self.maximum_version is not None and self.maximum_version < self.minimum_version:
+            raise ValueError(f"maximum_version: {self.maximum_version} is below {self.minimum_version}, the minimum")
         if self.key_file is not None and self.cert_file is None:
             raise ValueError(f"key_file: {self.key_file} goes with a cert_file")
         if self.context is not None:
@@ -97,7 +99,9 @@ class TlsOptions:
             try:
                 context.load_cert_chain(self.cert_file, self.key_file, self.key_password or "")
             except (OSError, ValueError) as error:  # a missing file, no certificate, not its key, a wrong password
-                raise ValueError(f"cert_file: {self.cert_file} cannot be used: {_reason(error)}") from None
+                is_key = self.key_file is not None and not Path(self.key_file).is_file()
+                name, file = ("key_file", self.key_file) if is_key else ("cert_file", self.cert_file)
+                raise ValueError(f"{name}: {file} cannot be used: {_reason(error)}") from None
         return context
 
     def _load_authorities(self, context: ssl.SSLContext) -> None:

@@ -160,7 +160,7 @@ def test_a_prepared_request_is_sent_as_often_as_one_likes(run: Run) -> None:
     run(main())
 
 
-def test_an_ipv6_origin_has_brackets(run: Run) -> None:
+def test_ak_44_an_ipv6_origin_has_brackets(run: Run) -> None:
     async def main() -> None:
         async with ScriptedServer(echo_forever, host="::1") as server, AsyncKeepAliveAgent() as agent:
             await agent.request("GET", server.url)
@@ -170,7 +170,7 @@ def test_an_ipv6_origin_has_brackets(run: Run) -> None:
     run(main())
 
 
-def test_a_name_with_several_addresses_is_tried_in_turn(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ak_44_a_name_with_several_addresses_is_tried_in_turn(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def both(_: str) -> list[str]:
         return ["::1", "127.0.0.1"]
 

@@ -542,3 +542,29 @@ def test_what_happens_is_told_as_it_happens() -> None:
     desk.book.checkin(again, 9.0)
     desk.ask(10.0)
     assert told[-1] == ("reused", "", 2, 2.0)
+
+
+def test_a_dead_reused_socket_is_replaced_without_losing_its_turn() -> None:
+    desk = Desk(max_sockets=2)
+    first, second = desk.sockets([A, A])
+    for socket in (first, second):
+        desk.book.checkin(socket, 1.0)
+    taken = desk.socket(2.0)
+    other, then_open = desk.book.replace(taken, CloseReason.SERVER_CLOSED, 2.0)
+    assert (other, then_open) == (first, None)
+    waiting = desk.ask(3.0)
+    desk.ask(4.0)
+    fresh, then_open = desk.book.replace(other, CloseReason.SERVER_CLOSED, 5.0)
+    assert (fresh.state, fresh.request_count, then_open) == (SocketState.CONNECTING, 1, None)
+    assert (desk.book.retry_count, desk.book.close_socket_count) == (0, 2)
+    assert waiting.pending is False
+
+
+def test_the_place_of_a_dead_socket_goes_to_who_waits_elsewhere_if_another_is_free_here() -> None:
+    desk = Desk(max_total_sockets=2, max_sockets=2)
+    first, second = desk.sockets([A, A])
+    elsewhere = desk.ask(1.0, B)
+    assert elsewhere.pending
+    desk.book.checkin(first, 1.0, reusable=True)
+    assert desk.book.status().requests == {}
+    assert second.state is SocketState.ACTIVE

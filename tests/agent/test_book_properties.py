@@ -186,6 +186,24 @@ class BookMachine(RuleBasedStateMachine):
         self._closes(booked)
         self._opens(fresh)
 
+    @precondition(lambda self: any(socket.reused for socket in self.active))
+    @rule(data=st.data())
+    def a_reused_socket_is_dead(self, data: st.DataObject) -> None:
+        booked = data.draw(st.sampled_from([socket for socket in self.active if socket.reused]))
+        request = booked.request
+        free_here = [socket for socket in self.free if socket.origin == booked.origin]
+        other, then_open = self.book.replace(booked, CloseReason.SERVER_CLOSED, self.now)
+        assert other.request is request
+        self._closes(booked)
+        if free_here:
+            assert other in free_here
+            self.free.remove(other)
+            self.active.append(other)
+        else:
+            assert then_open is None
+            self._opens(other)
+        self._opens(then_open)
+
     @precondition(lambda self: self.pending)
     @rule(data=st.data())
     def pending_request_gives_up(self, data: st.DataObject) -> None:

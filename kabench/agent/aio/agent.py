@@ -371,6 +371,7 @@ class AsyncAgent:
         """A socket could not be connected: tell the book and the request. For this package's own use."""
         if not self.connected(booked):
             return
+        self.tls_sessions.drop(booked.origin)
         now = perf_counter()
         exchange = booked.request
         then_open = self.book.open_failed(booked, now)

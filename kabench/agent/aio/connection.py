@@ -6,6 +6,7 @@ This is the hot path: nothing here is done per request that could be done per so
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
@@ -69,6 +70,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_heads",
         "_in_response",
+        "_is_cut_short",
         "_is_paused",
         "_is_reading_held",
         "_owner",
@@ -91,6 +93,7 @@ class Connection(asyncio.Protocol):
         self._heads = owner.heads
         self._reader: ResponseReader | None = None
         self._in_response = False
+        self._is_cut_short = False
         self._is_paused = False
         self._is_reading_held = False
         self._unsent = memoryview(b"")
@@ -155,17 +158,18 @@ class Connection(asyncio.Protocol):
         book = self._owner.book
         book.hold(self.booked)  # while the caller has nothing to send, the server need not answer
         try:
-            async for piece in upload.pieces():
-                self._touch(perf_counter())
-                rest = memoryview(piece)
-                while rest:
-                    if self._is_paused or self._unsent:
-                        self._resumed = asyncio.Event()
-                        await self._resumed.wait()
-                        continue
-                    self._write(rest[:_WRITTEN_AT_ONCE_BYTES])
-                    rest = rest[_WRITTEN_AT_ONCE_BYTES:]
-                book.hold(self.booked)
+            async with contextlib.aclosing(upload.pieces()) as pieces:
+                async for piece in pieces:
+                    self._touch(perf_counter())
+                    rest = memoryview(piece)
+                    while rest:
+                        if self._is_paused or self._unsent:
+                            self._resumed = asyncio.Event()
+                            await self._resumed.wait()
+                            continue
+                        self._write(rest[:_WRITTEN_AT_ONCE_BYTES])
+                        rest = rest[_WRITTEN_AT_ONCE_BYTES:]
+                    book.hold(self.booked)
             self._upload_task = None
             self._touch(perf_counter())
         except asyncio.CancelledError:
@@ -228,7 +232,7 @@ class Connection(asyncio.Protocol):
             known = self._heads
             if (
                 (len(data) == known.last_size and data.startswith(known.last_raw)) or known.find(data)
-            ) and not exchange.prepared.is_head:
+            ) and not exchange.needs_reader:
                 head = known.last_head
                 self._finish(exchange, head, data[len(known.last_raw) :], head.keep_alive, now)
                 return
@@ -254,6 +258,7 @@ class Connection(asyncio.Protocol):
             self._finish_read(exchange, reader, now)
             return
         if reader.head is not None and (self._unsent or self._upload_task is not None):
+            self._is_cut_short = True
             self._stop_sending()
         if not self._is_reading_held:
             self._touch(now)
@@ -286,6 +291,7 @@ class Connection(asyncio.Protocol):
         """Whether nothing of a request is left to send, and more requests may follow it."""
         return (
             not prepared.closes
+            and not self._is_cut_short
             and not self._unsent
             and self._upload_task is None
             and self.transport.get_write_buffer_size() == 0

@@ -35,13 +35,14 @@ class Exchange(BookedRequest):
     written, `first_byte_at` when the response began. `first_sent_at` is not 0.0 if it had to be sent again on a fresh
     socket, and is when it was sent first. `reused_socket` says whether its socket has carried a request before.
 
-    One that `watches` is told of a response that comes in pieces by `progressed`.
+    One that `watches` is told of a response that comes in pieces by `progressed`; with `needs_reader`, all of them do.
     """
 
     __slots__ = (
         "booked",
         "first_byte_at",
         "first_sent_at",
+        "needs_reader",
         "opening_at",
         "prepared",
         "reused_socket",
@@ -57,6 +58,7 @@ class Exchange(BookedRequest):
         self.prepared = prepared
         self.booked: BookedSocket[Connection, Exchange] | None = None
         self.reused_socket = False
+        self.needs_reader = prepared.is_head
         self.started_at = self.opening_at = self.sent_at = self.first_byte_at = self.first_sent_at = 0.0
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
@@ -76,6 +78,8 @@ class FutureExchange(Exchange):
 
     __slots__ = ("_max_response_bytes", "future", "upload", "watches")
 
+    watches: bool
+
     def __init__(
         self,
         prepared: PreparedRequest,
@@ -87,28 +91,22 @@ class FutureExchange(Exchange):
         super().__init__(prepared, timeout)
         self.future = future
         self.upload = upload
+        self.watches = False
         self._max_response_bytes = inf if max_response_bytes is None else max_response_bytes
-        self.watches = max_response_bytes is not None
+        if max_response_bytes is not None:
+            self.watches = self.needs_reader = True
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
         """Stop at the limit, or as soon as the head says that it will be passed."""
-        self._check(max(head.body_length, reader.body_bytes))
-
-    def _check(self, body_bytes: int) -> None:
-        if body_bytes > self._max_response_bytes:
+        if max(head.body_length, reader.body_bytes) > self._max_response_bytes:
             raise ResponseTooLargeError(f"the response is over {self._max_response_bytes} bytes")
 
-    def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
+    def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:  # noqa: ARG002
         """Give the response to the one who awaits."""
-        if self.future.done():
-            return
-        if self.watches:
-            try:
-                self._check(len(body))
-            except ResponseTooLargeError as error:
-                self.failed(error, now)
-                return
-        self.future.set_result(Response(head, body, reused_socket=self.reused_socket, retried=self.first_sent_at > 0))
+        if not self.future.done():
+            self.future.set_result(
+                Response(head, body, reused_socket=self.reused_socket, retried=self.first_sent_at > 0)
+            )
 
     def failed(self, error: Exception, now: float) -> None:  # noqa: ARG002
         """Raise the error where it is awaited."""

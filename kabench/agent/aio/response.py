@@ -95,12 +95,12 @@ class StreamedResponse(_Headed):
     Its socket goes back to the pool once the body has been read to its end, and is closed if it is not.
     """
 
-    __slots__ = ("_exchange", "_is_taken")
+    __slots__ = ("_exchange", "_is_at_end", "_is_taken")
 
     def __init__(self, head: ResponseHead, exchange: StreamExchange) -> None:
         super().__init__(head, reused_socket=exchange.reused_socket, retried=exchange.first_sent_at > 0)
         self._exchange = exchange
-        self._is_taken = False
+        self._is_taken = self._is_at_end = False
 
     async def aiter_bytes(self) -> AsyncIterator[bytes]:
         """The body in pieces, as they come off the wire; none is empty. It can be read once.
@@ -112,13 +112,17 @@ class StreamedResponse(_Headed):
         self._is_taken = True
         while piece := await self._exchange.next_piece():
             yield piece
+        self._is_at_end = True
 
     async def aread(self) -> bytes:
-        """The rest of the body, whole. Raises what `aiter_bytes` raises."""
-        return b"".join([piece async for piece in self.aiter_bytes()])
-
-    def _give_up(self) -> None:
-        self._is_taken = True
+        """What has not been read of the body. Raises what `aiter_bytes` raises."""
+        if self._is_at_end:
+            raise StreamConsumedError("the body has been read already")
+        pieces = []
+        while piece := await self._exchange.next_piece():
+            pieces.append(piece)
+        self._is_taken = self._is_at_end = True
+        return b"".join(pieces)
 
     def __repr__(self) -> str:
         return f"<StreamedResponse {self.status}>"

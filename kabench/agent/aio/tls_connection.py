@@ -70,12 +70,16 @@ class TlsConnection(Connection):
             transport.abort()  # type: ignore[attr-defined]  # it is a Transport, as above
             return
         context, server_name = owner.tls_contexts.get(self._origin.tls)
-        self._tls = context.wrap_bio(
-            self._incoming,
-            self._outgoing,
-            server_hostname=server_name or self._origin.host,
-            session=owner.tls_sessions.get(self.booked.origin),
-        )
+        try:
+            self._tls = context.wrap_bio(
+                self._incoming,
+                self._outgoing,
+                server_hostname=server_name or self._origin.host,
+                session=owner.tls_sessions.get(self.booked.origin),
+            )
+        except ValueError as error:  # a name that cannot be one of a server
+            self._fail_connect(error)
+            return
         self._shake_hands()
 
     def _shake_hands(self) -> bool:
@@ -99,7 +103,6 @@ class TlsConnection(Connection):
 
     def _fail_connect(self, error: Exception) -> None:
         self._failure = error
-        self._owner.tls_sessions.drop(self.booked.origin)
         self.transport.close()
         self._owner.connect_failed(self.booked, self._origin, error)
 
@@ -112,13 +115,8 @@ class TlsConnection(Connection):
             self.transport.write(self._outgoing.read())
 
     def _write_secured(self, data: bytes | memoryview) -> None:
-        encrypt = self._encrypt
         try:
-            sent = encrypt(data)
-            if sent < len(data):  # OpenSSL takes a record of at most 16 KiB at a time
-                rest = memoryview(data)[sent:]
-                while rest:
-                    rest = rest[encrypt(rest) :]
+            self._encrypt(data)  # all of it, since memory is never full
         except ssl.SSLError as error:
             self._failure = error
             self.transport.abort()  # connection_lost tells who waits

@@ -7,9 +7,10 @@ blocks; what an iterable does, it does in the event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import io
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
 if TYPE_CHECKING:
@@ -33,47 +34,54 @@ class Upload:
     def __init__(self, body: Streamable) -> None:
         self.length: int | None = None
         self.can_restart = False
-        self._read: Callable[[], AsyncIterator[bytes]]
+        self._is_measured = False
+        self._read: Callable[[], AsyncGenerator[bytes, None]]
         if hasattr(body, "read"):
             self._read = self._measure(cast("IO[bytes]", body))
         elif isinstance(body, AsyncIterable):
-            self._read = lambda: aiter(body)
+            self._read = lambda: _each_of(body)
         elif isinstance(body, str | Mapping) or not isinstance(body, Iterable):
             raise TypeError(f"a body is bytes, a file or an (async) iterable of bytes, not {type(body).__name__}")
         else:
             self._read = lambda: _each(body)
 
-    def _measure(self, file: IO[bytes]) -> Callable[[], AsyncIterator[bytes]]:
+    def _measure(self, file: IO[bytes]) -> Callable[[], AsyncGenerator[bytes, None]]:
         is_seekable = getattr(file, "seekable", bool)  # bool() is False
         if inspect.iscoroutinefunction(is_seekable) or not is_seekable():
             return lambda: _each_read(file)
         start = file.tell()
         self.length = file.seek(0, io.SEEK_END) - start
         file.seek(start)
-        self.can_restart = True
+        self.can_restart = self._is_measured = True
+        turn = asyncio.Lock()  # a second attempt begins when the first has let go of the file
 
-        def from_the_start() -> AsyncIterator[bytes]:
-            file.seek(start)
-            return _each_read(file)
+        async def from_the_start() -> AsyncGenerator[bytes, None]:
+            async with turn, contextlib.aclosing(_each_read(file)) as pieces:
+                file.seek(start)
+                async for piece in pieces:
+                    yield piece
 
         return from_the_start
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The bytes to be sent, framed. Raises `ValueError` if they are not as many as `length` says."""
         sent = 0
-        async for piece in self._read():
-            if not isinstance(piece, bytes | bytearray | memoryview):
-                raise TypeError(f"a body is made of bytes, not {type(piece).__name__}; open files with 'rb'")
-            size = memoryview(piece).nbytes
-            if not size:
-                continue  # an empty chunk would be the end
-            sent += size
-            if self.length is None:
-                yield b"%x\r\n%b\r\n" % (size, piece)
-            elif sent <= self.length:
-                yield bytes(piece)
-            else:
-                raise ValueError(f"the body is longer than its Content-Length, {self.length} bytes")
+        async with contextlib.aclosing(self._read()) as pieces:
+            async for piece in pieces:
+                if not isinstance(piece, bytes | bytearray | memoryview):
+                    raise TypeError(f"a body is made of bytes, not {type(piece).__name__}; open files with 'rb'")
+                size = memoryview(piece).nbytes
+                if not size:
+                    continue  # an empty chunk would be the end
+                sent += size
+                if self.length is None:
+                    yield b"%x\r\n%b\r\n" % (size, piece)
+                elif sent <= self.length:
+                    yield bytes(piece)
+                else:
+                    raise ValueError(f"the body is longer than its Content-Length, {self.length} bytes")
+                if sent == self.length and self._is_measured:
+                    break  # without waiting for the end of the file, which the server's answer may outrun
         if self.length is None:
             yield b"0\r\n\r\n"
         elif sent < self.length:
@@ -85,19 +93,42 @@ def payload_of(body: Body | None) -> bytes | Upload | None:
     return bytes(body) if isinstance(body, bytes | bytearray | memoryview) else None if body is None else Upload(body)
 
 
-async def _each(body: Iterable[bytes]) -> AsyncIterator[bytes]:
-    for piece in body:
-        yield piece
+async def _each(body: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
+    try:
+        for piece in body:
+            yield piece
+    finally:
+        if inspect.isgenerator(body):
+            body.close()
 
 
-async def _each_read(file: IO[bytes]) -> AsyncIterator[bytes]:
+async def _each_of(body: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    try:
+        async for piece in body:
+            yield piece
+    finally:
+        if inspect.isasyncgen(body):
+            await body.aclose()
+
+
+async def _each_read(file: IO[bytes]) -> AsyncGenerator[bytes, None]:
     while True:
         if inspect.iscoroutinefunction(file.read):
             piece = await file.read(_READ_BYTES)
         elif isinstance(file, io.BytesIO):
             piece = file.read(_READ_BYTES)
         else:
-            piece = await asyncio.to_thread(file.read, _READ_BYTES)
+            piece = await _read_in_a_thread(file)
         if not piece:
             return
         yield piece
+
+
+async def _read_in_a_thread(file: IO[bytes]) -> bytes:
+    """Read; if cancelled, let go of the file only when the thread has, which nothing can stop."""
+    reading = asyncio.ensure_future(asyncio.to_thread(file.read, _READ_BYTES))
+    try:
+        return await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        await asyncio.wait([reading])
+        raise

@@ -224,6 +224,8 @@ def _sorted_out(
         del of_agent["timeout"]
     maxsize, block = of_urllib3.pop("maxsize", None), of_urllib3.pop("block", False)
     if options is None:
+        if maxsize is None and block:
+            maxsize = 1  # urllib3's default
         if maxsize is not None:
             of_agent.setdefault("max_free_sockets", maxsize)
             if block:

@@ -29,6 +29,7 @@ from kabench.agent.errors import (
     SocketClosedError,
     SocketTimeoutError,
     StaleSocketError,
+    TlsError,
     connect_error,
 )
 from kabench.agent.reader import HeadCache, ResponseReader
@@ -48,6 +49,7 @@ _SENT_UNWATCHED_BYTES = 65_536
 _HELD_BYTES = 16_384
 """A body up to this size leaves together with its head."""
 
+_UNSET = object()
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _SPLITS_A_LINE = re.compile(r"[\r\n\0]")
 _NOT_WHOLE = "the server closed the socket in the middle of its response"
@@ -69,6 +71,7 @@ class AgentConnection(HTTPConnection):
     reader: ResponseReader
     serial = 0
     retried = False
+    send_timeout: Any = _UNSET  # seconds or None, while a request's body is about to be sent
 
     def attach(self, keeper_of: weakref.ref[SocketKeeper], book: Book, booked: Booked) -> None:
         """Become a socket of a book. Before anything else."""
@@ -109,7 +112,7 @@ class AgentConnection(HTTPConnection):
             if self.booked is not None:
                 self._explain(error, self.booked.origin)
             raise
-        if self.booked is not None and self.booked.state is SocketState.CONNECTING:
+        if self.booked is not None and self.booked.state is not SocketState.ACTIVE:
             self._keeper.opened(self.book, self.booked, self)
 
     def _explain(self, error: Exception, origin: str) -> None:
@@ -119,6 +122,8 @@ class AgentConnection(HTTPConnection):
             if is_timeout and not isinstance(error, NewConnectionError):  # which urllib3 counts as one
                 limit = float(self.timeout) if isinstance(self.timeout, int | float) else 0.0
                 ours = ConnectTimeoutError(f"{origin}: not connected within {limit:g} s", limit)
+            elif isinstance(error, ConnectionError) and self.sock is not None:
+                ours = TlsError(f"{origin}: the server closed the socket in the TLS handshake")
             else:
                 cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
                 ours = connect_error(origin, self.host, cause)
@@ -155,10 +160,12 @@ class AgentConnection(HTTPConnection):
         self.reader.begin(is_head_request=method.upper() == "HEAD")
         holds = body is None or (isinstance(body, bytes | str) and len(body) <= _HELD_BYTES)
         self._held = bytearray() if holds else None
+        if self.sock is None:
+            self.connect()
         super().request(method, url, body=body, headers=headers, **options)
         held, self._held = self._held, None
         if held:
-            super().send(bytes(held))
+            self.send(bytes(held))
         self._is_sent = True
 
     def endheaders(self, *arguments: Any, **options: Any) -> None:  # http.client's
@@ -171,11 +178,19 @@ class AgentConnection(HTTPConnection):
         """Send bytes. Raises `EarlyResponseError` if the server answers before all is sent."""
         if self._held is not None and isinstance(data, bytes):
             self._held += data
-        elif self._sent_bytes <= _SENT_UNWATCHED_BYTES and len(data) <= _SENT_UNWATCHED_BYTES:
-            self._sent_bytes += len(data)
-            super().send(data)
+            return
+        view = memoryview(data).cast("B")
+        if self.send_timeout is not _UNSET and self.sock is not None:
+            self.timeout, self.send_timeout = self.send_timeout, _UNSET
+            self.sock.settimeout(self.timeout)
+        if self._sent_bytes <= _SENT_UNWATCHED_BYTES and len(view) <= _SENT_UNWATCHED_BYTES:
+            self._sent_bytes += len(view)
+            try:
+                super().send(data)
+            except TimeoutError:
+                raise self._timed_out() from None
         else:
-            self._send_watching(memoryview(data))
+            self._send_watching(view)
 
     def _send_watching(self, data: memoryview) -> None:
         """Send bytes while listening for an answer: a server that has answered may never read the rest."""
@@ -189,7 +204,7 @@ class AgentConnection(HTTPConnection):
                     sent = sock.send(data[:_SENT_UNWATCHED_BYTES])
                     self._sent_bytes += sent
                     data = data[sent:]
-                if self._has_answered(sock):
+                if data and self._has_answered(sock):
                     raise EarlyResponseError("the server has answered before the request was sent")
                 if data and not wait_for_socket(sock, read=True, write=True, timeout=self.timeout):
                     raise self._timed_out()
@@ -203,7 +218,7 @@ class AgentConnection(HTTPConnection):
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
         if not data:
-            raise ConnectionResetError("the server closed the socket while the request was sent")
+            return True  # with a close, which reading the response will find again
         self.reader.feed(data)
         return self.reader.head is not None
 
@@ -319,7 +334,8 @@ class AgentConnection(HTTPConnection):
             and self.sock is not None
         )
         self._close_reason = CloseReason.ABORTED
-        self._keeper.checkin(self.book, booked, reusable=reusable, hint=head.hint)
+        if not self._keeper.checkin(self.book, booked, reusable=reusable, hint=head.hint):
+            self.close_socket()
 
     def is_stale(self) -> CloseReason | None:
         """Why a free socket cannot be used, if so: the server has closed it, or has sent what nobody asked for."""
@@ -340,10 +356,13 @@ class AgentConnection(HTTPConnection):
         finally:
             sock.settimeout(self.timeout)
 
-    def end(self, reason: CloseReason) -> None:
-        """Close the socket, for a reason."""
-        self._close_reason = reason
+    def make_way(self, reason: CloseReason) -> Booked:
+        """Close the socket, which is dead; the one that its request gets instead. Raises `AgentClosedError`."""
+        booked, self.booked = self.booked, None
         self.close()
+        if booked is None:
+            raise AgentClosedError("the agent was closed while the request was under way")
+        return self._keeper.replace(self.book, booked, reason)
 
     def reopen(self, reason: CloseReason) -> bool:
         """Become a fresh socket for the same request; False if the agent was closed."""
@@ -390,7 +409,13 @@ class AgentTlsConnection(AgentConnection, HTTPSConnection):
     def connect(self) -> None:
         """Open the socket, with a context that resumes the origin's last session."""
         keeper = self._keeper
-        self._session_key, given = keeper.contexts.lend(self, "" if self.booked is None else self.booked.origin)
+        origin = "" if self.booked is None else self.booked.origin
+        try:
+            self._session_key, given = keeper.contexts.lend(self, origin)
+        except Exception as error:  # a file that cannot be used
+            self._close_reason = CloseReason.ERROR
+            self._explain(error, origin)
+            raise
         try:
             super().connect()
         except Exception:
@@ -408,6 +433,8 @@ def _lowered(text: str | bytes) -> str:
 
 
 def _checked(method: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    if not _TOKEN.fullmatch(method):
+        raise ValueError(f"{method!r} is no HTTP method")
     if method.upper() == "CONNECT":
         raise ValueError("CONNECT makes a tunnel, which this agent does not; for a proxy, use KeepAliveProxyAgent")
     items: Iterable[tuple[Any, Any]] = headers.items()

@@ -157,12 +157,12 @@ class SocketKeeper:
             book.opened(booked, handle, monotonic())
         self._after()
 
-    def checkin(self, book: Book, booked: Booked, *, reusable: bool, hint: KeepAliveHint | None) -> None:
-        """A response is finished: hand the socket on, keep it or close it."""
+    def checkin(self, book: Book, booked: Booked, *, reusable: bool, hint: KeepAliveHint | None) -> bool:
+        """A response is finished: hand the socket on, keep it or close it. False: the book knows it no more."""
         to_close: list[Booked] = []
         with self._lock:
             if book is not self.book or book.is_closed:
-                return
+                return False
             decision = book.checkin(booked, monotonic(), reusable, hint)
             if isinstance(decision, ToClose):
                 to_close.append(decision.socket)
@@ -170,6 +170,17 @@ class SocketKeeper:
             elif decision is not None:
                 self._let_in(decision, booked)
         self._after(to_close)
+        return True
+
+    def replace(self, book: Book, booked: Booked, reason: CloseReason) -> Booked:
+        """Another socket for a request whose reused one is dead, as `checkout` gives one. Raises `AgentClosedError`."""
+        with self._lock:
+            if book is not self.book or book.is_closed:
+                raise AgentClosedError(_CLOSED)
+            other, then_open = book.replace(booked, reason, monotonic())
+            self._open_for(then_open)
+        self._after()
+        return other
 
     def reopen(self, book: Book, booked: Booked, reason: CloseReason) -> Booked | None:
         """A fresh place for the request of a dead socket; None if the agent was closed."""

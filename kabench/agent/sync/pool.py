@@ -20,6 +20,7 @@ from kabench.agent.errors import (
     QueueTimeoutError,
     ResponseParseError,
     SocketClosedError,
+    SocketTimeoutError,
     StaleSocketError,
 )
 from kabench.agent.sync.connection import AgentConnection, AgentTlsConnection
@@ -58,22 +59,21 @@ class AgentPool(HTTPConnectionPool):
         """A connection for a request. `timeout` is how long to wait for one, where that is not the agent's to say."""
         keeper = self.keeper
         wait_s = timeout if timeout is not None else keeper.options.queue_timeout or None
-        while True:
-            try:
-                booked = keeper.checkout(self.origin, wait_s)
-            except QueueTimeoutError as error:
-                raise EmptyPoolError(self, str(error)) from error
-            except AgentClosedError as error:
-                raise ClosedPoolError(self, str(error)) from error
-            if booked.handle is None:
-                connection = cast("AgentConnection", self._new_conn())
-                connection.attach(weakref.ref(keeper), keeper.book, booked)
-                return cast("BaseHTTPConnection", connection)
-            kept = cast("AgentConnection", booked.handle)
-            why_not = kept.is_stale()
-            if why_not is None:
-                return cast("BaseHTTPConnection", kept)
-            kept.end(why_not)
+        try:
+            booked = keeper.checkout(self.origin, wait_s)
+            while booked.handle is not None:
+                kept = cast("AgentConnection", booked.handle)
+                why_not = kept.is_stale()
+                if why_not is None:
+                    return cast("BaseHTTPConnection", kept)
+                booked = kept.make_way(why_not)
+        except QueueTimeoutError as error:
+            raise EmptyPoolError(self, str(error)) from error
+        except AgentClosedError as error:
+            raise ClosedPoolError(self, str(error)) from error
+        connection = cast("AgentConnection", self._new_conn())
+        connection.attach(weakref.ref(keeper), keeper.book, booked)
+        return cast("BaseHTTPConnection", connection)
 
     def _put_conn(self, conn: BaseHTTPConnection | None) -> None:
         """A request is over. A connection whose response was not read to its end is closed."""
@@ -92,22 +92,37 @@ class AgentPool(HTTPConnectionPool):
         connection = cast("AgentConnection", conn)
         position = _position(body)
         try:
-            return super()._make_request(conn, method, url, body=body, **options)
-        except StaleSocketError as error:
-            if not self._may_send_again(method, body, position) or not connection.reopen(CloseReason.SERVER_CLOSED):
-                raise ProtocolError("Connection aborted.", error) from error
-        except (SocketClosedError, ResponseParseError) as error:
-            raise ProtocolError("Connection aborted.", error) from error
-        except AgentClosedError as error:
-            raise ClosedPoolError(self, str(error)) from error
-        if position is not None:
-            body.seek(position)
-        try:
+            response = self._exchange(connection, method, url, body, options)
+        except ProtocolError as error:
+            stale = isinstance(error.__cause__, StaleSocketError) and self._may_send_again(method, body, position)
+            if not stale or not connection.reopen(CloseReason.SERVER_CLOSED):
+                raise
+            if position is not None:
+                body.seek(position)
             tunnel = connection_requires_http_tunnel(self.proxy, self.proxy_config, self.scheme)
-            if self.proxy is not None and tunnel and conn.is_closed:
+            if self.proxy is not None and tunnel:
                 self._prepare_proxy(conn)
-            return super()._make_request(conn, method, url, body=body, **options)
-        except (SocketClosedError, ResponseParseError) as error:
+            response = self._exchange(connection, method, url, body, options)
+        if not options.get("preload_content", True) and response.closed and response.status != 101:
+            response.release_conn()  # there is nothing to be read, and so nothing that would release it
+        return response
+
+    def _exchange(
+        self,
+        connection: AgentConnection,
+        method: str,
+        url: str,
+        body: Any,  # as urllib3's
+        options: dict[str, Any],  # as urllib3's
+    ) -> BaseHTTPResponse:
+        """One attempt. Raises urllib3's errors, from ours."""
+        if body is not None:
+            timeout = self._get_timeout(options.get("timeout", self.timeout))
+            timeout.start_connect()
+            connection.send_timeout = timeout.read_timeout
+        try:
+            return super()._make_request(cast("BaseHTTPConnection", connection), method, url, body=body, **options)
+        except (SocketClosedError, SocketTimeoutError, ResponseParseError) as error:
             raise ProtocolError("Connection aborted.", error) from error
         except AgentClosedError as error:
             raise ClosedPoolError(self, str(error)) from error
@@ -137,6 +152,6 @@ def _position(body: Any) -> int | None:  # whatever urllib3 takes
     if not hasattr(body, "tell") or not hasattr(body, "seek"):
         return None
     try:
-        return int(body.tell())
+        return int(body.tell()) if not hasattr(body, "seekable") or body.seekable() else None
     except OSError:
         return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib3.exceptions import ProtocolError, ResponseNotChunked
 from urllib3.response import HTTPResponse
 
-from kabench.agent.errors import AgentError, ResponseParseError, ResponseTooLargeError, SocketTimeoutError
+from kabench.agent.errors import AgentClosedError, ResponseParseError, ResponseTooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -143,14 +143,9 @@ class RawBody:
             raise ProtocolError("the connection of this response was closed before it was read to its end")
         try:
             connection.receive()
-        except (ResponseParseError, SocketTimeoutError) as error:
-            raise as_urllib3_raises(error) from error
+        except (ResponseParseError, AgentClosedError) as error:
+            raise ProtocolError("Connection broken", error) from error
         self._take_pieces()
-
-
-def as_urllib3_raises(error: AgentError) -> Exception:
-    """What urllib3 would raise for an error of the wire: a timeout as it is, all else a `ProtocolError`."""
-    return error if isinstance(error, SocketTimeoutError) else ProtocolError("Connection aborted.", error)
 
 
 class AgentResponse(HTTPResponse):

@@ -1,0 +1,1174 @@
+"""The threaded agents as what they claim to be: a `urllib3.PoolManager` and a `ProxyManager`, in every respect."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import gc
+import importlib.util
+import io
+import os
+import re
+import ssl
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import weakref
+import zlib
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import pytest
+import trustme
+import urllib3
+from urllib3 import Retry, Timeout
+from urllib3.exceptions import (
+    ClosedPoolError,
+    HTTPError,
+    MaxRetryError,
+    ProxyError,
+    ReadTimeoutError,
+    ResponseNotChunked,
+)
+
+from kabench.agent import (
+    AgentEvent,
+    AgentStatus,
+    KeepAliveAgent,
+    KeepAliveProxyAgent,
+    PlainAgent,
+    SocketTimeoutError,
+    reused_socket,
+)
+from tests.sockets import (
+    OK,
+    PATIENCE_S,
+    Peer,
+    ScriptedServer,
+    answering_after,
+    echo_forever,
+    in_threads,
+    serving,
+    until,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from kabench.agent.sync.pool import AgentPool
+    from kabench.agent.sync.response import AgentResponse
+
+T = TypeVar("T")
+
+HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
+
+
+def get(agent: urllib3.PoolManager, url: str, **options: Any) -> AgentResponse:
+    return cast("AgentResponse", agent.request("GET", url, **options))
+
+
+def start(work: Callable[[], T]) -> Future[T]:
+    """Do it in a thread of its own."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # it is the outcome
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def always(response: bytes) -> Callable[[Peer], Awaitable[None]]:
+    return answering_after(0, response)
+
+
+def answer(body: bytes, *headers: bytes, status: bytes = b"200 OK") -> bytes:
+    lines = [b"HTTP/1.1 " + status, b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def chunks(*pieces: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+
+
+def path_of(request: bytes) -> str:
+    return request.split()[1].decode()
+
+
+# -- a manager like any other ------------------------------------------------------------------------------------------
+
+
+def test_the_agents_are_urllib3_s_managers_and_their_responses_urllib3_s() -> None:
+    with serving(echo_forever) as server, KeepAliveAgent() as agent, PlainAgent() as plain:
+        assert isinstance(agent, urllib3.PoolManager)
+        assert isinstance(plain, urllib3.PoolManager)
+        for manager in (agent, plain):
+            response = manager.request("GET", server.url)
+            assert isinstance(response, urllib3.HTTPResponse)
+            assert isinstance(manager.connection_from_url(server.url), urllib3.HTTPConnectionPool)
+    with KeepAliveProxyAgent("http://127.0.0.1:9") as proxied:
+        assert isinstance(proxied, urllib3.ProxyManager)
+
+
+def test_a_response_has_what_urllib3_s_has() -> None:
+    whole = answer(b'{"a": [1]}', b"Content-Type: application/json", b"Set-Cookie: a=1", b"Set-Cookie: b=2")
+    with serving(always(whole)) as server, KeepAliveAgent() as agent:
+        response = get(agent, f"{server.url}path?x=1")
+        assert (response.status, response.reason, response.version, response.version_string) == (
+            200,
+            "OK",
+            11,
+            "HTTP/1.1",
+        )
+        assert response.json() == {"a": [1]}
+        assert response.headers["content-type"] == "application/json"
+        assert response.headers.getlist("set-cookie") == ["a=1", "b=2"]
+        assert response.geturl() == "/path?x=1"
+        assert (response.reused_socket, response.retried) == (False, False)
+        assert get(agent, server.url).reused_socket
+
+
+def test_requests_are_encoded_as_urllib3_does() -> None:
+    with serving(echo_forever) as server, KeepAliveAgent(headers={"X-Own": "1"}) as agent:
+        agent.request("POST", server.url, json={"a": 1})
+        agent.request("POST", server.url, fields={"a": "1"}, encode_multipart=False)
+        agent.request("GET", server.url, fields={"a": "ü"}, headers={"X-Other": "2"})
+        as_json, as_form, as_query = server.peers[0].requests
+        assert as_json.endswith(b'\r\n\r\n{"a":1}')
+        assert b"\r\nX-Own: 1\r\n" in as_json
+        assert as_form.endswith(b"\r\n\r\na=1")
+        assert path_of(as_query) == "/?a=%C3%BC"
+        assert b"X-Own" not in as_query
+
+
+def test_a_head_request_and_one_without_content_leave_the_socket_free() -> None:
+    with serving(always(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")) as server, KeepAliveAgent() as agent:
+        for _ in range(3):
+            assert agent.request("HEAD", server.url).data == b""
+        assert agent.get_current_status().free_sockets == {server.origin: 1}
+        assert server.sockets == 1
+
+
+@pytest.mark.parametrize("kind", ["bytes", "text", "array", "memoryview", "file", "iterator", "chunked"])
+@pytest.mark.parametrize("size", [1_000, 1_000_000])
+def test_bodies_of_every_kind_arrive_whole(kind: str, size: int) -> None:
+    content = bytes(range(256)) * (size // 256)
+    if kind == "text":
+        content = content.decode("latin-1").encode()
+    body: dict[str, Any] = {
+        "bytes": content,
+        "text": content.decode("utf-8", "ignore"),
+        "array": array.array("I", content),
+        "memoryview": memoryview(content),
+        "file": io.BytesIO(content),
+        "iterator": iter([content[:100], content[100:]]),
+        "chunked": content,
+    }
+    arrived: list[bytes] = []
+
+    async def handler(peer: Peer) -> None:
+        head = (await peer.reader.readuntil(b"\r\n\r\n")).lower()
+        if b"transfer-encoding: chunked" in head:
+            pieces = []
+            while length := int(await peer.reader.readline(), 16):
+                pieces.append(await peer.reader.readexactly(length))
+                await peer.reader.readline()
+            arrived.append(b"".join(pieces))
+        else:
+            found = re.search(rb"content-length: (\d+)", head)
+            assert found is not None
+            arrived.append(await peer.reader.readexactly(int(found[1])))
+        await peer.send(OK)
+
+    with serving(handler) as server, KeepAliveAgent(timeout=2) as agent:
+        options: dict[str, Any] = {"chunked": True} if kind == "chunked" else {}
+        assert agent.request("POST", server.url, body=body[kind], retries=False, **options).status == 200
+        assert arrived == [content]
+
+
+# -- timeouts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patient", [5, None, Timeout(read=5), Timeout(connect=0.1, read=None), Timeout(total=5)])
+def test_a_timeout_that_is_passed_wins(patient: Any) -> None:
+    with serving(answering_after(0.2)) as server, KeepAliveAgent(timeout=0.05) as agent:
+        assert get(agent, server.url, timeout=patient, retries=False).status == 200
+        assert agent.connection_from_url(server.url).urlopen("GET", "/", timeout=patient, retries=False).status == 200
+
+
+@pytest.mark.parametrize("impatient", [0.05, Timeout(read=0.05), Timeout(total=0.05)])
+def test_so_does_a_shorter_one(impatient: Any) -> None:
+    with serving(answering_after(1)) as server, KeepAliveAgent(timeout=60) as agent:
+        with pytest.raises(ReadTimeoutError) as caught:
+            get(agent, server.url, timeout=impatient, retries=False)
+        assert isinstance(caught.value.__cause__, SocketTimeoutError)
+
+
+@pytest.mark.parametrize("own", ["100ms", 0.1, Timeout(read=0.1)])
+def test_the_agent_s_own_timeout_holds_where_none_is_passed(own: Any) -> None:
+    with serving(answering_after(1)) as server, KeepAliveAgent(timeout=own) as agent:
+        for way in (agent.request, agent.urlopen, agent.connection_from_url(server.url).urlopen):
+            with pytest.raises(ReadTimeoutError):
+                way("GET", server.url, retries=False)
+
+
+def test_the_timeouts_that_urllib3_is_given() -> None:
+    def of(agent: KeepAliveAgent) -> tuple[object, object]:
+        agent.close()
+        return agent.default_timeout.connect_timeout, agent.default_timeout.read_timeout
+
+    assert of(KeepAliveAgent()) == (8, 8)
+    assert of(KeepAliveAgent(timeout=0)) == (None, None)
+    assert of(KeepAliveAgent(timeout=3, connect_timeout="500ms")) == (0.5, 3)
+    assert of(KeepAliveAgent(timeout=3, connect_timeout=0)) == (None, 3)
+    assert of(KeepAliveAgent(timeout=Timeout(connect=1, read=2))) == (1, 2)
+
+
+def test_options_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_sockets"):
+        KeepAliveAgent(max_sockets=0)
+    with pytest.raises(TypeError, match="keep_alive"):
+        KeepAliveAgent(keep_alive="no")
+    with pytest.raises(ValueError, match="keep_alive"):
+        PlainAgent(keep_alive=True)
+    with KeepAliveAgent(no_such_option=1) as agent, pytest.raises(TypeError, match="no_such_option"):
+        agent.request("GET", "http://127.0.0.1:9/")
+
+
+# -- Retry -------------------------------------------------------------------------------------------------------------
+
+
+def test_redirects_are_followed_over_one_socket_and_over_origins() -> None:
+    async def handler(peer: Peer) -> None:
+        while True:
+            path = path_of(await peer.request())
+            if path == "/first":
+                await peer.send(answer(b"", b"Location: /second", status=b"302 Found"))
+            elif path == "/second":
+                await peer.send(answer(b"gone", b"Location: %b" % other.url.encode(), status=b"301 Moved"))
+            else:
+                await peer.send(OK)
+
+    with serving(echo_forever) as other, serving(handler) as server, KeepAliveAgent() as agent:
+        response = get(agent, f"{server.url}first")
+        assert (response.status, response.geturl()) == (200, other.url)
+        assert [path_of(request) for request in server.peers[0].requests] == ["/first", "/second"]
+        assert agent.get_current_status().free_sockets == {server.origin: 1, other.origin: 1}
+        assert get(agent, f"{server.url}first", redirect=False).status == 302
+        assert get(agent, f"{server.url}first", retries=False).status == 302
+        with pytest.raises(MaxRetryError):
+            get(agent, f"{server.url}first", retries=Retry(redirect=1))
+        streamed = get(agent, f"{server.url}first", preload_content=False)
+        assert streamed.read() == b"ok"
+        assert server.sockets == other.sockets == 1
+
+
+def test_retry_with_a_status_forcelist_goes_over_the_same_socket() -> None:
+    busy = answer(b"busy", b"Retry-After: 0", status=b"503 Busy")
+
+    async def handler(peer: Peer) -> None:
+        for _ in range(2):
+            await peer.answer(busy)
+        await echo_forever(peer)
+
+    with serving(handler) as server, KeepAliveAgent(max_sockets=1, queue_timeout=2) as agent:
+        retries = Retry(3, status_forcelist=[503], backoff_factor=0)
+        response = get(agent, server.url, retries=retries, preload_content=False)
+        assert (response.status, response.read(), response.reused_socket) == (200, b"ok", True)
+        assert response.retries is not None
+        assert len(response.retries.history) == 2
+        assert server.sockets == 1
+        assert agent.get_current_status().retry_count == 0
+
+
+def test_retry_for_read_errors_opens_another_socket_and_ends_with_max_retry_error() -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.request()
+
+    with serving(handler) as server, KeepAliveAgent() as agent:
+        with pytest.raises(MaxRetryError) as caught:
+            get(agent, server.url, retries=Retry(2, backoff_factor=0))
+        assert server.sockets == 3
+        assert reused_socket(caught.value) is False
+        assert agent.get_current_status().retry_count == 0
+
+
+# -- streaming ---------------------------------------------------------------------------------------------------------
+
+
+def read_whole(response: AgentResponse) -> list[bytes]:
+    return [response.read()]
+
+
+def read_by_3(response: AgentResponse) -> list[bytes]:
+    return list(iter(lambda: response.read(3), b""))
+
+
+def read1_by_3(response: AgentResponse) -> list[bytes]:
+    return list(iter(lambda: response.read1(3), b""))
+
+
+def read1_whole(response: AgentResponse) -> list[bytes]:
+    return list(iter(response.read1, b""))
+
+
+def read_into(response: AgentResponse) -> list[bytes]:
+    pieces, buffer = [], bytearray(3)
+    while size := response.readinto(buffer):
+        pieces.append(bytes(buffer[:size]))
+    return pieces
+
+
+def stream_by_3(response: AgentResponse) -> list[bytes]:
+    return list(response.stream(3))
+
+
+def stream_by_default(response: AgentResponse) -> list[bytes]:
+    return list(response.stream())
+
+
+def lines(response: AgentResponse) -> list[bytes]:
+    return list(response)
+
+
+READERS = [
+    read_whole,
+    read_by_3,
+    read1_by_3,
+    read1_whole,
+    read_into,
+    stream_by_3,
+    stream_by_default,
+    lines,
+]
+
+TEXT = b"one\ntwo\nthree\nfour"
+
+
+def zipped(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=31)
+    return packer.compress(data) + packer.flush()
+
+
+BODIES = {
+    "with a length": answer(TEXT),
+    "chunked": CHUNKED + b"\r\n" + chunks(b"one\ntwo", b"\nth", b"ree\nfour", b""),
+    "zipped": answer(zipped(TEXT), b"Content-Encoding: gzip"),
+    "zipped and chunked": CHUNKED
+    + b"Content-Encoding: gzip\r\n\r\n"
+    + chunks(zipped(TEXT)[:15], zipped(TEXT)[15:], b""),
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("reader", READERS)
+def test_a_streamed_response_gives_its_socket_back_once_it_is_read(
+    reader: Callable[[AgentResponse], list[bytes]], body: str
+) -> None:
+    with serving(always(BODIES[body])) as server, KeepAliveAgent() as agent:
+        for number in range(3):
+            response = get(agent, server.url, preload_content=False)
+            assert response.reused_socket is (number > 0)
+            assert agent.get_current_status().sockets == {server.origin: 1}
+            pieces = reader(response)
+            assert b"".join(pieces) == TEXT
+            if reader is lines:
+                assert pieces == [b"one\n", b"two\n", b"three\n", b"four"]
+            assert agent.get_current_status().free_sockets == {server.origin: 1}
+            assert response.closed
+        assert server.sockets == 1
+
+
+def test_a_body_can_be_left_as_it_was_encoded() -> None:
+    with serving(always(BODIES["zipped"])) as server, KeepAliveAgent() as agent:
+        assert get(agent, server.url, decode_content=False).data == zipped(TEXT)
+        response = get(agent, server.url, preload_content=False)
+        assert b"".join(response.stream(3, decode_content=False)) == zipped(TEXT)
+
+
+def test_read_chunked_gives_chunks_and_only_those() -> None:
+    with serving(always(BODIES["chunked"])) as server, KeepAliveAgent() as agent:
+        response = get(agent, server.url, preload_content=False)
+        assert list(response.read_chunked()) == [b"one\ntwo", b"\nth", b"ree\nfour"]
+        response = get(agent, server.url, preload_content=False)
+        assert list(response.read_chunked(4)) == [b"one\n", b"two", b"\nth", b"ree\n", b"four"]
+        assert server.sockets == 1
+    with serving(echo_forever) as server, KeepAliveAgent() as agent:
+        response = get(agent, server.url, preload_content=False)
+        with pytest.raises(ResponseNotChunked):
+            list(response.read_chunked())
+
+
+def test_a_response_is_a_file_for_who_reads_files() -> None:
+    with serving(always(answer(TEXT))) as server, KeepAliveAgent() as agent:
+        response = get(agent, server.url, preload_content=False)
+        response.auto_close = False
+        with io.TextIOWrapper(io.BufferedReader(cast("Any", response))) as file:
+            assert file.read().splitlines() == ["one", "two", "three", "four"]
+        assert agent.get_current_status().free_sockets == {server.origin: 1}
+
+
+def test_drain_conn_gives_the_socket_back() -> None:
+    with serving(always(answer(bytes(1_000_000)))) as server, KeepAliveAgent() as agent:
+        for _ in range(2):
+            response = get(agent, server.url, preload_content=False)
+            assert len(response.read(10)) == 10
+            response.drain_conn()
+            assert agent.get_current_status().free_sockets == {server.origin: 1}
+        assert server.sockets == 1
+
+
+@pytest.mark.parametrize("ending", ["release_conn", "close"])
+def test_what_lets_go_of_an_unread_body_closes_the_socket(ending: str) -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.answer(HALF)
+        await peer.closed_by_client()
+
+    with serving(handler) as server, KeepAliveAgent() as agent:
+        response = get(agent, server.url, preload_content=False)
+        getattr(response, ending)()
+        wait_until(lambda: server.open_now == 0)
+        status = agent.get_current_status()
+        assert (status.sockets, status.free_sockets, status.close_socket_count) == ({}, {}, 1)
+
+
+def test_a_response_read_on_after_it_was_released_takes_no_bytes_of_another_s() -> None:
+    async def handler(peer: Peer) -> None:
+        while True:
+            await peer.answer(answer(bytes(200_000) if peer.number == 0 else b"other"))
+
+    with serving(handler) as server, KeepAliveAgent() as agent:
+        first = get(agent, server.url, preload_content=False)
+        first.read(10)
+        first.release_conn()
+        second = get(agent, server.url, preload_content=False)
+        with contextlib.suppress(HTTPError):
+            first.read()
+        assert second.read() == b"other"
+
+
+def test_release_conn_false_keeps_the_socket_until_it_is_released() -> None:
+    with serving(echo_forever) as server, KeepAliveAgent() as agent:
+        response = agent.connection_from_url(server.url).urlopen("GET", "/", release_conn=False)
+        assert response.data == b"ok"
+        assert agent.get_current_status().sockets == {server.origin: 1}
+        response.release_conn()
+        response.release_conn()
+        status = agent.get_current_status()
+        assert (status.free_sockets, status.sockets, status.request_count) == ({server.origin: 1}, {}, 1)
+
+
+def one_by_one(head: bytes, pieces: list[bytes], received: list[bytes]) -> Callable[[Peer], Awaitable[None]]:
+    """Send each piece when the one before it has been received."""
+
+    async def handler(peer: Peer) -> None:
+        await peer.answer(head)
+        for number, piece in enumerate(pieces):
+            await until(lambda number=number: len(received) == number)  # type: ignore[misc]  # mypy misses the default
+            await peer.send(piece)
+
+    return handler
+
+
+EVENTS = [b"data: %d\n\n" % number for number in range(5)]
+
+
+@pytest.mark.parametrize("reader", ["stream", "read_chunked", "read1"])
+def test_server_sent_events_come_one_by_one(reader: str) -> None:
+    received: list[bytes] = []
+    pieces = [chunks(event) for event in EVENTS] + [chunks(b"")]
+    with serving(one_by_one(CHUNKED + b"\r\n", pieces, received)) as server, KeepAliveAgent() as agent:
+        response = get(agent, server.url, preload_content=False)
+        each = iter(response.read1, b"") if reader == "read1" else getattr(response, reader)()
+        for piece in each:
+            received.append(piece)  # noqa: PERF402  # the server looks at it meanwhile
+        assert received == EVENTS
+
+
+def test_lines_of_server_sent_events_come_one_by_one() -> None:
+    received: list[bytes] = []
+    pieces = [chunks(b"data: %d\n" % number) for number in range(5)] + [chunks(b"")]
+    with serving(one_by_one(CHUNKED + b"\r\n", pieces, received)) as server, KeepAliveAgent() as agent:
+        for line in get(agent, server.url, preload_content=False):
+            received.append(line)  # noqa: PERF402  # as above
+        assert received == [b"data: %d\n" % number for number in range(5)]
+
+
+def test_zipped_server_sent_events_come_one_by_one() -> None:
+    received: list[bytes] = []
+    packer = zlib.compressobj(wbits=31)
+    pieces = [chunks(packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH)) for event in EVENTS]
+    pieces.append(chunks(packer.flush(), b""))
+    head = CHUNKED + b"Content-Encoding: gzip\r\n\r\n"
+    with serving(one_by_one(head, pieces, received)) as server, KeepAliveAgent() as agent:
+        for piece in get(agent, server.url, preload_content=False).stream():
+            received.append(piece)  # noqa: PERF402  # as above
+        assert received == EVENTS
+
+
+def test_server_sent_events_without_chunks_come_one_by_one_from_read1() -> None:
+    received: list[bytes] = []
+    with serving(one_by_one(b"HTTP/1.1 200 OK\r\n\r\n", EVENTS, received)) as server, KeepAliveAgent() as agent:
+        for piece in iter(get(agent, server.url, preload_content=False).read1, b""):
+            received.append(piece)  # noqa: PERF402  # as above
+        assert received == EVENTS
+        assert agent.get_current_status().sockets == agent.get_current_status().free_sockets == {}
+
+
+def test_shutdown_from_another_thread_ends_who_reads() -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.answer(HALF)
+        await peer.closed_by_client()
+
+    with serving(handler) as server, KeepAliveAgent(timeout=0) as agent:
+        response = get(agent, server.url, preload_content=False)
+        reading = start(response.read)
+        time.sleep(0.05)  # let it come to where it waits
+        response.shutdown()
+        assert isinstance(reading.exception(PATIENCE_S), HTTPError)
+        assert agent.get_current_status().sockets == {}
+
+
+# -- pools -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_that_is_evicted_closes_its_free_sockets_and_its_active_ones_when_they_come_back() -> None:
+    events: list[AgentEvent] = []
+    with (
+        serving(echo_forever) as one,
+        serving(echo_forever) as two,
+        KeepAliveAgent(num_pools=1, on_event=events.append) as agent,
+    ):
+        evicted = agent.connection_from_url(one.url)
+        active = get(agent, one.url, preload_content=False)
+        get(agent, one.url)
+        assert one.open_now == 2
+        get(agent, two.url)
+        wait_until(lambda: one.open_now == 1)
+        assert [event.reason for event in events if event.kind == "closed"] == ["cleared"]
+        assert active.read() == b"ok"
+        wait_until(lambda: one.open_now == 0)
+        assert agent.get_current_status().free_sockets == {two.origin: 1}
+        assert evicted.urlopen("GET", "/").data == b"ok"
+        wait_until(lambda: one.open_now == 0)
+        assert get(agent, two.url).reused_socket
+        assert agent.get_current_status().sockets == {}
+
+
+def test_a_request_that_waits_in_an_evicted_pool_gets_its_socket() -> None:
+    with (
+        serving(answering_after(0.1)) as one,
+        serving(echo_forever) as two,
+        KeepAliveAgent(num_pools=1, max_sockets=1) as agent,
+    ):
+        both = [start(lambda: get(agent, one.url)) for _ in range(2)]
+        wait_until(lambda: one.requests == 1 and agent.get_current_status().requests == {one.origin: 1})
+        get(agent, two.url)
+        assert [future.result(PATIENCE_S).status for future in both] == [200, 200]
+        wait_until(lambda: one.open_now == 0)
+
+
+def test_clear_closes_what_is_free_and_leaves_the_agent_usable() -> None:
+    with serving(echo_forever) as server, KeepAliveAgent() as agent:
+        active = get(agent, server.url, preload_content=False)
+        get(agent, server.url)
+        agent.clear()
+        wait_until(lambda: server.open_now == 1)
+        assert active.read() == b"ok"
+        wait_until(lambda: server.open_now == 0)
+        assert [get(agent, server.url).reused_socket for _ in range(2)] == [False, True]
+
+
+def test_a_pool_can_be_closed_by_itself() -> None:
+    with serving(echo_forever) as server, KeepAliveAgent() as agent:
+        get(agent, server.url)
+        agent.connection_from_url(server.url).close()
+        wait_until(lambda: server.open_now == 0)
+        assert get(agent, server.url).status == 200
+
+
+def test_leaving_with_is_final() -> None:
+    with serving(echo_forever) as server:
+        with KeepAliveAgent() as agent:
+            get(agent, server.url)
+        with pytest.raises(ClosedPoolError):
+            get(agent, server.url)
+
+
+def test_maxsize_is_how_many_sockets_stay_free() -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.request()
+        await until(lambda: server.sockets >= 4)
+        await peer.send(OK)
+        await echo_forever(peer)
+
+    with serving(handler) as server, KeepAliveAgent(maxsize=2) as agent:
+        assert in_threads(4, lambda _: get(agent, server.url).status) == [200] * 4
+        wait_until(lambda: server.open_now == 2)
+        assert agent.get_current_status().free_sockets == {server.origin: 2}
+    with KeepAliveAgent(maxsize=2, max_free_sockets=3) as agent:
+        assert (agent.options.max_free_sockets, agent.options.max_sockets) == (3, None)
+
+
+def test_with_block_maxsize_is_how_many_there_are_at_all() -> None:
+    with serving(answering_after(0.02)) as server, KeepAliveAgent(maxsize=2, block=True) as agent:
+        assert in_threads(8, lambda _: get(agent, server.url).status) == [200] * 8
+        assert server.sockets == 2
+    with KeepAliveAgent(maxsize=2, block=True, max_sockets=3) as agent:
+        assert (agent.options.max_free_sockets, agent.options.max_sockets) == (2, 3)
+
+
+def pool_for(agent: KeepAliveAgent, scheme: str, port: int = 443, **made_by: Any) -> AgentPool:
+    pool = agent.connection_from_host("127.0.0.1", port, scheme, pool_kwargs=made_by)
+    return cast("AgentPool", pool)
+
+
+def test_pools_that_differ_in_how_sockets_are_made_are_keyed_apart() -> None:
+    contexts = [ssl.create_default_context(), ssl.create_default_context()]
+    with KeepAliveAgent() as agent:
+        usual = pool_for(agent, "https").origin
+        assert usual == "https://127.0.0.1:443"
+        others = [
+            pool_for(agent, "https", cert_reqs="CERT_NONE").origin,
+            pool_for(agent, "https", ca_certs="one.pem").origin,
+            pool_for(agent, "https", ca_certs="two.pem").origin,
+            pool_for(agent, "https", cert_file="me.pem").origin,
+            pool_for(agent, "https", assert_hostname="other").origin,
+            pool_for(agent, "https", server_hostname="other").origin,
+            pool_for(agent, "https", ssl_minimum_version=ssl.TLSVersion.TLSv1_3).origin,
+            *(pool_for(agent, "https", ssl_context=context).origin for context in contexts),
+            pool_for(agent, "https", source_address=("127.0.0.2", 0)).origin,
+        ]
+        assert len(set(others)) == len(others)
+        assert all(re.fullmatch(r"https://127\.0\.0\.1:443#[0-9a-f]{8}", origin) for origin in others)
+        assert pool_for(agent, "https", cert_reqs="CERT_REQUIRED").origin == usual
+        assert pool_for(agent, "https", retries=3, timeout=3, headers={"X": "1"}).origin == usual
+    with KeepAliveAgent(cert_reqs="CERT_NONE") as agent:
+        assert pool_for(agent, "https").origin == "https://127.0.0.1:443"
+
+
+def test_sockets_from_another_source_address_are_not_exchanged() -> None:
+    with serving(echo_forever) as server, KeepAliveAgent() as agent:
+        usual = pool_for(agent, "http", server.port)
+        other = pool_for(agent, "http", server.port, source_address=("127.0.0.1", 0))
+        for pool in (usual, other, usual, other):
+            assert pool.urlopen("GET", "/").status == 200
+        assert server.sockets == 2
+        assert agent.get_current_status().free_sockets == {usual.origin: 1, other.origin: 1}
+
+
+def test_pools_that_differ_in_nothing_of_that_kind_share_their_sockets() -> None:
+    with serving(echo_forever) as server, KeepAliveAgent() as agent:
+        usual, other = pool_for(agent, "http", server.port), pool_for(agent, "http", server.port, retries=5)
+        assert usual is not other
+        for pool in (usual, other, usual):
+            assert pool.urlopen("GET", "/").status == 200
+        assert server.sockets == 1
+
+
+# -- threads, processes and the end ------------------------------------------------------------------------------------
+
+
+def reapers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "kabench-reaper"]
+
+
+def test_the_reaper_starts_with_the_first_free_socket_and_ends_with_the_last() -> None:
+    wait_until(lambda: reapers() == [])
+    with serving(answering_after(0.05)) as server, KeepAliveAgent(free_socket_timeout=0.2) as agent:
+        for _ in range(2):
+            request = start(lambda: get(agent, server.url))
+            wait_until(lambda: server.open_now == 1)
+            assert reapers() == []
+            request.result(PATIENCE_S)
+            assert reapers() == ["kabench-reaper"]
+            wait_until(lambda: server.open_now == 0)
+            wait_until(lambda: reapers() == [])
+        get(agent, server.url)
+        assert reapers() == ["kabench-reaper"]
+    wait_until(lambda: reapers() == [])
+
+
+def test_there_is_no_reaper_where_there_is_nothing_to_reap() -> None:
+    wait_until(lambda: reapers() == [])
+    with serving(echo_forever) as server, PlainAgent() as plain, KeepAliveAgent(free_socket_timeout=0) as forever:
+        for agent in (plain, forever):
+            get(agent, server.url)
+            assert reapers() == []
+
+
+def test_an_agent_that_is_dropped_goes_with_its_sockets_and_its_reaper() -> None:
+    wait_until(lambda: reapers() == [])
+    with serving(echo_forever) as server:
+        agent = KeepAliveAgent(free_socket_timeout=60)
+        get(agent, server.url)
+        assert reapers() == ["kabench-reaper"]
+        gone: list[weakref.ref[Any]] = [weakref.ref(agent), weakref.ref(agent.keeper)]
+        del agent
+
+        def is_over() -> bool:
+            gc.collect()
+            return all(reference() is None for reference in gone)
+
+        wait_until(is_over)
+        wait_until(lambda: server.open_now == 0)
+        wait_until(lambda: reapers() == [])
+
+
+def test_the_garbage_collector_may_close_a_response_in_the_middle_of_a_decision() -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.answer(HALF)
+        await peer.closed_by_client()
+
+    with serving(handler) as server, KeepAliveAgent(max_sockets=1, queue_timeout=2) as agent:
+
+        def drop_one() -> None:
+            response = get(agent, server.url, preload_content=False)
+            with agent.keeper._lock:  # held by this very thread, as it may be when the collector runs
+                del response
+                gc.collect()
+
+        for _ in range(3):
+            start(drop_one).result(PATIENCE_S)
+        wait_until(lambda: server.open_now == 0)
+        status = agent.get_current_status()
+        assert (status.sockets, status.close_socket_count, server.sockets) == ({}, 3, 3)
+
+
+def test_a_response_outlives_the_agent_it_came_from() -> None:
+    with serving(always(answer(bytes(300_000)))) as server:
+        response = get(KeepAliveAgent(), server.url, preload_content=False)
+        gc.collect()
+        assert len(response.read()) == 300_000
+        del response
+
+        def is_over() -> bool:
+            gc.collect()
+            return server.open_now == 0
+
+        wait_until(is_over)
+
+
+def test_threads_that_do_all_sorts_of_things_leave_the_books_in_order() -> None:
+    async def handler(peer: Peer) -> None:
+        for _ in range(7):
+            path = path_of(await peer.request())
+            if path == "/reset":
+                peer.reset()
+                return
+            await peer.send(answer(bytes(100_000 if path == "/large" else 10)))
+
+    with serving(handler) as server, KeepAliveAgent(max_sockets=5, max_free_sockets=3, timeout=5) as agent:
+        most: list[int] = []
+
+        def work(number: int) -> int:
+            done = 0
+            for turn in range(40):
+                kind = (number + turn) % 8
+                if kind == 0:
+                    with contextlib.suppress(HTTPError):
+                        get(agent, f"{server.url}reset", retries=False)
+                elif kind == 1:
+                    with contextlib.suppress(HTTPError):
+                        get(agent, f"{server.url}large", preload_content=False, retries=False).close()
+                elif kind == 2:
+                    with contextlib.suppress(HTTPError):
+                        get(agent, f"{server.url}large", preload_content=False, retries=False).drain_conn()
+                elif kind == 3 and turn % 20 == 3:
+                    agent.clear()
+                else:
+                    assert get(agent, server.url, retries=Retry(20, backoff_factor=0)).status == 200
+                most.append(sum(agent.get_current_status().sockets.values()))
+                done += 1
+            return done
+
+        assert in_threads(16, work) == [40] * 16
+        assert max(most) <= 5
+        status = agent.get_current_status()
+        assert status.sockets == status.requests == {}
+        free = sum(status.free_sockets.values())
+        assert status.create_socket_count == status.close_socket_count + free
+        assert free <= 3
+        gc.collect()
+        wait_until(lambda: server.open_now <= free)
+
+
+def run_script(script: str, url: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *options, "-c", textwrap.dedent(script), url],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=3 * PATIENCE_S,
+    )
+
+
+def test_a_process_with_free_sockets_ends_at_once_and_without_a_word() -> None:
+    script = """
+        import sys, time
+        from kabench.agent import KeepAliveAgent
+        agent = KeepAliveAgent(free_socket_timeout=600)
+        agent.request("GET", sys.argv[1])
+        other = KeepAliveAgent(free_socket_timeout=0)
+        held = other.request("GET", sys.argv[1], preload_content=False)
+        other.request("GET", sys.argv[1])
+        print(time.time())
+    """
+    with serving(echo_forever) as server:
+        done = run_script(script, server.url, "-W", "error", "-X", "dev")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert time.time() - float(done.stdout) < 5
+        assert server.sockets == 3
+        wait_until(lambda: server.open_now == 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_and_its_parent_go_on_over_sockets_of_their_own() -> None:
+    script = """
+        import os, sys
+        from kabench.agent import KeepAliveAgent
+        agent = KeepAliveAgent(free_socket_timeout=60)
+        agent.request("GET", sys.argv[1])
+        held = agent.request("GET", sys.argv[1], preload_content=False)
+        agent.request("GET", sys.argv[1])
+
+        def go_on(who):
+            said = [agent.request("GET", sys.argv[1] + who).reused_socket for _ in range(3)]
+            print(who, *said, agent.get_current_status().create_socket_count, flush=True)
+
+        child = os.fork()
+        if not child:
+            go_on("child")
+            agent.close()
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        go_on("parent")
+        assert held.read() == b"ok"
+        print(agent.get_current_status().close_socket_count, os.waitstatus_to_exitcode(status))
+    """
+    with serving(echo_forever) as server:
+        done = run_script(script, server.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines() == ["child False True True 1", "parent True True True 2", "0 0"]
+        assert server.sockets == 3
+        said = [sorted({path_of(request) for request in peer.requests}) for peer in server.peers]
+        assert said == [["/"], ["/", "/parent"], ["/child"]]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_while_other_threads_are_at_it_leaves_no_lock_behind() -> None:
+    script = """
+        import os, sys, threading
+        from kabench.agent import KeepAliveAgent
+        agent = KeepAliveAgent(max_sockets=4)
+        stop = threading.Event()
+
+        def work():
+            while not stop.is_set():
+                agent.request("GET", sys.argv[1])
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        codes = []
+        for _ in range(10):
+            child = os.fork()
+            if not child:
+                assert agent.get_current_status().sockets == agent.get_current_status().requests == {}
+                assert agent.request("GET", sys.argv[1], timeout=5).status == 200
+                os._exit(0)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        stop.set()
+        for thread in threads:
+            thread.join()
+        print(codes.count(0), agent.get_current_status().error_socket_count)
+        agent.close()
+    """
+    with serving(echo_forever) as server:
+        done = run_script(script, server.url)
+        assert (done.returncode, done.stdout) == (0, "10 0\n"), done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="needs gevent")
+def test_gevent_s_greenlets_share_the_sockets() -> None:
+    script = """
+        from gevent import monkey
+        monkey.patch_all()
+        import sys
+        import gevent
+        from kabench.agent import KeepAliveAgent
+        agent = KeepAliveAgent(max_sockets=10, max_free_sockets=5, free_socket_timeout=60)
+
+        def user():
+            return [agent.request("GET", sys.argv[1]).data for _ in range(5)]
+
+        users = [gevent.spawn(user) for _ in range(60)]
+        gevent.joinall(users, timeout=20)
+        print(sum(user.value == [b"ok"] * 5 for user in users))
+        late = KeepAliveAgent(max_sockets=1)
+        held = late.request("GET", sys.argv[1], preload_content=False)
+        pending = gevent.spawn(late.request, "GET", sys.argv[1])
+        gevent.sleep(0.05)
+        pending.kill()
+        print(late.get_current_status().requests, held.read())
+        status = agent.get_current_status()
+        print(status.create_socket_count, sum(status.free_sockets.values()), status.request_count)
+        short = KeepAliveAgent(free_socket_timeout=0.05)
+        short.request("GET", sys.argv[1])
+        gevent.sleep(0.3)
+        print(short.get_current_status().timeout_socket_count)
+    """
+    with serving(answering_after(0.02)) as server:
+        done = run_script(script, server.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines() == ["60", "{} b'ok'", "10 5 300", "1"]
+        assert server.open_most <= 12
+
+
+# -- proxies -----------------------------------------------------------------------------------------------------------
+
+
+async def forwarding(peer: Peer) -> None:
+    """A proxy that answers for every server itself."""
+    while True:
+        target = path_of(await peer.request())
+        await peer.send(answer(target.encode()))
+
+
+def test_one_socket_to_a_proxy_carries_requests_to_all_servers() -> None:
+    with serving(forwarding) as proxy, KeepAliveProxyAgent(proxy.url, proxy_headers={"X-Proxy": "1"}) as agent:
+        for number, host in enumerate(["one.test", "two.test", "one.test"]):
+            response = get(agent, f"http://{host}/a")
+            assert response.data == f"http://{host}/a".encode()
+            assert response.reused_socket is (number > 0)
+        assert proxy.sockets == 1
+        assert all(b"\r\nX-Proxy: 1\r\n" in request for request in proxy.peers[0].requests)
+        assert b"\r\nHost: two.test\r\n" in proxy.peers[0].requests[1]
+        status = agent.get_current_status()
+        assert (status.free_sockets, status.create_socket_count) == ({proxy.origin: 1}, 1)
+    wait_until(lambda: proxy.open_now == 0)
+
+
+def test_a_stale_socket_to_a_proxy_is_replaced_like_any_other() -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.answer()
+        if peer.number == 0:
+            await peer.request()
+            peer.reset()
+        await echo_forever(peer)
+
+    with serving(handler) as proxy, KeepAliveProxyAgent(proxy.url, max_sockets=1) as agent:
+        get(agent, "http://one.test/", retries=False)
+        response = get(agent, "http://two.test/", retries=False)
+        assert (response.status, response.retried) == (200, True)
+        assert agent.get_current_status().retry_count == 1
+
+
+def test_a_proxy_that_is_not_there_is_urllib3_s_proxy_error() -> None:
+    with serving(echo_forever) as proxy:
+        url = proxy.url
+    with KeepAliveProxyAgent(url) as agent:
+        with pytest.raises(ProxyError):
+            get(agent, "http://one.test/", retries=False)
+        status = agent.get_current_status()
+        assert (status.create_socket_error_count, status.sockets) == (1, {})
+
+
+def tunnelling_to(target: ScriptedServer, heard: list[str]) -> Callable[[Peer], Awaitable[None]]:
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def handler(peer: Peer) -> None:
+        heard.append((await peer.request()).split(b"\r\n")[0].decode())
+        reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
+        try:
+            await peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await asyncio.gather(copy(peer.reader, writer), copy(reader, peer.writer), return_exceptions=True)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+                await writer.wait_closed()
+
+    return handler
+
+
+def test_https_goes_through_a_tunnel_that_is_kept() -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    heard: list[str] = []
+
+    async def losing_the_race_once(peer: Peer) -> None:
+        await peer.answer()
+        await peer.answer()
+        if peer.number == 0:
+            await peer.request()
+            return
+        await echo_forever(peer)
+
+    with (
+        serving(losing_the_race_once, tls=context) as target,
+        serving(tunnelling_to(target, heard)) as proxy,
+        KeepAliveProxyAgent(proxy.url, ca_cert_data=authority.cert_pem.bytes().decode()) as agent,
+    ):
+        responses = [get(agent, target.url, retries=False) for _ in range(4)]
+        assert [response.data for response in responses] == [b"ok"] * 4
+        assert [response.reused_socket for response in responses] == [False, True, False, True]
+        assert [response.retried for response in responses] == [False, False, True, False]
+        assert [line.split()[:2] for line in heard] == [["CONNECT", f"127.0.0.1:{target.port}"]] * 2
+        status = agent.get_current_status()
+        assert status.free_sockets == {target.origin: 1}
+        assert (status.create_socket_count, status.retry_count) == (2, 1)
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+def test_events_say_what_happens_and_why() -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.answer()
+        if peer.number == 1:
+            await peer.answer(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        await echo_forever(peer)
+
+    events: list[AgentEvent] = []
+    with serving(handler) as server, KeepAliveAgent(on_event=events.append, free_socket_timeout=0.1) as agent:
+        get(agent, server.url)
+        get(agent, server.url)
+        wait_until(lambda: server.open_now == 0)
+        get(agent, server.url)
+        get(agent, server.url)
+        get(agent, server.url)
+    told = [(event.kind.value, event.reason, event.request_count) for event in events]
+    assert told == [
+        ("created", "", 1),
+        ("reused", "", 2),
+        ("timed_out", "free_timeout", 2),
+        ("closed", "free_timeout", 2),
+        ("created", "", 1),
+        ("reused", "", 2),
+        ("closed", "not_reusable", 2),
+        ("created", "", 1),
+        ("closed", "agent_closed", 1),
+    ]
+    assert {event.origin for event in events} == {server.origin}
+    assert all(event.age_s >= 0 for event in events)
+
+
+def test_a_listener_may_ask_and_use_the_agent() -> None:
+    heard: list[AgentStatus] = []
+
+    def listen(event: AgentEvent) -> None:
+        heard.append(agent.get_current_status())
+        if event.kind == "created" and len(heard) == 1:
+            get(agent, server.url)
+
+    with serving(echo_forever) as server:
+        agent = KeepAliveAgent(on_event=listen, max_sockets=2, free_socket_timeout=0.1)
+        with agent:
+            assert start(lambda: get(agent, server.url).status).result(PATIENCE_S) == 200
+            wait_until(lambda: server.open_now == 0)
+            wait_until(lambda: len(heard) >= 6)
+            assert max(status.timeout_socket_count for status in heard) == 2
+
+
+def test_a_listener_may_close_the_agent() -> None:
+    def listen(event: AgentEvent) -> None:
+        if event.kind == "reused":
+            agent.close()
+
+    with serving(echo_forever) as server:
+        agent = KeepAliveAgent(on_event=listen)
+        get(agent, server.url)
+        failed = start(lambda: get(agent, server.url)).exception(PATIENCE_S)
+        assert failed is None or isinstance(failed, HTTPError)
+        wait_until(lambda: server.open_now == 0)
+
+
+def test_a_listener_that_raises_costs_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    def listen(_: AgentEvent) -> None:
+        raise LookupError("a fault of the listener")
+
+    heard: list[AgentEvent] = []
+    with serving(echo_forever) as server, KeepAliveAgent(on_event=listen) as agent:
+        agent.add_event_listener(heard.append)
+        assert [get(agent, server.url).status for _ in range(2)] == [200, 200]
+        assert [event.kind.value for event in heard] == ["created", "reused"]
+    assert "a fault of the listener" in caplog.text
+
+
+# -- answers before the request was sent -------------------------------------------------------------------------------
+
+
+def large(kind: str) -> Any:
+    whole = bytes(30_000_000)
+    if kind == "bytes":
+        return whole
+    if kind == "file":
+        return io.BytesIO(whole)
+    return (whole[:8_192] for _ in range(4_000))
+
+
+@pytest.mark.parametrize("kind", ["bytes", "file", "iterator"])
+def test_an_answer_before_all_was_sent_is_the_response_and_ends_the_socket(kind: str) -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(answer(b"too large", status=b"413 Content Too Large"))
+        await until(lambda: len(responses) > peer.number)  # reads no more
+
+    responses: list[AgentResponse] = []
+    with serving(handler) as server, KeepAliveAgent() as agent:
+        for _ in range(2):
+            began_at = time.monotonic()
+            response = agent.request("PUT", server.url, body=large(kind), retries=False)
+            assert time.monotonic() - began_at < 5
+            responses.append(cast("AgentResponse", response))
+        assert [(response.status, response.data) for response in responses] == [(413, b"too large")] * 2
+        assert [response.reused_socket for response in responses] == [False, False]
+        status = agent.get_current_status()
+        assert (status.free_sockets, status.sockets, status.close_socket_count) == ({}, {}, 2)
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_a_100_while_the_body_is_sent_is_not_the_response(size: int) -> None:
+    async def handler(peer: Peer) -> None:
+        while True:
+            head = await peer.reader.readuntil(b"\r\n\r\n")
+            assert b"expect: 100-continue" in head.lower()
+            await peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await asyncio.sleep(0.02)
+            body = await peer.reader.readexactly(size)
+            await peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answer(b"%d" % len(body)))
+
+    with serving(handler) as server, KeepAliveAgent() as agent:
+        for _ in range(2):
+            response = agent.request("PUT", server.url, body=bytes(size), headers={"Expect": "100-continue"})
+            assert (response.status, response.data) == (200, b"%d" % size)
+        assert server.sockets == 1
+
+
+def test_who_waits_gets_a_socket_after_an_early_answer() -> None:
+    async def handler(peer: Peer) -> None:
+        if peer.number:
+            await echo_forever(peer)
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await until(lambda: agent.get_current_status().requests != {})
+        await peer.send(answer(b"", status=b"413 Content Too Large"))
+        await until(lambda: agent.get_current_status().request_count == 2)
+
+    with serving(handler) as server, KeepAliveAgent(max_sockets=1) as agent:
+        first = start(lambda: agent.request("PUT", server.url, body=large("bytes"), retries=False))
+        wait_until(lambda: server.sockets == 1)
+        second = start(lambda: get(agent, server.url, retries=False))
+        assert (first.result(PATIENCE_S).status, second.result(PATIENCE_S).status) == (413, 200)
