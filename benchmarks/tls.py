@@ -1,7 +1,7 @@
 """What TLS costs the asyncio agent, and what resuming sessions saves: kabench against one nginx worker, 0 ms.
 
 The first table is keep-alive over http and https; the second a new socket for every request, with sessions resumed and
-without, for RSA-2048 and ECDSA P-256 certificates with an intermediate authority, as public ones have. TLS 1.3 unless
+without, for 60 users and for one, and for RSA-2048 and ECDSA P-256 certificates with an intermediate authority, as public ones have. TLS 1.3 unless
 the row says otherwise.
 """
 
@@ -29,11 +29,11 @@ SOCKETS = 50
 USERS = 60
 
 
-def measure(url: str, cacert: str | None, seconds: float, agent: str, sessions: int) -> Figures:
+def measure(url: str, cacert: str | None, seconds: float, agent: str, sessions: int, users: int) -> Figures:
     pin_client()
     options = AgentOptions(max_sockets=SOCKETS, free_socket_timeout=30, max_cached_sessions=sessions)
     plan = LoadPlan(
-        url=url, method="GET", data=b"", agent_options=options, concurrency=USERS, duration_s=seconds, cacert=cacert
+        url=url, method="GET", data=b"", agent_options=options, concurrency=users, duration_s=seconds, cacert=cacert
     )
     (run,) = run_load(plan, [agent]).runs
     if run.failed_transactions or run.client.cpu_us_per_transaction is None:
@@ -66,8 +66,10 @@ def main() -> None:
         rsa_12, ecdsa_12 = https(trustme.KeyType.RSA, "TLSv1.2"), https(trustme.KeyType.ECDSA, "TLSv1.2")
         http = running.enter_context(nginx()), None
 
-        def job(where: tuple[str, str | None], agent: str, sessions: int = 100) -> Callable[[], Figures]:
-            return functools.partial(measure, *where, given.seconds, agent, sessions)
+        def job(
+            where: tuple[str, str | None], agent: str, sessions: int = 100, users: int = USERS
+        ) -> Callable[[], Figures]:
+            return functools.partial(measure, *where, given.seconds, agent, sessions, users)
 
         kept = {"http": job(http, "keepalive"), "https": job(rsa, "keepalive")}
         plain = {
@@ -80,9 +82,16 @@ def main() -> None:
             "TLS 1.2, ECDSA, no session": job(ecdsa_12, "plain", 0),
             "TLS 1.2, ECDSA, resumed": job(ecdsa_12, "plain"),
         }
+        one_user = {
+            "RSA, no session": job(rsa, "plain", 0, 1),
+            "RSA, resumed": job(rsa, "plain", 100, 1),
+            "ECDSA, no session": job(ecdsa, "plain", 0, 1),
+            "ECDSA, resumed": job(ecdsa, "plain", 100, 1),
+        }
         tables = [
             table("keep-alive, 50 sockets, 60 users", "http", in_rounds(kept, given.rounds, console)),
             table("a socket a request (plain)", "RSA, no session", in_rounds(plain, given.rounds, console)),
+            table("the same, one user", "RSA, no session", in_rounds(one_user, given.rounds, console)),
         ]
     for made in tables:
         console.print()

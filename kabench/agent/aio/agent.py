@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Self
 
 from kabench.agent.aio.connection import Connection
-from kabench.agent.aio.exchange import Exchange, FutureExchange, StreamExchange
+from kabench.agent.aio.exchange import CarefulExchange, Exchange, FutureExchange, StreamExchange
 from kabench.agent.aio.request import PreparedRequest, prepare
 from kabench.agent.aio.resolver import Resolver, is_address
 from kabench.agent.aio.response import StreamedResponse
@@ -134,7 +134,12 @@ class AsyncAgent:
         payload = payload_of(body)
         upload = payload if isinstance(payload, Upload) else None
         prepared = self._prepare(method, url, headers, payload, tls)
-        return await self._send(prepared, timeout, upload, max_response_bytes)
+        exchange = self._begin(prepared, timeout, upload, max_response_bytes)
+        try:
+            return await exchange.future
+        except asyncio.CancelledError:
+            self.abort(exchange)
+            raise
 
     async def send(
         self,
@@ -152,26 +157,30 @@ class AsyncAgent:
         kinds `StaleSocketError` and `IncompleteResponseError`, `ResponseParseError`, `ResponseTooLargeError`,
         `AgentClosedError`, and `WrongLoopError` where the agent belongs to another event loop.
         """
-        return await self._send(prepared, timeout, None, max_response_bytes)
-
-    async def _send(
-        self,
-        prepared: PreparedRequest,
-        timeout: Duration | None,  # noqa: ASYNC109  # as above
-        upload: Upload | None,
-        max_response_bytes: int | None,
-    ) -> Response:
-        loop = self._bind()
-        options = self.options
-        seconds = options.timeout if timeout is None else parse_duration(timeout)
-        limit = options.max_response_bytes if max_response_bytes is None else max_response_bytes
-        exchange = FutureExchange(prepared, seconds, loop.create_future(), upload, limit)
-        self.start(exchange, perf_counter())
+        exchange = self._begin(prepared, timeout, None, max_response_bytes)
         try:
             return await exchange.future
         except asyncio.CancelledError:
             self.abort(exchange)
             raise
+
+    def _begin(
+        self,
+        prepared: PreparedRequest,
+        timeout: Duration | None,
+        upload: Upload | None,
+        max_response_bytes: int | None,
+    ) -> FutureExchange:
+        future = self._bind().create_future()
+        options = self.options
+        seconds = options.timeout if timeout is None else parse_duration(timeout)
+        limit = options.max_response_bytes if max_response_bytes is None else max_response_bytes
+        if upload is None and limit is None:
+            exchange = FutureExchange(prepared, seconds, future)
+        else:
+            exchange = CarefulExchange(prepared, seconds, future, upload, limit)
+        self.start(exchange, perf_counter())
+        return exchange
 
     @contextlib.asynccontextmanager
     async def stream(

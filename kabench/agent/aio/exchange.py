@@ -76,30 +76,11 @@ class Exchange(BookedRequest):
 class FutureExchange(Exchange):
     """An exchange that somebody awaits."""
 
-    __slots__ = ("_max_response_bytes", "future", "upload", "watches")
+    __slots__ = ("future",)
 
-    watches: bool
-
-    def __init__(
-        self,
-        prepared: PreparedRequest,
-        timeout: float,
-        future: asyncio.Future[Response],
-        upload: Upload | None = None,
-        max_response_bytes: int | None = None,
-    ) -> None:
+    def __init__(self, prepared: PreparedRequest, timeout: float, future: asyncio.Future[Response]) -> None:
         super().__init__(prepared, timeout)
         self.future = future
-        self.upload = upload
-        self.watches = False
-        self._max_response_bytes = inf if max_response_bytes is None else max_response_bytes
-        if max_response_bytes is not None:
-            self.watches = self.needs_reader = True
-
-    def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
-        """Stop at the limit, or as soon as the head says that it will be passed."""
-        if max(head.body_length, reader.body_bytes) > self._max_response_bytes:
-            raise ResponseTooLargeError(f"the response is over {self._max_response_bytes} bytes")
 
     def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:  # noqa: ARG002
         """Give the response to the one who awaits."""
@@ -112,6 +93,32 @@ class FutureExchange(Exchange):
         """Raise the error where it is awaited."""
         if not self.future.done():
             self.future.set_exception(error)
+
+
+class CarefulExchange(FutureExchange):
+    """An exchange that somebody awaits, with a body that is not bytes, or a limit on the response's."""
+
+    __slots__ = ("_max_response_bytes", "upload")
+
+    watches = True
+
+    def __init__(
+        self,
+        prepared: PreparedRequest,
+        timeout: float,
+        future: asyncio.Future[Response],
+        upload: Upload | None,
+        max_response_bytes: int | None,
+    ) -> None:
+        super().__init__(prepared, timeout, future)
+        self.upload = upload
+        self._max_response_bytes = inf if max_response_bytes is None else max_response_bytes
+        self.needs_reader = True
+
+    def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
+        """Stop at the limit, or as soon as the head says that it will be passed."""
+        if max(head.body_length, reader.body_bytes) > self._max_response_bytes:
+            raise ResponseTooLargeError(f"the response is over {self._max_response_bytes} bytes")
 
 
 class StreamExchange(Exchange):

@@ -71,7 +71,10 @@ class Response(_Headed):
     __slots__ = ("data",)
 
     def __init__(self, head: ResponseHead, data: bytes, *, reused_socket: bool, retried: bool) -> None:
-        super().__init__(head, reused_socket=reused_socket, retried=retried)
+        self._head = head  # not through _Headed, which would be another call a request
+        self._headers = None
+        self.reused_socket = reused_socket
+        self.retried = retried
         self.data = data
 
     def json(self) -> Any:  # a JSON document can be anything

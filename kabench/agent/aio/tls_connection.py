@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from kabench.agent.aio.request import Origin
     from kabench.agent.book import BookedSocket
 
-_READ_BYTES = 262_144
+_READ_BYTES = 16_384
+"""A record's plain text at most (RFC 8446 section 5.1); a larger buffer is only larger to allocate."""
+
 _CUT_OFF = "closed without a close_notify"
 
 
@@ -34,10 +36,10 @@ class TlsConnection(Connection):
         "_decrypt",
         "_encrypt",
         "_failure",
-        "_has_kept_session",
         "_incoming",
         "_is_ended",
         "_is_secured",
+        "_is_settled",
         "_origin",
         "_outgoing",
         "_take_out",
@@ -58,7 +60,7 @@ class TlsConnection(Connection):
         self._outgoing = ssl.MemoryBIO()
         self._is_secured = False
         self._is_ended = False
-        self._has_kept_session = False
+        self._is_settled = False
         self._failure: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -131,40 +133,40 @@ class TlsConnection(Connection):
             return
         try:
             plain = self._decrypt(_READ_BYTES)
-            if incoming.pending and plain:
-                plain = self._decrypt_on(plain)
-            elif not plain:
-                self._is_ended = True
         except ssl.SSLWantReadError:
             self._flush()  # an answer to what was no application data, such as a new key
-            return
         except ssl.SSLError as error:
-            self._failure = error
-            plain = b""
-        if plain:
-            if not self._has_kept_session:
-                self._has_kept_session = self._owner.tls_sessions.keep(self.booked.origin, self._tls, time())
-            Connection.data_received(self, plain)
-        if self._is_ended:
-            self._lost(None, perf_counter())
-        elif self._failure is not None:
-            self._lost(self._failure, perf_counter())
+            self._end(error)
+        else:
+            if plain and self._is_settled and not incoming.pending:
+                Connection.data_received(self, plain)
+            else:
+                self._pass_on_all(plain)
 
-    def _decrypt_on(self, plain: bytes) -> bytes:
-        """What is behind the first record, with it: all whole records that have come."""
+    def _pass_on_all(self, plain: bytes) -> None:
+        """Pass on all whole records that have come, together. `plain` is the first; empty: the other side's goodbye."""
         pieces = [plain]
+        error: Exception | None = None
         try:
-            while self._incoming.pending:
-                piece = self._decrypt(_READ_BYTES)
-                if not piece:
-                    self._is_ended = True
-                    break
-                pieces.append(piece)
+            while pieces[-1] and self._incoming.pending:
+                pieces.append(self._decrypt(_READ_BYTES))
         except ssl.SSLWantReadError:
             self._flush()
-        except ssl.SSLError as error:
-            self._failure = error
-        return b"".join(pieces)
+        except ssl.SSLError as failure:
+            error = failure
+        self._is_ended = not pieces[-1]
+        together = b"".join(pieces)
+        if together:
+            if not self._is_settled:
+                self._is_settled = self._owner.tls_sessions.keep(self.booked.origin, self._tls, time())
+            Connection.data_received(self, together)
+        if self._is_ended or error is not None:
+            self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        """Nothing more will come: the other side has said goodbye, or what came was not TLS."""
+        self._failure = error
+        self._lost(error, perf_counter())
 
     def eof_received(self) -> bool:
         """The other side has finished sending. A body that ends so, without a close_notify, may have been cut off."""
