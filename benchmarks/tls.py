@@ -1,8 +1,8 @@
 """What TLS costs the asyncio agent, and what resuming sessions saves: kabench against one nginx worker, 0 ms.
 
-The first table is keep-alive over http and https; the second a new socket for every request, with sessions resumed and
-without, for 60 users and for one, and for RSA-2048 and ECDSA P-256 certificates with an intermediate authority, as public ones have. TLS 1.3 unless
-the row says otherwise.
+The first table is keep-alive over http and https; the others a new socket for every request, with sessions resumed and
+without, for 60 users and for one, with RSA-2048 and ECDSA P-256 certificates and an intermediate authority, as public
+ones have. TLS 1.3 unless the row says otherwise.
 """
 
 from __future__ import annotations
