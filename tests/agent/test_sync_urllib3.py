@@ -239,8 +239,15 @@ def test_options_that_are_none_are_refused() -> None:
         KeepAliveAgent(keep_alive="no")
     with pytest.raises(ValueError, match="keep_alive"):
         PlainAgent(keep_alive=True)
-    with KeepAliveAgent(no_such_option=1) as agent, pytest.raises(TypeError, match="no_such_option"):
-        agent.request("GET", "http://127.0.0.1:9/")
+    with pytest.raises(TypeError, match="no_such_option=1: there is no such option"):
+        KeepAliveAgent(no_such_option=1)
+    with pytest.raises(TypeError, match="proxy_header="):
+        KeepAliveProxyAgent("http://127.0.0.1:1", proxy_header={})
+
+
+def test_urllib3_s_own_options_are_taken() -> None:
+    KeepAliveAgent(retries=3, ca_certs=None, source_address=("127.0.0.1", 0)).close()
+    KeepAliveProxyAgent("http://127.0.0.1:1", proxy_headers={"A": "b"}, use_forwarding_for_https=True).close()
 
 
 # -- Retry -------------------------------------------------------------------------------------------------------------

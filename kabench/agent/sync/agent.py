@@ -10,6 +10,7 @@ from urllib3 import PoolManager, ProxyManager, Timeout
 from urllib3._collections import RecentlyUsedContainer
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import LocationParseError
+from urllib3.poolmanager import PoolKey
 from urllib3.util.ssl_ import resolve_cert_reqs
 
 from kabench.agent.options import AgentOptions
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
     from kabench.agent.status import AgentStatus
 
 _OPTION_NAMES = frozenset(option.name for option in dataclasses.fields(AgentOptions))
+_PROXY_NAMES = {
+    "proxy_headers",
+    "proxy_ssl_context",
+    "use_forwarding_for_https",
+    "proxy_assert_hostname",
+    "proxy_assert_fingerprint",
+}
+_URLLIB3_NAMES = _PROXY_NAMES | {field.removeprefix("key_") for field in PoolKey._fields}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SET_A_SOCKET_APART = (
     "cert_reqs",
@@ -159,11 +168,9 @@ class KeepAliveAgent(_Managed, PoolManager):  # type: ignore[misc]  # leaving `w
         on_event: EventListener | None = None,
         **given: Any,  # options of an agent, and urllib3's
     ) -> None:
-        self.options, pool_options = _sorted_out(options, given, self._defaults)
+        self.options, pool_options = _sorted_out(options, given)
         PoolManager.__init__(self, num_pools, headers, **pool_options)
         self._manage(num_pools, on_event)
-
-    _defaults: dict[str, Any] = {}  # noqa: RUF012  # options by name, never changed
 
 
 class PlainAgent(KeepAliveAgent):
@@ -172,8 +179,6 @@ class PlainAgent(KeepAliveAgent):
     With `hand_off=True` it is Node's normal agent with finite `max_sockets`: it sends `Connection: keep-alive`, a
     socket goes straight to a pending request if there is one, and is closed if there is none.
     """
-
-    _defaults = {"keep_alive": False}  # noqa: RUF012  # as above
 
     def __init__(
         self,
@@ -184,6 +189,8 @@ class PlainAgent(KeepAliveAgent):
         on_event: EventListener | None = None,
         **given: Any,  # options of an agent, and urllib3's
     ) -> None:
+        if options is None:
+            given.setdefault("keep_alive", False)
         super().__init__(num_pools, headers, options=options, on_event=on_event, **given)
         if self.options.keep_alive:
             raise ValueError("keep_alive: True is not for a plain agent; use KeepAliveAgent")
@@ -206,7 +213,7 @@ class KeepAliveProxyAgent(_Managed, ProxyManager):  # type: ignore[misc]  # as a
         on_event: EventListener | None = None,
         **given: Any,  # options of an agent, and urllib3's
     ) -> None:
-        self.options, pool_options = _sorted_out(options, given, {})
+        self.options, pool_options = _sorted_out(options, given)
         ProxyManager.__init__(self, proxy_url, num_pools, headers, **pool_options)
         self._manage(num_pools, on_event)
 
@@ -214,11 +221,12 @@ class KeepAliveProxyAgent(_Managed, ProxyManager):  # type: ignore[misc]  # as a
 def _sorted_out(
     options: AgentOptions | None,
     given: dict[str, Any],  # as the agents take them
-    defaults: dict[str, Any],  # options of an agent
 ) -> tuple[AgentOptions, dict[str, Any]]:
     """The agent's options, and what is left for urllib3."""
     of_agent = {name: value for name, value in given.items() if name in _OPTION_NAMES}
     of_urllib3 = {name: value for name, value in given.items() if name not in _OPTION_NAMES}
+    for name in of_urllib3.keys() - _URLLIB3_NAMES:
+        raise TypeError(f"{name}={given[name]!r}: there is no such option of an agent or of urllib3")
     timeout = of_agent.get("timeout")
     if isinstance(timeout, Timeout):
         del of_agent["timeout"]
@@ -230,7 +238,7 @@ def _sorted_out(
             of_agent.setdefault("max_free_sockets", maxsize)
             if block:
                 of_agent.setdefault("max_sockets", maxsize)
-        options = AgentOptions(**{**defaults, **of_agent})
+        options = AgentOptions(**of_agent)
     elif of_agent:
         raise TypeError(f"options come as an AgentOptions or by name, not both ({', '.join(of_agent)})")
     if not isinstance(timeout, Timeout):
