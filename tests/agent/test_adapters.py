@@ -54,8 +54,10 @@ def test_requests_sends_through_the_agent(session: Any) -> None:
         assert (first.text, second.text) == ("ok", "ok")
         assert (first.raw.reused_socket, second.raw.reused_socket) == (False, True)
         assert server.sockets == 1
+        assert session.get(server.url, verify="/some/authorities.pem").raw.reused_socket  # which http has no use for
         status = session.get_adapter(server.url).agent.get_current_status()
-        assert (status.create_socket_count, status.request_count) == (1, 2)
+        assert (status.create_socket_count, status.request_count) == (1, 3)
+        assert status.free_sockets == {server.origin: 1}
 
 
 def test_requests_streams_and_gives_the_socket_back(session: Any) -> None:

@@ -39,6 +39,35 @@ _PROXY_NAMES = {
 }
 _URLLIB3_NAMES = _PROXY_NAMES | {field.removeprefix("key_") for field in PoolKey._fields}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SET_A_SOCKET_APART = ("source_address", "socket_options")
+_SET_A_TLS_SOCKET_APART = (
+    *_SET_A_SOCKET_APART,
+    "cert_reqs",
+    "ca_certs",
+    "ca_cert_dir",
+    "ca_cert_data",
+    "cert_file",
+    "key_file",
+    "key_password",
+    "ssl_version",
+    "ssl_minimum_version",
+    "ssl_maximum_version",
+    "ssl_context",
+    "assert_hostname",
+    "assert_fingerprint",
+    "server_hostname",
+)
+"""urllib3's options that a socket is made by: sockets that differ in one are not exchanged."""
+
+_PROXY_NAMES = {
+    "proxy_headers",
+    "proxy_ssl_context",
+    "use_forwarding_for_https",
+    "proxy_assert_hostname",
+    "proxy_assert_fingerprint",
+}
+_URLLIB3_NAMES = _PROXY_NAMES | {field.removeprefix("key_") for field in PoolKey._fields}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SET_A_SOCKET_APART = (
     "cert_reqs",
     "ca_certs",
@@ -73,7 +102,7 @@ class _Managed:
         self.keeper = SocketKeeper(self.options, on_event)
         self.pools = RecentlyUsedContainer(num_pools, dispose_func=lambda pool: pool.close())
         self.pool_classes_by_scheme = {"http": AgentPool, "https": AgentTlsPool}
-        self._made_by_default = _made_by(self.connection_pool_kw)
+        self._made_by_default = {scheme: _made_by(scheme, self.connection_pool_kw) for scheme in ("http", "https")}
 
     def _new_pool(
         self,
@@ -82,11 +111,11 @@ class _Managed:
         port: int,
         request_context: dict[str, Any] | None = None,  # urllib3's
     ) -> HTTPConnectionPool:
-        made_by = self._made_by_default if request_context is None else _made_by(request_context)
+        made_by = _made_by(scheme, self.connection_pool_kw if request_context is None else request_context)
         pool: HTTPConnectionPool = super()._new_pool(scheme, host, port, request_context)  # type: ignore[misc]
         bare = host.strip("[]").lower()
         origin = f"{scheme}://{f'[{bare}]' if ':' in bare else bare}:{port}"
-        if made_by != self._made_by_default:
+        if made_by != self._made_by_default[scheme]:
             origin += f"#{digest_of([f'{name}={value}' for name, value in sorted(made_by.items())])}"
         if isinstance(pool, AgentPool):
             pool.adopt(self.keeper, origin)
@@ -252,8 +281,10 @@ def _sorted_out(
     return options, of_urllib3
 
 
-def _made_by(context: Mapping[str, Any]) -> dict[str, str]:
+def _made_by(scheme: str, context: Mapping[str, Any]) -> dict[str, str]:
     """What sets a socket apart, as text; certificates are required unless something else is said."""
-    made_by = {name: str(context[name]) for name in _SET_A_SOCKET_APART if context.get(name) is not None}
+    if scheme == "http":
+        return {name: str(context[name]) for name in _SET_A_SOCKET_APART if context.get(name) is not None}
+    made_by = {name: str(context[name]) for name in _SET_A_TLS_SOCKET_APART if context.get(name) is not None}
     made_by["cert_reqs"] = str(resolve_cert_reqs(context.get("cert_reqs")))
     return made_by
