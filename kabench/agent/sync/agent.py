@@ -39,8 +39,8 @@ _PROXY_NAMES = {
 }
 _URLLIB3_NAMES = _PROXY_NAMES | {field.removeprefix("key_") for field in PoolKey._fields}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_SET_A_SOCKET_APART = ("source_address", "socket_options")
-_SET_A_TLS_SOCKET_APART = (
+_SET_A_SOCKET_APART: tuple[str, ...] = ("source_address", "socket_options")
+_SET_A_TLS_SOCKET_APART: tuple[str, ...] = (
     *_SET_A_SOCKET_APART,
     "cert_reqs",
     "ca_certs",
@@ -56,35 +56,6 @@ _SET_A_TLS_SOCKET_APART = (
     "assert_hostname",
     "assert_fingerprint",
     "server_hostname",
-)
-"""urllib3's options that a socket is made by: sockets that differ in one are not exchanged."""
-
-_PROXY_NAMES = {
-    "proxy_headers",
-    "proxy_ssl_context",
-    "use_forwarding_for_https",
-    "proxy_assert_hostname",
-    "proxy_assert_fingerprint",
-}
-_URLLIB3_NAMES = _PROXY_NAMES | {field.removeprefix("key_") for field in PoolKey._fields}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_SET_A_SOCKET_APART = (
-    "cert_reqs",
-    "ca_certs",
-    "ca_cert_dir",
-    "ca_cert_data",
-    "cert_file",
-    "key_file",
-    "key_password",
-    "ssl_version",
-    "ssl_minimum_version",
-    "ssl_maximum_version",
-    "ssl_context",
-    "assert_hostname",
-    "assert_fingerprint",
-    "server_hostname",
-    "source_address",
-    "socket_options",
 )
 """urllib3's options that a socket is made by: sockets that differ in one are not exchanged."""
 
