@@ -808,6 +808,10 @@ def test_threads_that_do_all_sorts_of_things_leave_the_books_in_order() -> None:
         wait_until(lambda: server.open_now <= free)
 
 
+FORKING = ("-W", "ignore:This process:DeprecationWarning")
+"""Python 3.12 and later warn of forks in processes with threads, as the reaper makes one of this."""
+
+
 def run_script(script: str, url: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *options, "-c", textwrap.dedent(script), url],
@@ -862,7 +866,7 @@ def test_a_forked_child_and_its_parent_go_on_over_sockets_of_their_own() -> None
         print(agent.get_current_status().close_socket_count, os.waitstatus_to_exitcode(status))
     """
     with serving(echo_forever) as server:
-        done = run_script(script, server.url)
+        done = run_script(script, server.url, *FORKING)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.splitlines() == ["child False True True 1", "parent True True True 2", "0 0"]
         assert server.sockets == 3
@@ -900,7 +904,7 @@ def test_a_fork_while_other_threads_are_at_it_leaves_no_lock_behind() -> None:
         agent.close()
     """
     with serving(echo_forever) as server:
-        done = run_script(script, server.url)
+        done = run_script(script, server.url, *FORKING)
         assert (done.returncode, done.stdout) == (0, "10 0\n"), done.stderr
 
 
