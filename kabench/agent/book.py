@@ -312,7 +312,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         elif not self._keeps_any:
             reason = CloseReason.NOT_KEEP_ALIVE
         elif socket.request_count >= socket.max_requests:
-            reason = CloseReason.MAX_REQUESTS
+            reason = CloseReason.MAX_REQUESTS if socket.max_requests else CloseReason.SERVER_CLOSED
         elif now >= socket.expires_at:
             reason = CloseReason.TTL
         elif socket.free_time <= 0:
@@ -388,6 +388,10 @@ class SocketBook(Generic[HandleT, RequestT]):
         """Bytes moved on an active socket: its activity timeout starts again."""
         if socket.state is _ACTIVE and socket.request is not None:
             self._set_deadline(socket, now + socket.request.timeout)
+
+    def retire(self, socket: BookedSocket[HandleT, RequestT]) -> None:
+        """The other side has said that it will close: the request on this socket is its last."""
+        socket.max_requests = 0
 
     def hold(self, socket: BookedSocket[HandleT, RequestT]) -> None:
         """No byte is expected on an active socket for now: its activity timeout waits for the next `touch`."""
@@ -577,7 +581,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         free_time = hint.free_time_s
         if free_time is not None:
             socket.free_time = min(free_time, self._free_time)
-        if hint.max_requests is not None:
+        if hint.max_requests is not None and socket.max_requests:
             socket.max_requests = min(self._max_requests, socket.request_count + hint.max_requests)
 
     def _set_deadline(self, socket: BookedSocket[HandleT, RequestT], deadline: float) -> None:

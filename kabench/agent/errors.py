@@ -136,6 +136,12 @@ class WrongLoopError(AgentError, RuntimeError):
     kind = "wrong_loop"
 
 
+class UploadCancelledError(AgentError):
+    """The iterator that a request's body was read from was cancelled, and not by whoever awaits the request."""
+
+    kind = "upload_cancelled"
+
+
 class StreamConsumedError(AgentError, RuntimeError):
     """The body of a streamed response has been read already, or given up."""
 
@@ -158,7 +164,7 @@ def reused_socket(error: BaseException) -> bool | None:
         reused = getattr(found, "reused_socket", None)
         if isinstance(reused, bool):
             return reused
-        waiting += [found.__cause__, getattr(found, "reason", None), *found.args, found.__context__]
+        waiting += [found.__cause__, getattr(found, "reason", None), *found.args]
     return None
 
 
@@ -169,7 +175,8 @@ def connect_error(where: str, host: str, error: Exception) -> ConnectError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return CertificateError(f"{where}: the certificate was not accepted: {error.verify_message}")
     if isinstance(error, ssl.SSLError):
-        return TlsError(f"{where}: the TLS handshake failed: {(error.reason or str(error)).replace('_', ' ').lower()}")
+        reason = getattr(error, "reason", None)
+        return TlsError(f"{where}: TLS failed: {reason.replace('_', ' ').lower() if reason else error}")
     if isinstance(error, socket.gaierror):
         return ConnectError(f"the host name {host!r} does not resolve: {error.strerror or error}")
     if isinstance(error, UnicodeError):

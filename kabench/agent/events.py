@@ -83,6 +83,10 @@ class EventSink:
         self._waiting.append(AgentEvent(kind, origin, reason, request_count, age_s))
         return True
 
+    def forget(self) -> None:
+        """Drop what waits to be delivered."""
+        self._waiting.clear()
+
     @property
     def has_news(self) -> bool:
         """Whether something waits to be delivered."""

@@ -54,6 +54,22 @@ def _optional_limit(value: object) -> int | None:
     return None if value is None else _limit(value)
 
 
+def parse_limit(name: str, value: object) -> int | None:
+    """Check a limit that is no option: None or a whole number above 0. Raises `TypeError` and `ValueError` by name."""
+    try:
+        return _optional_limit(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def refuse_response_limit(options: AgentOptions) -> None:
+    """For adapters to libraries that read bodies by themselves. Raises `ValueError` where a limit is asked for."""
+    if options.max_response_bytes is not None:
+        raise ValueError(
+            "max_response_bytes: the library above the agent reads the bodies, so the agent cannot limit them"
+        )
+
+
 def _limit(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{value!r} is no whole number")

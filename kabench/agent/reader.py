@@ -159,7 +159,7 @@ class ResponseReader:
         self.started = self.complete = True
         self.head = cache.last_head
         body = data[len(cache.last_raw) :]
-        self._body = [body]
+        self._body = [body] if body else []
         self.body_bytes = len(body)
         return True
 
@@ -293,7 +293,7 @@ class ResponseReader:
             # llhttp judges by the framing of a body, and here is none
             may_be_reused = b"close" not in connection and (version == "1.1" or b"keep-alive" in connection)
         else:
-            may_be_reused = status != 101 and parser.should_keep_alive()
+            may_be_reused = parser.should_keep_alive()
             may_be_reused = may_be_reused and not (is_coded and version == "1.0")  # RFC 9112 section 6.1
         if self._is_head_request or status in _NO_BODY:
             length = 0
@@ -305,7 +305,7 @@ class ResponseReader:
             version,
             tuple(self._headers),
             length,
-            may_be_reused,
+            may_be_reused and status != 101,
             parse_keep_alive(keep_alive.decode("latin-1")) if keep_alive else None,
         )
         if self._is_head_request:

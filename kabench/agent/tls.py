@@ -193,6 +193,10 @@ class SessionCache:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def after_fork(self) -> None:
+        """In a child process: its parent's threads may have held the lock."""
+        self._lock = threading.Lock()
+
     def get(self, origin: str) -> ssl.SSLSession | None:
         """The session to resume at an origin, if there is one."""
         with self._lock:

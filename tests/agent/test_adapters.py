@@ -8,6 +8,7 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -117,6 +118,36 @@ def test_requests_verifies_and_resumes_over_https(tmp_path: Path) -> None:
         assert (adapter.agent.tls_handshake_count, adapter.agent.tls_resumed_count) == (3, 2)
 
 
+def test_adapters_refuse_a_limit_that_they_could_not_hold() -> None:
+    from kabench.agent import AsyncKeepAliveTransport, KeepAliveAdapter, KeepAliveTransport
+
+    for adapter in (KeepAliveAdapter, KeepAliveTransport, AsyncKeepAliveTransport):
+        with pytest.raises(ValueError, match="max_response_bytes"):
+            adapter(max_response_bytes=1000)
+
+
+def test_events_of_a_server_reach_an_httpx_client_one_by_one() -> None:
+    from kabench.agent import KeepAliveTransport
+
+    go_on = threading.Event()
+
+    async def handler(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\ndata: 1\n\n")
+        await asyncio.to_thread(go_on.wait, 10)
+        await peer.send(b"data: 2\n\n")
+
+    with (
+        serving(handler) as server,
+        httpx.Client(transport=KeepAliveTransport()) as client,
+        client.stream("GET", server.url) as response,
+    ):
+        events = response.iter_bytes()
+        assert next(events) == b"data: 1\n\n"  # before the second was sent
+        go_on.set()
+        assert next(events) == b"data: 2\n\n"
+
+
 def test_an_adapter_can_be_pickled() -> None:
     from kabench.agent import KeepAliveAdapter
 
@@ -208,7 +239,7 @@ def test_httpx_over_https_takes_the_agent_s_tls_options() -> None:
 def test_httpx_sends_through_the_threaded_agent() -> None:
     from kabench.agent import KeepAliveTransport
 
-    transport = KeepAliveTransport(max_sockets=1, max_response_bytes=10)
+    transport = KeepAliveTransport(max_sockets=1)
     with EmbeddedServer(ServerOptions(delay_s=0)) as server, httpx.Client(transport=transport) as client:
         first = client.get(server.url)
         second = client.put(server.url, content=iter([b"one", b"two"]))

@@ -27,7 +27,7 @@ from kabench.agent.errors import (
     connect_error,
 )
 from kabench.agent.events import EventSink
-from kabench.agent.options import AgentOptionArguments, AgentOptions, parse_duration
+from kabench.agent.options import AgentOptionArguments, AgentOptions, parse_duration, parse_limit
 from kabench.agent.reader import HeadCache
 from kabench.agent.tls import SessionCache, TlsContexts
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _Booked = BookedSocket[Connection, Exchange]
 
 _CLOSED = "the agent is closed"
+_PATIENCE_WITH_AN_ADDRESS_S = 30.0
 _TIMER_SLACK_S = 0.001
 """Event loops count timers in milliseconds; a wake-up a moment too early would only have to be set again."""
 
@@ -174,7 +175,9 @@ class AsyncAgent:
         future = self._bind().create_future()
         options = self.options
         seconds = options.timeout if timeout is None else parse_duration(timeout)
-        limit = options.max_response_bytes if max_response_bytes is None else max_response_bytes
+        limit = options.max_response_bytes
+        if max_response_bytes is not None:
+            limit = parse_limit("max_response_bytes", max_response_bytes)
         if upload is None and limit is None:
             exchange = FutureExchange(prepared, seconds, future)
         else:
@@ -295,10 +298,17 @@ class AsyncAgent:
     def _note_event(self, kind: EventKind, origin: str, reason: str, request_count: int, age_s: float) -> None:
         was_empty = not self._events.has_news
         if self._events.tell(kind, origin, reason, request_count, age_s) and was_empty:
-            (self._loop or asyncio.get_running_loop()).call_soon(self._events.deliver)
+            with contextlib.suppress(RuntimeError):  # the loop has ended; `close_now` delivers
+                (self._loop or asyncio.get_running_loop()).call_soon(self._events.deliver)
 
     async def close(self) -> None:
-        """Close all sockets. Requests in flight and pending ones fail with `AgentClosedError`; twice is fine."""
+        """Close all sockets. Requests in flight and pending ones fail with `AgentClosedError`; twice is fine.
+
+        Raises `WrongLoopError` in another event loop than the agent's, unless that has ended.
+        """
+        loop = self._loop
+        if loop is not None and loop is not asyncio.get_running_loop() and not loop.is_closed():
+            raise WrongLoopError("this agent belongs to another event loop; close it there")
         self.close_now()
         await asyncio.sleep(0)  # let the transports finish
 
@@ -316,6 +326,8 @@ class AsyncAgent:
             self._fail(exchange, AgentClosedError("the agent was closed while the request was under way"), now)
         for exchange in pending:
             self._fail(exchange, AgentClosedError("the agent was closed while the request waited for a socket"), now)
+        if self._loop is not None and self._loop.is_closed():
+            self._events.deliver()
 
     async def __aenter__(self) -> Self:
         return self
@@ -353,11 +365,16 @@ class AsyncAgent:
     async def _connect_to_any(
         self, loop: asyncio.AbstractEventLoop, booked: _Booked, hosts: list[str], origin: Origin
     ) -> None:
-        """Connect to the first address that answers. Raises the last one's `OSError` if none does."""
+        """Connect to the first address that answers. Raises the last one's `OSError` if none does.
+
+        An address that says nothing gets its share of the time, so that the next one is tried too.
+        """
+        limit_s = self.options.effective_connect_timeout or _PATIENCE_WITH_AN_ADDRESS_S * len(hosts)
         for host in hosts[:-1]:
-            with contextlib.suppress(OSError):
-                await loop.create_connection(lambda: self._protocol(booked, origin), host, origin.port)
-                return
+            with contextlib.suppress(OSError):  # a TimeoutError is one
+                async with asyncio.timeout(limit_s / len(hosts)):
+                    await loop.create_connection(lambda: self._protocol(booked, origin), host, origin.port)
+                    return
         await loop.create_connection(lambda: self._protocol(booked, origin), hosts[-1], origin.port)
 
     def _protocol(self, booked: _Booked, origin: Origin) -> Connection:
@@ -399,7 +416,8 @@ class AsyncAgent:
             connecting.cancel()
             booked.request = None
         if booked.handle is not None:
-            booked.handle.close()
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and its sockets go with their transports
+                booked.handle.close()
 
     def _fail(self, exchange: Exchange, error: AgentError, now: float) -> None:
         """Tell one of several. One that raises must not keep the others from hearing."""

@@ -18,6 +18,7 @@ from kabench.agent.errors import (
     ResponseParseError,
     SocketClosedError,
     StaleSocketError,
+    UploadCancelledError,
 )
 from kabench.agent.probes import probe_options
 from kabench.agent.reader import HeadCache, ResponseReader
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 
 _NOT_WHOLE = "the server closed the socket in the middle of its response"
 _WRITTEN_AT_ONCE_BYTES = 65_536
+_LEAST_COUNTED_BYTES = 512
+"""What a piece of an upload counts for at least: to draw a small one takes as long as to send it."""
+
+_FIRST_UNWANTED_STATUS = 300
+"""A response of this status or more that comes before the request was sent means that the rest is not wanted."""
 
 
 class Owner(Protocol):
@@ -78,6 +84,7 @@ class Connection(asyncio.Protocol):
         "_resumed",
         "_unsent",
         "_upload_task",
+        "_waits_for_caller",
         "_write",
         "booked",
         "exchange",
@@ -98,6 +105,7 @@ class Connection(asyncio.Protocol):
         self._is_reading_held = False
         self._unsent = memoryview(b"")
         self._upload_task: asyncio.Task[None] | None = None
+        self._waits_for_caller = False
         self._resumed: asyncio.Event | None = None
         self.exchange: Exchange | None = None
 
@@ -155,11 +163,14 @@ class Connection(asyncio.Protocol):
 
     async def _send_upload(self, exchange: Exchange, upload: Upload) -> None:
         """Send a body as it is read. A reader that raises fails the request, with its own error."""
-        book = self._owner.book
-        book.hold(self.booked)  # while the caller has nothing to send, the server need not answer
+        written = 0
+        self._wait_for_caller()
         try:
             async with contextlib.aclosing(upload.pieces()) as pieces:
                 async for piece in pieces:
+                    if self.exchange is not exchange:
+                        return  # it was told to stop, and would not
+                    self._waits_for_caller = False
                     self._touch(perf_counter())
                     rest = memoryview(piece)
                     while rest:
@@ -169,21 +180,37 @@ class Connection(asyncio.Protocol):
                             continue
                         self._write(rest[:_WRITTEN_AT_ONCE_BYTES])
                         rest = rest[_WRITTEN_AT_ONCE_BYTES:]
-                    book.hold(self.booked)
+                    written += max(len(piece), _LEAST_COUNTED_BYTES)
+                    if written > _WRITTEN_AT_ONCE_BYTES:
+                        written = 0
+                        await asyncio.sleep(0)  # others have their turn too, and the server's answer is seen
+                    self._wait_for_caller()
+        except (Exception, asyncio.CancelledError) as error:
+            if self._upload_task is not asyncio.current_task():
+                raise  # it was told to stop
             self._upload_task = None
+            self._waits_for_caller = False
+            # The error is the caller's own, and he waits for it.
+            own = error if isinstance(error, Exception) else UploadCancelledError("the body's iterator was cancelled")
+            self._fail(exchange, own, CloseReason.ABORTED, perf_counter())
+        else:
+            self._upload_task = None
+            self._waits_for_caller = False
             self._touch(perf_counter())
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # it is the caller's own, and he waits for it
-            self._upload_task = None
-            self._fail(exchange, error, CloseReason.ABORTED, perf_counter())
+
+    def _wait_for_caller(self) -> None:
+        """While the caller has nothing to send, the server need not answer."""
+        self._waits_for_caller = True
+        self._owner.book.hold(self.booked)
 
     def _stop_sending(self) -> None:
-        """The response has begun before all was sent: the server wants no more of it (RFC 9112 section 9.3)."""
+        """Send no more of the request."""
         self._unsent = memoryview(b"")
-        if self._upload_task is not None:
-            self._upload_task.cancel()
-            self._upload_task = None
+        self._waits_for_caller = False
+        task, self._upload_task = self._upload_task, None
+        if task is not None:
+            task.add_done_callback(_look_at_outcome)
+            task.cancel()
 
     def pause_writing(self) -> None:
         """The transport has enough for now."""
@@ -193,7 +220,8 @@ class Connection(asyncio.Protocol):
         """Bytes have gone out, which is activity; go on."""
         self._is_paused = False
         if self.exchange is not None:
-            self._touch(perf_counter())
+            if not self._waits_for_caller:
+                self._touch(perf_counter())
             self._write_on()
             if self._resumed is not None and not self._is_paused:
                 self._resumed.set()
@@ -257,10 +285,14 @@ class Connection(asyncio.Protocol):
         if complete:
             self._finish_read(exchange, reader, now)
             return
-        if reader.head is not None and (self._unsent or self._upload_task is not None):
-            self._is_cut_short = True
+        if (
+            reader.head is not None
+            and reader.head.status >= _FIRST_UNWANTED_STATUS
+            and (self._unsent or self._upload_task is not None)
+        ):
+            self._is_cut_short = True  # the server wants no more of the request (RFC 9112 section 9.5)
             self._stop_sending()
-        if not self._is_reading_held:
+        if not self._is_reading_held and not self._waits_for_caller:
             self._touch(now)
 
     def _finish_read(self, exchange: Exchange, reader: ResponseReader, now: float) -> None:
@@ -355,3 +387,9 @@ class Connection(asyncio.Protocol):
 
     def _end_transport(self) -> None:
         self.transport.abort()
+
+
+def _look_at_outcome(task: asyncio.Task[None]) -> None:
+    """An upload that was told to stop may end as it likes; nobody is to be told."""
+    if not task.cancelled():
+        task.exception()

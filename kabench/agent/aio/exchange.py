@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from kabench.agent.aio.response import Response
 from kabench.agent.book import BookedRequest
-from kabench.agent.errors import ResponseTooLargeError
+from kabench.agent.errors import ResponseTooLargeError, StreamConsumedError
 
 if TYPE_CHECKING:
     from kabench.agent.aio.connection import Connection
@@ -158,6 +158,8 @@ class StreamExchange(Exchange):
                 raise self._error
             if self._is_whole:
                 return b""
+            if self._waiter is not None:
+                raise StreamConsumedError("somebody else is reading this body")
             await self._wait()
         piece = self._pieces.popleft()
         self._waiting_bytes -= len(piece)

@@ -17,6 +17,7 @@ from kabench.agent.errors import (
     SocketTimeoutError,
     WrongLoopError,
 )
+from kabench.agent.options import refuse_response_limit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,6 +65,7 @@ class AsyncKeepAliveTransport(httpx.AsyncBaseTransport):
         **given: Unpack[AgentOptionArguments],
     ) -> None:
         self.agent = AsyncKeepAliveAgent(options, tls=tls, on_event=on_event, **given)
+        refuse_response_limit(self.agent.options)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, for httpx. Raises httpx's errors, with ours as their causes."""
@@ -94,6 +96,8 @@ class AsyncKeepAliveTransport(httpx.AsyncBaseTransport):
             )
         except AgentError as error:
             raise _as_httpx_raises(error, request) from error
+        except ValueError as error:  # a scheme or a header that may not go on the wire
+            raise httpx.LocalProtocolError(str(error), request=request) from error
         return httpx.Response(
             response.status,
             headers=list(response.raw_headers),

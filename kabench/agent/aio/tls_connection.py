@@ -36,6 +36,7 @@ class TlsConnection(Connection):
         "_decrypt",
         "_encrypt",
         "_failure",
+        "_has_looked",
         "_incoming",
         "_is_ended",
         "_is_secured",
@@ -60,7 +61,7 @@ class TlsConnection(Connection):
         self._outgoing = ssl.MemoryBIO()
         self._is_secured = False
         self._is_ended = False
-        self._is_settled = False
+        self._is_settled = self._has_looked = False
         self._failure: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -76,11 +77,11 @@ class TlsConnection(Connection):
             self._tls = context.wrap_bio(
                 self._incoming,
                 self._outgoing,
-                server_hostname=server_name or self._origin.host,
+                server_hostname=(server_name or self._origin.host).rstrip("."),
                 session=owner.tls_sessions.get(self.booked.origin),
             )
-        except ValueError as error:  # a name that cannot be one of a server
-            self._fail_connect(error)
+        except (ssl.SSLError, TypeError, ValueError) as error:
+            self._fail_connect(TlsError(f"{self.booked.origin}: not the name of a server: {error}"))
             return
         self._shake_hands()
 
@@ -157,8 +158,11 @@ class TlsConnection(Connection):
         self._is_ended = not pieces[-1]
         together = b"".join(pieces)
         if together:
-            if not self._is_settled:
-                self._is_settled = self._owner.tls_sessions.keep(self.booked.origin, self._tls, time())
+            if not self._is_settled:  # after two looks, though: a server that gives no ticket by then gives none
+                kept = self._owner.tls_sessions.keep(self.booked.origin, self._tls, time())
+                self._is_settled, self._has_looked = kept or self._has_looked, True
+            if self._is_ended or error is not None:
+                self._owner.book.retire(self.booked)
             Connection.data_received(self, together)
         if self._is_ended or error is not None:
             self._end(error)
@@ -183,6 +187,9 @@ class TlsConnection(Connection):
         if not self._is_secured:
             self._fail_handshake()
         super().connection_lost(self._failure or error)
+        if self._is_secured:
+            self._write = self._write_out  # our own method, which refers back to this connection
+        self._failure = None  # and so does its traceback
 
     def _fail_handshake(self) -> None:
         if self._failure is None:

@@ -58,8 +58,12 @@ class Upload:
         async def from_the_start() -> AsyncGenerator[bytes, None]:
             async with turn, contextlib.aclosing(_each_read(file)) as pieces:
                 file.seek(start)
+                left = self.length or 0
                 async for piece in pieces:
-                    yield piece
+                    yield piece[:left]  # no more than was measured, should the file have grown
+                    left -= len(piece)
+                    if left <= 0:
+                        break
 
         return from_the_start
 
@@ -131,4 +135,6 @@ async def _read_in_a_thread(file: IO[bytes]) -> bytes:
         return await asyncio.shield(reading)
     except asyncio.CancelledError:
         await asyncio.wait([reading])
+        if not reading.cancelled():
+            reading.exception()  # nobody is left to be told
         raise

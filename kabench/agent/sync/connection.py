@@ -7,6 +7,7 @@ garbage collector) tells the book, and only once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import re
 import socket
@@ -50,6 +51,10 @@ _HELD_BYTES = 16_384
 """A body up to this size leaves together with its head."""
 
 _UNSET = object()
+_CUT_OFF_IN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_FIRST_UNWANTED_STATUS = 300
+"""A response of this status or more that comes before the request was sent means that the rest is not wanted."""
+
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _SPLITS_A_LINE = re.compile(r"[\r\n\0]")
 _NOT_WHOLE = "the server closed the socket in the middle of its response"
@@ -79,6 +84,7 @@ class AgentConnection(HTTPConnection):
         self.book = book
         self.booked = booked
         self.reader = ResponseReader(HeadCache())
+        self._interruptible: socket.socket | None = None
         self._session_key: str | None = None
         self._has_kept_session = False
         self._close_reason = CloseReason.ABORTED
@@ -105,15 +111,18 @@ class AgentConnection(HTTPConnection):
 
     def connect(self) -> None:
         """Open the socket and tell the book. What fails has our `ConnectError` as its cause."""
+        booked = self.booked
+        self._close_reason = CloseReason.ERROR
         try:
             super().connect()
         except Exception as error:
-            self._close_reason = CloseReason.ERROR
-            if self.booked is not None:
-                self._explain(error, self.booked.origin)
+            if booked is not None:
+                self._explain(error, booked.origin)
             raise
-        if self.booked is not None and self.booked.state is not SocketState.ACTIVE:
-            self._keeper.opened(self.book, self.booked, self)
+        self._close_reason = CloseReason.ABORTED
+        self._interruptible = self.sock if isinstance(self.sock, socket.socket) else None
+        if booked is not None and booked.state is not SocketState.ACTIVE:
+            self._keeper.opened(self.book, booked, self)
 
     def _explain(self, error: Exception, origin: str) -> None:
         if isinstance(error, HTTPError | OSError) and not isinstance(error.__cause__, AgentClosedError):
@@ -122,7 +131,7 @@ class AgentConnection(HTTPConnection):
             if is_timeout and not isinstance(error, NewConnectionError):  # which urllib3 counts as one
                 limit = float(self.timeout) if isinstance(self.timeout, int | float) else 0.0
                 ours = ConnectTimeoutError(f"{origin}: not connected within {limit:g} s", limit)
-            elif isinstance(error, ConnectionError) and self.sock is not None:
+            elif isinstance(error, ConnectionError) and self.sock is not None and self._tunnel_host is None:
                 ours = TlsError(f"{origin}: the server closed the socket in the TLS handshake")
             else:
                 cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
@@ -189,8 +198,13 @@ class AgentConnection(HTTPConnection):
                 super().send(data)
             except TimeoutError:
                 raise self._timed_out() from None
+            except _CUT_OFF_IN_TLS as error:
+                raise EarlyResponseError("the server closed the socket while the request was sent") from error
         else:
-            self._send_watching(view)
+            try:
+                self._send_watching(view)
+            except _CUT_OFF_IN_TLS as error:
+                raise EarlyResponseError("the server closed the socket while the request was sent") from error
 
     def _send_watching(self, data: memoryview) -> None:
         """Send bytes while listening for an answer: a server that has answered may never read the rest."""
@@ -220,7 +234,8 @@ class AgentConnection(HTTPConnection):
         if not data:
             return True  # with a close, which reading the response will find again
         self.reader.feed(data)
-        return self.reader.head is not None
+        head = self.reader.head
+        return head is not None and (head.status >= _FIRST_UNWANTED_STATUS or self.reader.complete)
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
@@ -243,7 +258,7 @@ class AgentConnection(HTTPConnection):
         headers = HTTPHeaderDict((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.raw_headers)
         limit = keeper.options.max_response_bytes if options.preload_content else None
         reused = self.reused
-        sock_shutdown = self.sock.shutdown
+        sock_shutdown = getattr(self.sock, "shutdown", None)  # TLS within TLS has none
         self._forget_http_client_state()
         raw = RawBody(self, head, headers, options.request_method, limit)
         response = AgentResponse(
@@ -276,15 +291,24 @@ class AgentConnection(HTTPConnection):
         reader = self.reader
         try:
             data = self.sock.recv(_READ_BYTES)
-        except TimeoutError:
+        except TimeoutError as error:
+            if error.errno == errno.ETIMEDOUT:  # the system gave up, not we
+                raise self._closed_by_server(error) from error
             raise self._timed_out() from None
         except ssl.SSLEOFError as error:
             data = b""
             cut_off: Exception | None = error  # no close_notify: a body that ends so may have been cut off
+        except ssl.SSLError as error:
+            self._close_reason = CloseReason.ERROR
+            if self.booked is not None:
+                error.__cause__ = connect_error(self.booked.origin, self.host, error)
+            raise
         except OSError as error:
             raise self._closed_by_server(error) from error
         else:
             cut_off = None
+        if self.book.is_closed:
+            raise AgentClosedError("the agent was closed while the request was under way")
         if data:
             try:
                 reader.feed_known(data) or reader.feed(data)
@@ -379,7 +403,9 @@ class AgentConnection(HTTPConnection):
     def _keep_session(self) -> None:
         key = self._session_key
         if key is not None and not self._has_kept_session and isinstance(self.sock, ssl.SSLSocket):
-            self._has_kept_session = self._keeper.sessions.keep(key, self.sock, time())
+            kept = self._keeper.sessions.keep(key, self.sock, time())
+            # A server that has given no ticket with its second response gives none.
+            self._has_kept_session = kept or (self.booked is not None and self.booked.request_count > 1)
 
     def close(self) -> None:
         """Close the socket; the book is told."""
@@ -397,10 +423,14 @@ class AgentConnection(HTTPConnection):
         self.close()
 
     def interrupt(self) -> None:
-        """Wake whoever reads from the socket."""
-        if self.sock is not None:
+        """Wake whoever reads from the socket.
+
+        Below TLS: shutting a TLS socket down would leave what comes after it undeciphered.
+        """
+        sock = self._interruptible
+        if sock is not None:
             with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 class AgentTlsConnection(AgentConnection, HTTPSConnection):

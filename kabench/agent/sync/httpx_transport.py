@@ -9,6 +9,7 @@ import urllib3.exceptions
 from urllib3 import HTTPHeaderDict, Timeout
 
 from kabench.agent.errors import AgentClosedError
+from kabench.agent.options import refuse_response_limit
 from kabench.agent.sync.agent import KeepAliveAgent
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class KeepAliveTransport(httpx.BaseTransport):
     """A transport whose sockets a `KeepAliveAgent` keeps: `httpx.Client(transport=KeepAliveTransport(max_sockets=50))`.
 
     Takes what `KeepAliveAgent` takes, TLS options included, since httpx's own (`verify`, `cert`) are for its own
-    transport. httpx's timeouts win over the agent's: `connect`, `read` and `pool` mean what they say. A response's
+    transport. httpx's timeouts win over the agent's: `connect` and `read` mean what they say, and `pool`
+    too, except that None leaves it to `queue_timeout`. A response's
     `extensions["reused_socket"]` says whether its socket was reused.
     """
 
@@ -56,6 +58,7 @@ class KeepAliveTransport(httpx.BaseTransport):
         **given: Any,  # as KeepAliveAgent takes them
     ) -> None:
         self.agent = KeepAliveAgent(options=options, on_event=on_event, **given)
+        refuse_response_limit(self.agent.options)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, for httpx. Raises httpx's errors, with urllib3's and ours as their causes."""
@@ -114,7 +117,8 @@ class _Stream(httpx.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from self._response.stream(_READ_BYTES, decode_content=False)
+            while piece := self._response.read1(_READ_BYTES, decode_content=False):  # as it comes
+                yield piece
         except urllib3.exceptions.HTTPError as error:
             raise _as_httpx_raises(error, self._request) from error
 

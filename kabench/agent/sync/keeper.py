@@ -195,8 +195,7 @@ class SocketKeeper:
         """A socket is gone, or could not be connected. Never waits for a lock that this very thread may hold."""
         if book is self.book:
             self._departed.append((booked, reason))
-            if self._drain():
-                self._after()
+            self._drain()  # and no listener is called, whose own lock the interrupted thread may hold
 
     def clear(self, origin: str | None = None) -> None:
         """Close the free sockets of an origin, or all."""
@@ -331,11 +330,22 @@ class SocketKeeper:
         self._after(to_close)
         return None if deadline == inf else max(0.0, deadline - now) + _REAPER_SLACK_S
 
+    def reaper_ended(self) -> None:
+        """The reaper was ended by a listener; the next free socket starts another."""
+        with self._lock:
+            self._reaper, self._reaper_looks_at = None, inf
+
     def after_fork(self) -> None:
         """Begin anew in a child process, without closing anything of the parent's."""
         self._finalizer.detach()
+        was_closed = self.book.is_closed
+        self.book.on_event = None  # what is closed here is the parent's, and it is not closed there
         sockets, _ = self.book.close(monotonic())
+        self.events.forget()
+        self.sessions.after_fork()
         self._begin()
+        if was_closed:
+            self.book.close(monotonic())
         for booked in sockets:
             if booked.handle is not None:
                 with contextlib.suppress(OSError):
@@ -345,7 +355,12 @@ class SocketKeeper:
 def _reap(keeper_of: Callable[[], SocketKeeper | None], alarm: threading.Event) -> None:
     while True:
         keeper = keeper_of()
-        wait_s = None if keeper is None else keeper.look()
+        try:
+            wait_s = None if keeper is None else keeper.look()
+        except BaseException:
+            if keeper is not None:
+                keeper.reaper_ended()
+            raise
         del keeper
         if wait_s is None:
             return

@@ -59,21 +59,37 @@ class AgentPool(HTTPConnectionPool):
         """A connection for a request. `timeout` is how long to wait for one, where that is not the agent's to say."""
         keeper = self.keeper
         wait_s = timeout if timeout is not None else keeper.options.queue_timeout or None
+        book = keeper.book
         try:
             booked = keeper.checkout(self.origin, wait_s)
+        except QueueTimeoutError as error:
+            raise EmptyPoolError(self, str(error)) from error
+        except AgentClosedError as error:
+            raise ClosedPoolError(self, str(error)) from error
+        try:
             while booked.handle is not None:
                 kept = cast("AgentConnection", booked.handle)
                 why_not = kept.is_stale()
                 if why_not is None:
                     return cast("BaseHTTPConnection", kept)
                 booked = kept.make_way(why_not)
-        except QueueTimeoutError as error:
-            raise EmptyPoolError(self, str(error)) from error
+            connection = cast("AgentConnection", self._new_conn())
+            connection.attach(weakref.ref(keeper), book, booked)
         except AgentClosedError as error:
             raise ClosedPoolError(self, str(error)) from error
-        connection = cast("AgentConnection", self._new_conn())
-        connection.attach(weakref.ref(keeper), keeper.book, booked)
+        except BaseException:  # a signal's, a greenlet's end, an option that is none: the place is not lost
+            handle = booked.handle
+            keeper.remove(book, booked, CloseReason.ABORTED)
+            if handle is not None:
+                handle.close_socket()
+            raise
         return cast("BaseHTTPConnection", connection)
+
+    def _prepare_proxy(self, conn: BaseHTTPConnection) -> None:
+        try:
+            super()._prepare_proxy(conn)
+        except AgentClosedError as error:
+            raise ClosedPoolError(self, str(error)) from error
 
     def _put_conn(self, conn: BaseHTTPConnection | None) -> None:
         """A request is over. A connection whose response was not read to its end is closed."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from requests.adapters import DEFAULT_POOLSIZE, DEFAULT_RETRIES, HTTPAdapter
 
-from kabench.agent.options import AgentOptions
+from kabench.agent.options import AgentOptions, refuse_response_limit
 from kabench.agent.sync.agent import KeepAliveAgent, KeepAliveProxyAgent
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class KeepAliveAdapter(HTTPAdapter):
             options = AgentOptions(**given)
         elif given:
             raise TypeError(f"options come as an AgentOptions or by name, not both ({', '.join(given)})")
+        refuse_response_limit(options)
         self._options = options
         self._on_event = on_event
         super().__init__(pool_connections=pool_connections, max_retries=max_retries)

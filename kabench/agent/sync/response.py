@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from urllib3.exceptions import ProtocolError, ResponseNotChunked
+from urllib3.exceptions import DecodeError, ProtocolError, ResponseNotChunked
 from urllib3.response import HTTPResponse
 
 from kabench.agent.errors import AgentClosedError, ResponseParseError, ResponseTooLargeError
@@ -133,7 +133,8 @@ class RawBody:
         if limit is not None and max(self._head.body_length, reader.body_bytes) > limit:
             connection.close()
             self._connection = None
-            raise ResponseTooLargeError(f"the response is over {limit} bytes")
+            error = ResponseTooLargeError(f"the response is over {limit} bytes")
+            raise DecodeError("Response too large", error) from error  # no ProtocolError, which would be retried
         if reader.complete:
             self._connection = None
 
@@ -168,5 +169,5 @@ class AgentResponse(HTTPResponse):
         self._init_decoder()
         if not self.chunked:
             raise ResponseNotChunked("Response is not chunked. Header 'transfer-encoding: chunked' is missing.")
-        while piece := self.read1(amt or None, decode_content):
+        while amt != 0 and (piece := self.read1(amt, decode_content)):
             yield piece

@@ -7,7 +7,7 @@ made once, and that offers the origin's last session when urllib3 wraps a socket
 from __future__ import annotations
 
 import ssl
-import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from urllib3.exceptions import SSLError
@@ -34,6 +34,8 @@ _MADE_OF = (
     "assert_hostname",
     "assert_fingerprint",
 )
+_FILES = ("ca_certs", "cert_file", "key_file")
+_MAX_CONTEXTS = 64
 _LOADED = ("ca_certs", "ca_cert_dir", "ca_cert_data", "cert_file", "key_file", "key_password")
 """What is in a context once it is made, and need not be loaded again for each connection."""
 
@@ -50,6 +52,10 @@ class ResumingContext:
 
     def wrap_socket(self, sock: socket.socket, *, server_hostname: str | None = None) -> ssl.SSLSocket:
         """As `ssl.SSLContext.wrap_socket`, with the last session. A connection cut off without a word is an error."""
+        if (
+            type(self._context).wrap_socket is not ssl.SSLContext.wrap_socket
+        ):  # somebody else's, which knows no sessions
+            return self._context.wrap_socket(sock, server_hostname=server_hostname)
         return self._context.wrap_socket(
             sock,
             server_hostname=server_hostname,
@@ -72,8 +78,7 @@ class ContextStore:
 
     def __init__(self, sessions: SessionCache) -> None:
         self._sessions = sessions
-        self._contexts: dict[tuple[object, ...], ssl.SSLContext] = {}
-        self._lock = threading.Lock()
+        self._contexts: dict[tuple[object, ...], ssl.SSLContext] = {}  # used without a lock, which a fork could inherit
 
     def lend(self, connection: HTTPSConnection, origin: str) -> tuple[str | None, dict[str, Any]]:
         """Have a connection use a context that resumes; where its sessions are kept, and what to give back.
@@ -94,11 +99,13 @@ class ContextStore:
 
     def _context_for(self, connection: HTTPSConnection) -> ssl.SSLContext:
         made_of = tuple(getattr(connection, name) for name in _MADE_OF)
-        with self._lock:
-            context = self._contexts.get(made_of)
-            if context is None:
-                context = self._contexts[made_of] = self._make(connection)
-            return context
+        made_of += tuple(_version_of(getattr(connection, name)) for name in _FILES)
+        context = self._contexts.get(made_of)
+        if context is None:
+            if len(self._contexts) >= _MAX_CONTEXTS:
+                self._contexts.clear()
+            context = self._contexts.setdefault(made_of, self._make(connection))
+        return context
 
     def _make(self, connection: HTTPSConnection) -> ssl.SSLContext:
         context = create_urllib3_context(
@@ -124,3 +131,14 @@ class ContextStore:
         """Undo `lend`, for what urllib3 reads off a connection later."""
         for name, value in given.items():
             setattr(connection, name, value)
+
+
+def _version_of(file: str | None) -> tuple[int, ...]:
+    """What changes when a file is renewed in its place, as certificates are."""
+    if not file:
+        return ()
+    try:
+        found = Path(file).stat()
+    except OSError:
+        return ()  # which loading it will say
+    return found.st_mtime_ns, found.st_size, found.st_ino
