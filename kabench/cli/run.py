@@ -182,7 +182,8 @@ def run(
     except ServerError as error:
         raise CommandError(str(error)) from None
     except TargetUnreachableError as error:
-        advice = "; name its authority with --cacert FILE" if "the certificate was not accepted" in str(error) else ""
+        is_unknown = cacert is None and "the certificate was not accepted" in str(error)
+        advice = "; name its authority with --cacert FILE" if is_unknown else ""
         raise CommandError(f"cannot reach the target: {error}{advice}", CommandError.COULD_NOT_MEASURE) from None
     unsaved = outputs.write(finished.result)
     problems = [problem for problem in (finished.problem, unsaved) if problem is not None]

@@ -71,6 +71,8 @@ class LoadPlan:
             raise PlanError("tls: kabench's own server speaks it when asked; a URL says by itself, with https://")
         if self.cacert is not None and self.insecure:
             raise PlanError("cacert and insecure: give only one of them")
+        if (self.cacert is not None or self.insecure) and not (self.url or "").startswith("https:"):
+            raise PlanError("cacert and insecure are for https URLs")
         if self.workers != 1:
             raise PlanError(f"workers: {self.workers}; one worker is what there is")
         try:

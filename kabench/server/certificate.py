@@ -35,6 +35,8 @@ def server_context(options: ServerOptions) -> tuple[ssl.SSLContext, str | None]:
     try:
         context.load_cert_chain(options.cert_file, options.key_file, password="")  # never ask a terminal
     except (OSError, ValueError) as error:
+        if options.key_file is not None and not Path(options.key_file).is_file():
+            raise CertificateError(f"the key {options.key_file} cannot be used: no such file") from None
         reason = (error.reason if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None)) or str(error)
         raise CertificateError(f"the certificate {options.cert_file} cannot be used: {reason}") from None
     return context, None

@@ -202,8 +202,8 @@ class AsyncAgent:
             async for piece in response.aiter_bytes():
                 ...
 
-        The socket is read from no faster than the pieces are taken, and while they are not, `timeout` does not run. On
-        leaving, a socket whose response was not read to its end is closed.
+        The socket is read from no faster than the pieces are taken, and while 256 KiB wait to be, `timeout` does not
+        run. On leaving, a socket whose response was not read to its end is closed.
         """
         payload = payload_of(body)
         upload = payload if isinstance(payload, Upload) else None
