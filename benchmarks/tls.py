@@ -48,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--loads", nargs="*", default=["keep-alive", "plain", "one-user"])
     given = parser.parse_args()
     PINNED.set()
     console = Console(width=100)
@@ -88,10 +89,15 @@ def main() -> None:
             "ECDSA, no session": job(ecdsa, "plain", 0, 1),
             "ECDSA, resumed": job(ecdsa, "plain", 100, 1),
         }
+        loads = {
+            "keep-alive": ("keep-alive, 50 sockets, 60 users", "http", kept),
+            "plain": ("a socket a request (plain)", "RSA, no session", plain),
+            "one-user": ("the same, one user", "RSA, no session", one_user),
+        }
         tables = [
-            table("keep-alive, 50 sockets, 60 users", "http", in_rounds(kept, given.rounds, console)),
-            table("a socket a request (plain)", "RSA, no session", in_rounds(plain, given.rounds, console)),
-            table("the same, one user", "RSA, no session", in_rounds(one_user, given.rounds, console)),
+            table(title, base, in_rounds(jobs, given.rounds, console))
+            for name, (title, base, jobs) in loads.items()
+            if name in given.loads
         ]
     for made in tables:
         console.print()
