@@ -106,7 +106,10 @@ def test_https_through_an_https_proxy(keys: tuple[ssl.SSLContext, str]) -> None:
                 sink.write(data)
             sink.close()
 
-        await asyncio.gather(relay(peer.reader, writer), relay(reader, peer.writer))
+        try:
+            await asyncio.gather(relay(peer.reader, writer), relay(reader, peer.writer))
+        finally:
+            writer.close()
 
     with (
         serving(echo_forever, tls=context) as server,
