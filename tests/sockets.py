@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -157,6 +158,23 @@ async def echo_forever(peer: Peer) -> None:
         await peer.answer()
 
 
+ECHOED_BYTES = 20_000_000
+"""More than the system buffers on both sides hold, so that a request of it is not sent before its answer begins."""
+
+
+async def echo_at_once(peer: Peer) -> None:
+    """Answer the first request before its body has come, byte by byte as it comes; then answer whatever else does."""
+    if not peer.number:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % ECHOED_BYTES)
+        left = ECHOED_BYTES
+        while left:
+            data = await peer.reader.read(65_536)
+            left -= len(data)
+            await peer.send(data)
+    await echo_forever(peer)
+
+
 def answering_after(delay_s: float, response: bytes = OK) -> Callable[[Peer], Awaitable[None]]:
     """Answer every request after a delay."""
 
@@ -196,6 +214,20 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < give_up_at, "the condition never came to hold"
         time.sleep(0.005)
+
+
+def start(work: Callable[[], T]) -> Future[T]:
+    """Do it in a thread of its own."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # it is the outcome
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def in_threads(count: int, work: Callable[[int], T]) -> list[T | BaseException]:

@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -219,6 +219,15 @@ class AgentOptions:
             object.__setattr__(self, "timeout", max(2 * self.free_socket_timeout, 8.0))
         if self.hand_off and self.keep_alive:
             raise ValueError("hand_off: True goes only with keep_alive=False")
+
+    @classmethod
+    def chosen(cls, options: AgentOptions | None, given: Mapping[str, Any]) -> AgentOptions:
+        """The options of an agent that takes them as one thing or by name. Raises `TypeError` for both."""
+        if options is None:
+            return cls(**given)
+        if given:
+            raise TypeError(f"options come as an AgentOptions or by name, not both ({', '.join(given)})")
+        return options
 
     @property
     def effective_connect_timeout(self) -> float:

@@ -23,7 +23,7 @@ from kabench.agent import (
     reused_socket,
 )
 from kabench.agent.sync.connection import AgentConnection
-from tests.sockets import OK, Peer, echo_forever, serving, wait_until
+from tests.sockets import ECHOED_BYTES, OK, Peer, echo_at_once, echo_forever, serving, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -257,6 +257,13 @@ def test_ak_24_a_closed_agent_is_closed_in_a_forked_child_too() -> None:
             env=os.environ,
         )
     assert (done.stdout, done.stderr) == ("ClosedPoolError []\n", "")
+
+
+def test_a_server_that_answers_while_it_reads_gets_the_whole_request_and_no_other() -> None:
+    with serving(echo_at_once) as server, KeepAliveAgent(timeout=5) as agent:
+        assert len(agent.request("POST", server.url, body=bytes(ECHOED_BYTES)).data) == ECHOED_BYTES
+        second: Any = agent.request("GET", server.url)
+        assert second.reused_socket is False
 
 
 def test_read_chunked_of_nothing_reads_nothing() -> None:

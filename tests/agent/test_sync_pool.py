@@ -10,7 +10,6 @@ import signal
 import socket
 import threading
 import time
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
@@ -48,12 +47,14 @@ from tests.sockets import (
     echo_forever,
     in_threads,
     serving,
+    start,
     until,
     wait_until,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
     from kabench.agent.sync.connection import AgentConnection
     from kabench.agent.sync.response import AgentResponse
@@ -66,20 +67,6 @@ HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"
 def get(agent: KeepAliveAgent, url: str, **options: Any) -> AgentResponse:
     """A GET that urllib3 does not send again by itself."""
     return cast("AgentResponse", agent.request("GET", url, retries=False, **options))
-
-
-def start(work: Callable[[], T]) -> Future[T]:
-    """Do it in a thread of its own."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:  # it is the outcome
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 def pending(agent: KeepAliveAgent) -> int:

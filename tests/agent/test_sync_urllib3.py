@@ -18,7 +18,6 @@ import threading
 import time
 import weakref
 import zlib
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
@@ -52,6 +51,7 @@ from tests.sockets import (
     echo_forever,
     in_threads,
     serving,
+    start,
     until,
     wait_until,
 )
@@ -70,20 +70,6 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
 
 def get(agent: urllib3.PoolManager, url: str, **options: Any) -> AgentResponse:
     return cast("AgentResponse", agent.request("GET", url, **options))
-
-
-def start(work: Callable[[], T]) -> Future[T]:
-    """Do it in a thread of its own."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:  # it is the outcome
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 def always(response: bytes) -> Callable[[Peer], Awaitable[None]]:

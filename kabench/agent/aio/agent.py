@@ -68,10 +68,7 @@ class AsyncAgent:
         on_event: EventListener | None = None,
         **given: Unpack[AgentOptionArguments],
     ) -> None:
-        if options is None:
-            options = AgentOptions(**given)
-        elif given:
-            raise TypeError(f"options come as an AgentOptions or by name, not both ({', '.join(given)})")
+        options = AgentOptions.chosen(options, given)
         self.options = options
         self.book: SocketBook[Connection, Exchange] = SocketBook(options)
         self.heads = HeadCache()

@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_heads",
         "_in_response",
-        "_is_cut_short",
+        "_is_answered_early",
         "_is_paused",
         "_is_reading_held",
         "_owner",
@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
         self._heads = owner.heads
         self._reader: ResponseReader | None = None
         self._in_response = False
-        self._is_cut_short = False
+        self._is_answered_early = False
         self._is_paused = False
         self._is_reading_held = False
         self._unsent = memoryview(b"")
@@ -285,13 +285,10 @@ class Connection(asyncio.Protocol):
         if complete:
             self._finish_read(exchange, reader, now)
             return
-        if (
-            reader.head is not None
-            and reader.head.status >= _FIRST_UNWANTED_STATUS
-            and (self._unsent or self._upload_task is not None)
-        ):
-            self._is_cut_short = True  # the server wants no more of the request (RFC 9112 section 9.5)
-            self._stop_sending()
+        if reader.head is not None and (self._unsent or self._upload_task is not None):
+            self._is_answered_early = True
+            if reader.head.status >= _FIRST_UNWANTED_STATUS:
+                self._stop_sending()  # RFC 9112 section 9.5; a server that answers as it reads gets the rest
         if not self._is_reading_held and not self._waits_for_caller:
             self._touch(now)
 
@@ -323,7 +320,7 @@ class Connection(asyncio.Protocol):
         """Whether nothing of a request is left to send, and more requests may follow it."""
         return (
             not prepared.closes
-            and not self._is_cut_short
+            and not self._is_answered_early
             and not self._unsent
             and self._upload_task is None
             and self.transport.get_write_buffer_size() == 0

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import TYPE_CHECKING, Any, Self
 
 from urllib3 import PoolManager, ProxyManager, Timeout
 from urllib3._collections import RecentlyUsedContainer
 from urllib3.connection import HTTPConnection
-from urllib3.exceptions import LocationParseError
 from urllib3.poolmanager import PoolKey
 from urllib3.util.ssl_ import resolve_cert_reqs
 
 from kabench.agent.options import AgentOptions
 from kabench.agent.probes import probe_options
 from kabench.agent.sync.keeper import SocketKeeper
-from kabench.agent.sync.pool import AgentPool, AgentTlsPool
+from kabench.agent.sync.pool import AgentPool, AgentTlsPool, refuse_control_characters
+from kabench.agent.sync.tls import CONTEXT_OPTIONS
 from kabench.agent.tls import digest_of
 
 if TYPE_CHECKING:
@@ -38,25 +37,8 @@ _PROXY_NAMES = {
     "proxy_assert_fingerprint",
 }
 _URLLIB3_NAMES = _PROXY_NAMES | {field.removeprefix("key_") for field in PoolKey._fields}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SET_A_SOCKET_APART: tuple[str, ...] = ("source_address", "socket_options")
-_SET_A_TLS_SOCKET_APART: tuple[str, ...] = (
-    *_SET_A_SOCKET_APART,
-    "cert_reqs",
-    "ca_certs",
-    "ca_cert_dir",
-    "ca_cert_data",
-    "cert_file",
-    "key_file",
-    "key_password",
-    "ssl_version",
-    "ssl_minimum_version",
-    "ssl_maximum_version",
-    "ssl_context",
-    "assert_hostname",
-    "assert_fingerprint",
-    "server_hostname",
-)
+_SET_A_TLS_SOCKET_APART = (*_SET_A_SOCKET_APART, *CONTEXT_OPTIONS, "ssl_context", "server_hostname")
 """urllib3's options that a socket is made by: sockets that differ in one are not exchanged."""
 
 
@@ -94,8 +76,7 @@ class _Managed:
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> BaseHTTPResponse:  # urllib3's
         """As urllib3's. Raises `LocationParseError` for a URL with a control character, before anything is sent."""
-        if _CONTROL.search(url):
-            raise LocationParseError(f"{url!r} holds a control character")
+        refuse_control_characters(url)
         response: BaseHTTPResponse = super().urlopen(method, url, redirect=redirect, **kw)  # type: ignore[misc]
         return response
 
@@ -238,9 +219,7 @@ def _sorted_out(
             of_agent.setdefault("max_free_sockets", maxsize)
             if block:
                 of_agent.setdefault("max_sockets", maxsize)
-        options = AgentOptions(**of_agent)
-    elif of_agent:
-        raise TypeError(f"options come as an AgentOptions or by name, not both ({', '.join(of_agent)})")
+    options = AgentOptions.chosen(options, of_agent)
     if not isinstance(timeout, Timeout):
         timeout = Timeout(connect=options.effective_connect_timeout or None, read=options.timeout or None)
     of_urllib3["timeout"] = timeout

@@ -51,7 +51,6 @@ _HELD_BYTES = 16_384
 """A body up to this size leaves together with its head."""
 
 _UNSET = object()
-_CUT_OFF_IN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _FIRST_UNWANTED_STATUS = 300
 """A response of this status or more that comes before the request was sent means that the rest is not wanted."""
 
@@ -91,6 +90,7 @@ class AgentConnection(HTTPConnection):
         self._sent_bytes = 0
         self._held: bytearray | None = None
         self._is_sent = True
+        self._is_answered_early = False
         self._asks_to_close = False
         self._added_connection: str | None = None
         self._head: ResponseHead | None = None
@@ -164,7 +164,7 @@ class AgentConnection(HTTPConnection):
         self._asks_to_close = any("close" in value for value in asked)
         self.serial += 1
         self._sent_bytes = 0
-        self._is_sent = False
+        self._is_sent = self._is_answered_early = False
         self._head = None
         self.reader.begin(is_head_request=method.upper() == "HEAD")
         holds = body is None or (isinstance(body, bytes | str) and len(body) <= _HELD_BYTES)
@@ -192,19 +192,18 @@ class AgentConnection(HTTPConnection):
         if self.send_timeout is not _UNSET and self.sock is not None:
             self.timeout, self.send_timeout = self.send_timeout, _UNSET
             self.sock.settimeout(self.timeout)
-        if self._sent_bytes <= _SENT_UNWATCHED_BYTES and len(view) <= _SENT_UNWATCHED_BYTES:
-            self._sent_bytes += len(view)
-            try:
-                super().send(data)
-            except TimeoutError:
-                raise self._timed_out() from None
-            except _CUT_OFF_IN_TLS as error:
-                raise EarlyResponseError("the server closed the socket while the request was sent") from error
-        else:
-            try:
+        try:
+            if self._sent_bytes > _SENT_UNWATCHED_BYTES or len(view) > _SENT_UNWATCHED_BYTES:
                 self._send_watching(view)
-            except _CUT_OFF_IN_TLS as error:
-                raise EarlyResponseError("the server closed the socket while the request was sent") from error
+            else:
+                self._sent_bytes += len(view)
+                super().send(data)
+        except SocketTimeoutError:
+            raise
+        except TimeoutError:
+            raise self._timed_out() from None
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            raise EarlyResponseError("the server closed the socket while the request was sent") from error
 
     def _send_watching(self, data: memoryview) -> None:
         """Send bytes while listening for an answer: a server that has answered may never read the rest."""
@@ -226,7 +225,7 @@ class AgentConnection(HTTPConnection):
             sock.settimeout(self.timeout)
 
     def _has_answered(self, sock: socket.socket) -> bool:
-        """Whether a final response has begun; an informational one (100 Continue) is no reason to stop."""
+        """Whether the server wants no more; an informational response (100 Continue) does not say so."""
         try:
             data = sock.recv(_READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -235,7 +234,10 @@ class AgentConnection(HTTPConnection):
             return True  # with a close, which reading the response will find again
         self.reader.feed(data)
         head = self.reader.head
-        return head is not None and (head.status >= _FIRST_UNWANTED_STATUS or self.reader.complete)
+        if head is None:
+            return False
+        self._is_answered_early = True
+        return head.status >= _FIRST_UNWANTED_STATUS or self.reader.complete
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
@@ -354,6 +356,7 @@ class AgentConnection(HTTPConnection):
             and head.keep_alive
             and not self.reader.overrun
             and self._is_sent
+            and not self._is_answered_early
             and not self._asks_to_close
             and self.sock is not None
         )

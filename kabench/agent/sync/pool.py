@@ -51,8 +51,7 @@ class AgentPool(HTTPConnectionPool):
 
     def urlopen(self, method: str, url: str, *args: Any, **options: Any) -> BaseHTTPResponse:
         """As urllib3's. Raises `LocationParseError` for a URL with a control character, before anything is sent."""
-        if _CONTROL.search(url):
-            raise LocationParseError(f"{url!r} holds a control character")
+        refuse_control_characters(url)
         return super().urlopen(method, url, *args, **options)
 
     def _get_conn(self, timeout: float | None = None) -> BaseHTTPConnection:
@@ -161,6 +160,12 @@ class AgentTlsPool(AgentPool, HTTPSConnectionPool):
     """The pool of an origin over https."""
 
     ConnectionCls = AgentTlsConnection
+
+
+def refuse_control_characters(url: str) -> None:
+    """Raise `LocationParseError` for a URL that urllib3 would encode, or send, with what splits lines in it."""
+    if _CONTROL.search(url):
+        raise LocationParseError(f"{url!r} holds a control character")
 
 
 def _position(body: Any) -> int | None:  # whatever urllib3 takes

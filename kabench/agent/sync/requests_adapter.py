@@ -43,10 +43,7 @@ class KeepAliveAdapter(HTTPAdapter):
         on_event: EventListener | None = None,
         **given: Unpack[AgentOptionArguments],
     ) -> None:
-        if options is None:
-            options = AgentOptions(**given)
-        elif given:
-            raise TypeError(f"options come as an AgentOptions or by name, not both ({', '.join(given)})")
+        options = AgentOptions.chosen(options, given)
         refuse_response_limit(options)
         self._options = options
         self._on_event = on_event

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from kabench.agent.tls import SessionCache
 
-_MADE_OF = (
+CONTEXT_OPTIONS = (
     "cert_reqs",
     "ssl_version",
     "ssl_minimum_version",
@@ -34,6 +34,8 @@ _MADE_OF = (
     "assert_hostname",
     "assert_fingerprint",
 )
+"""urllib3's options that a context is made of."""
+
 _FILES = ("ca_certs", "cert_file", "key_file")
 _MAX_CONTEXTS = 64
 _LOADED = ("ca_certs", "ca_cert_dir", "ca_cert_data", "cert_file", "key_file", "key_password")
@@ -98,7 +100,7 @@ class ContextStore:
         return key, given
 
     def _context_for(self, connection: HTTPSConnection) -> ssl.SSLContext:
-        made_of = tuple(getattr(connection, name) for name in _MADE_OF)
+        made_of = tuple(getattr(connection, name) for name in CONTEXT_OPTIONS)
         made_of += tuple(_version_of(getattr(connection, name)) for name in _FILES)
         context = self._contexts.get(made_of)
         if context is None:
