@@ -38,6 +38,7 @@ from kabench.agent import (
     TooManyOpenFilesError,
     reused_socket,
 )
+from tests.responses import HALF
 from tests.sockets import (
     OK,
     PATIENCE_S,
@@ -60,8 +61,6 @@ if TYPE_CHECKING:
     from kabench.agent.sync.response import AgentResponse
 
 T = TypeVar("T")
-
-HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"
 
 
 def get(agent: KeepAliveAgent, url: str, **options: Any) -> AgentResponse:
