@@ -349,7 +349,6 @@ class AgentConnection(HTTPConnection):
         if head is None or not self.reader.complete:
             self.close()
             return
-        self.serial += 1
         self.retried = False
         reusable = (
             wanted
