@@ -131,7 +131,7 @@ def digest_of(settings: list[str]) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
-        return error.reason or str(error)
+        return error.reason or "it is no PEM file of that kind, or the password is wrong"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error)

@@ -143,6 +143,12 @@ def run(
 
     if url is not None and delay is not None:
         raise CommandError("--delay is for kabench's own server; leave it out, or leave the URL out")
+    if url is not None and tls:
+        raise CommandError("--tls is for kabench's own server; leave it out, and begin the URL with https://")
+    if cacert is not None and insecure:
+        raise CommandError("--cacert and --insecure: give only one of them")
+    if (cacert is not None or insecure) and not (url or "").startswith("https:"):
+        raise CommandError("--cacert and --insecure are for https URLs")
     agents = agent or ["keepalive", "plain"]
     try:
         for spec in agents:

@@ -68,7 +68,7 @@ class LoadPlan:
         if not math.isfinite(self.delay_s) or self.delay_s < 0:
             raise PlanError(f"delay: {self.delay_s:g} is below 0")
         if self.tls and self.url is not None:
-            raise PlanError("tls: kabench's own server speaks it when asked; a URL says by itself, with https://")
+            raise PlanError("tls: is for kabench's own server; a URL says it by itself, with https://")
         if self.cacert is not None and self.insecure:
             raise PlanError("cacert and insecure: give only one of them")
         if (self.cacert is not None or self.insecure) and not (self.url or "").startswith("https:"):

@@ -37,7 +37,10 @@ def server_context(options: ServerOptions) -> tuple[ssl.SSLContext, str | None]:
     except (OSError, ValueError) as error:
         if options.key_file is not None and not Path(options.key_file).is_file():
             raise CertificateError(f"the key {options.key_file} cannot be used: no such file") from None
-        reason = (error.reason if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None)) or str(error)
+        if isinstance(error, ssl.SSLError):
+            reason = error.reason or "it is no PEM file with a certificate and an unencrypted key"
+        else:
+            reason = getattr(error, "strerror", None) or str(error)
         raise CertificateError(f"the certificate {options.cert_file} cannot be used: {reason}") from None
     return context, None
 
