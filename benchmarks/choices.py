@@ -11,7 +11,7 @@ import asyncio
 import statistics
 import subprocess
 import sys
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 from limits import delays_seen
@@ -23,8 +23,8 @@ from kabench.agent import AgentOptions, reader
 from kabench.agent.aio import AsyncAgent, Exchange
 from kabench.agent.aio.request import prepare
 from kabench.load import LoadPlan, recorder, users, worker
-from kabench.load.messages import Second, Task, decode, encode
-from kabench.server import EmbeddedServer, ServerOptions, answers, delay, loop
+from kabench.load.messages import Go, Ready, Second, Task, decode, encode
+from kabench.server import EmbeddedServer, ServerOptions, alarm, answers, loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,20 +44,20 @@ def no_known_heads() -> None:
 def a_future_and_a_task() -> None:
     """A task a user that awaits agent.send(), as a library's user writes it."""
 
-    def next_request(self: users.User, now: float) -> None:
+    def start(self: users.User, now: float) -> None:
         del now
         asyncio.get_running_loop().create_task(_user(self))
 
     async def _user(user: users.User) -> None:
         while next(user._tickets, None) is not None:
-            exchange = users.User(user._agent, user.prepared, user._tickets, user._recorder, user._finished)
+            exchange = users.User(user._agent, user.prepared, user._finished)
             exchange.started_at = perf_counter()
             response = await user._agent.send(user.prepared)
             exchange.sent_at = exchange.first_byte_at = exchange.started_at
-            user._recorder.record(exchange, response._head, len(response.data), perf_counter())
+            user._recorder.record(exchange, response._head, response.data, perf_counter())
         user._finish(perf_counter())
 
-    users.User.next_request = next_request  # type: ignore[method-assign]
+    users.User._start = start  # type: ignore[method-assign]
 
 
 def no_recording() -> None:
@@ -124,7 +124,7 @@ def loop_timers() -> None:
     def missing(*_: object) -> None:
         raise OSError
 
-    delay._TimerFdAlarm = missing  # type: ignore[assignment, misc]
+    alarm._TimerFdAlarm = missing  # type: ignore[assignment, misc]
 
 
 SERVER_CHOICES: dict[str, Callable[[], None]] = {
@@ -151,11 +151,14 @@ def load_with(choice: str, url: str, seconds: float) -> tuple[float, float]:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(encode(Task(plan.to_message(), "keepalive", url)))
+    process.stdin.write(encode(Task(plan, "keepalive", url)))
     process.stdin.flush()
     last: Second | None = None
     for line in process.stdout:
         message = decode(line)
+        if isinstance(message, Ready):
+            process.stdin.write(encode(Go(monotonic())))
+            process.stdin.flush()
         if isinstance(message, Second):
             last = message
     process.stdin.close()

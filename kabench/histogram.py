@@ -6,6 +6,7 @@ the published benchmark) exactly. Adding distributions up is exact too, so worke
 
 from __future__ import annotations
 
+import io
 import math
 from bisect import bisect_right
 from collections import Counter
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 LOWEST_US = 1
+_US_PER_MS = 1000
 HIGHEST_US = 3_600_000_000
 SIGNIFICANT_DIGITS = 3
 
@@ -95,10 +97,7 @@ class Distribution:
         self._fold()
         mean = self.sum_us / self.count
         variance = max(0.0, self._sum_of_squares / self.count - mean * mean)
-        percentiles = {
-            name: min(self._histogram.get_value_at_percentile(percent), self._max_us) / 1e6
-            for name, percent in _PERCENTILES.items()
-        }
+        percentiles = {name: self.percentile_s(percent) for name, percent in _PERCENTILES.items()}
         return LatencyStats(
             mean=round(mean / 1e6, 9),
             stdev=round(math.sqrt(variance) / 1e6, 9),
@@ -106,6 +105,14 @@ class Distribution:
             max=self._max_us / 1e6,
             **percentiles,
         )
+
+    def percentile_s(self, percent: float) -> float | None:
+        """The value in seconds that `percent` of all do not exceed; None where there are none."""
+        if not self.count:
+            return None
+        self._fold()
+        highest_us: int = min(self._histogram.get_value_at_percentile(percent), self._max_us)
+        return highest_us / 1e6
 
     def buckets(self) -> dict[str, int]:
         """How many fall into each of the ten buckets, exactly."""
@@ -129,6 +136,13 @@ def decoded_cells(encoded: str) -> Iterator[tuple[int, int]]:
         raise ValueError(f"not an encoded HdrHistogram ({type(error).__name__})") from None
     for cell in histogram.get_recorded_iterator():
         yield cell.value_iterated_to, cell.count_added_in_this_iter_step
+
+
+def percentile_distribution(encoded: str) -> str:
+    """An encoded histogram of microseconds as HdrHistogram's percentile text, in milliseconds (an `.hgrm` file)."""
+    out = io.BytesIO()
+    HdrHistogram.decode(encoded.encode("ascii")).output_percentile_distribution(out, _US_PER_MS)
+    return out.getvalue().decode("ascii")
 
 
 def percentile_of(counts: dict[int, int], percent: float) -> int:

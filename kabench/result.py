@@ -64,6 +64,7 @@ class SeriesPoint:
 
     t_s: float
     transactions: int
+    socket_errors: int = 0
     p50_s: float | None = None
     p99_s: float | None = None
     created: int = 0
@@ -74,11 +75,12 @@ class SeriesPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
-    """A worker process that took part; `lost_at_s` is when it was lost, if it was."""
+    """A worker process that took part; `cpu_s` is what it used, `lost_at_s` when it was lost, if it was."""
 
     name: str
     host: str
     transactions: int
+    cpu_s: float | None = None
     lost_at_s: float | None = None
 
 
@@ -205,14 +207,19 @@ def save_result(result: RunResult, path: Path) -> None:
     What is no regular file (a pipe, a device) is written into instead. Raises `ResultError`; what stood at `path`
     before is then still there.
     """
+    write_whole(path, result.to_json())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file as `save_result` does."""
     target = path.resolve()
     temporary = target.with_name(f".kabench-{secrets.token_hex(8)}")
     try:
         if target.exists() and not target.is_file():
-            target.write_bytes(result.to_json())
+            target.write_bytes(content)
             return
         with temporary.open("xb") as file:
-            file.write(result.to_json())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)

@@ -1,7 +1,8 @@
-"""A run on a terminal: a progress bar, and Ctrl-C once to stop and report, twice to leave at once."""
+"""A run while it lasts: what is shown of it, and Ctrl-C once to stop and report, twice to leave at once."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -13,13 +14,13 @@ from kabench.cli.errors import CommandError
 from kabench.load import AgentProgress, LoadPlan, MeasurementError, RunControl, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
-
-    from rich.progress import Progress, TaskID
+    from typing import TextIO
 
     from kabench.result import RunResult
 
+_SHORTEST_LINE_S = 0.5
 _CURSOR_ON_AND_A_NEW_LINE = b"\x1b[?25h\n"
 
 
@@ -32,19 +33,33 @@ class Finished:
     interrupted: bool
 
 
-def run_live(plan: LoadPlan, agents: Sequence[str], name: str) -> Finished:
-    """Carry a plan out."""
+def run_live(plan: LoadPlan, agents: Sequence[str], name: str, progress: str) -> Finished:
+    """Carry a plan out. `progress`: `live`, `plain`, `none`, or `auto`: live on a terminal, plain elsewhere."""
     control = RunControl()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, _stopper(control)) for number in signals}
     try:
-        if not is_live_terminal():
-            return _run(plan, agents, name, control, None)
-        with _progress() as progress:
-            return _run(plan, agents, name, control, _Bars(progress).show)
+        with _shown(progress, len(agents)) as show:
+            return _run(plan, agents, name, control, show)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _shown(progress: str, agents: int) -> Iterator[Callable[[AgentProgress], None] | None]:
+    """What shows the progress while the context lasts; None shows nothing."""
+    if progress == "auto":
+        progress = "live" if is_live_terminal() else "plain"
+    if progress == "none":
+        yield None
+    elif progress == "plain":
+        yield PlainProgress(sys.stderr).show
+    else:
+        from kabench.cli.live_view import LiveView
+
+        with LiveView(agents) as view:
+            yield view.show
 
 
 def _run(
@@ -72,37 +87,38 @@ def _stopper(control: RunControl) -> Callable[[int, FrameType | None], None]:
     return stop
 
 
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+class PlainProgress:
+    """A line a second, for logs."""
 
-    return Progress(
-        TextColumn("{task.description:<14}"),
-        BarColumn(bar_width=28),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[rate]:>9}/s"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[errors]}", style="red"),
-        console=Console(stderr=True),
-        transient=True,
-    )
-
-
-class _Bars:
-    """A bar an agent, moved by `AgentProgress`."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._said: tuple[int, float] | None = None
 
     def show(self, at: AgentProgress) -> None:
-        """Move the agent's bar."""
-        if at.agent not in self._tasks:
-            for task in self._progress.tasks:  # the agents before are through
-                self._progress.update(task.id, completed=task.total)
-            whole = at.expected_transactions or at.duration_s
-            self._tasks[at.agent] = self._progress.add_task(at.agent, total=whole, rate="", errors="")
-        done = at.transactions + at.socket_errors if at.expected_transactions else at.elapsed_s
-        rate = f"{at.transactions / at.elapsed_s:.0f}" if at.elapsed_s else ""
-        errors = f"{at.socket_errors} errors" if at.socket_errors else ""
-        self._progress.update(self._tasks[at.agent], completed=done, rate=rate, errors=errors)
+        """Say the last second, once."""
+        second = at.second
+        if second is None:
+            return
+        before_s = self._said[1] if self._said is not None and self._said[0] == at.number else 0.0
+        if second.t_s - before_s < _SHORTEST_LINE_S:
+            return
+        self._said = (at.number, second.t_s)
+        parts = [
+            f"{second.transactions / (second.t_s - before_s):.0f}/s",
+            f"p50 {milliseconds(second.p50_s)} ms",
+            f"p99 {milliseconds(second.p99_s)} ms",
+            f"{second.active} active",
+            f"{second.free} free",
+            f"{second.pending} pending",
+            f"{at.socket_errors} errors",
+        ]
+        if at.not_started:
+            parts.append(f"{at.not_started} not started")
+        with contextlib.suppress(OSError):  # nobody reads any more, and the record is what counts
+            self._out.write(f"{at.agent} {second.t_s:.0f} s: {', '.join(parts)}\n")
+            self._out.flush()
+
+
+def milliseconds(seconds: float | None) -> str:
+    """A time as it is shown."""
+    return "-" if seconds is None else f"{seconds * 1000:.2f}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -19,6 +21,55 @@ def duration(text: str) -> float:
         raise typer.BadParameter(str(error)) from None
 
 
+_SECONDS_PER_RATE_UNIT = {"": 1.0, "s": 1.0, "m": 60.0}
+
+
+def rate(text: str | float) -> float:
+    """Requests a second from `2000/s`, `120/m` or a plain number, for typer."""
+    number, _, unit = str(text).strip().partition("/")
+    try:
+        value = float(number) / _SECONDS_PER_RATE_UNIT[unit.strip()]
+    except (ValueError, KeyError):
+        raise typer.BadParameter(f"{text!r} is no rate (try '2000/s', '120/m' or plain requests a second)") from None
+    if not 0 <= value < math.inf:
+        raise typer.BadParameter(f"{text!r} is no finite rate of 0 or more")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class GivenStage:
+    """A stage as a user writes it; `is_rate` if he says so, by `/s` or `/m`."""
+
+    duration_s: float
+    level: float
+    is_rate: bool
+
+
+def stage(text: str) -> GivenStage:
+    """A stage from `10s:500`, `10s:500/s` or `1m:60/m`, for typer."""
+    time_text, colon, level_text = text.partition(":")
+    if not colon:
+        raise typer.BadParameter(f"{text!r} is no stage (try '10s:500')")
+    return GivenStage(duration(time_text), rate(level_text), "/" in level_text)
+
+
+AUTO = 0
+"""As many workers as there are cores for."""
+
+
+def workers(text: str | int) -> int:
+    """A number of workers, or `AUTO` from `auto`, for typer."""
+    if text == "auto":
+        return AUTO
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise typer.BadParameter(f"{text!r} is neither 'auto' nor a number of processes above 0")
+    return number
+
+
 def headers(given: list[str]) -> tuple[tuple[str, str], ...]:
     """Headers from `Name: value`."""
     pairs = []
@@ -34,8 +85,20 @@ def data(text: str) -> bytes:
     """A body from text, or from the file that `@file` names."""
     if not text.startswith("@"):
         return text.encode()
-    path = Path(text[1:])
+    return file_bytes("--data", Path(text[1:]))
+
+
+def file_bytes(option: str, path: Path) -> bytes:
+    """The bytes of a file that an option names."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CommandError(f"--data {text}: {error.strerror}") from None
+        raise CommandError(f"{option} {path}: {error.strerror}") from None
+
+
+def file_lines(option: str, path: Path) -> list[str]:
+    """The lines of a text file that an option names."""
+    try:
+        return file_bytes(option, path).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{option} {path}: it is no text in UTF-8 ({error.reason})") from None

@@ -1,38 +1,30 @@
-"""`run`: carries a plan out, agent by agent, each in a fresh worker process beside the server's."""
+"""`run`: carries a plan out, agent by agent, each in fresh worker processes beside the server's."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
 import platform
-import queue
-import signal
 import socket
-import sys
-import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from kabench import __version__
 from kabench.load.agents import check_spec
-from kabench.load.messages import Counts, Done, Failed, Message, Progress, Second, Task, decode, encode
-from kabench.load.tally import Tally
-from kabench.result import AgentRun, Environment, RunResult, WorkerRecord, new_id
+from kabench.load.messages import Counts, Done, Failed, Message, Progress, Ready, Second, SocketCounts, Task
+from kabench.load.plan import PlanError
+from kabench.load.tally import Tally, sum_of
+from kabench.load.team import Team, ending, separate
+from kabench.result import AgentRun, Environment, RunResult, SeriesPoint, WorkerRecord, new_id
 from kabench.server import EmbeddedServer, ServerOptions
-from kabench.server.child import end_child, start_child
 
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from kabench.load.plan import LoadPlan
 
-_LOOK_AFTER_SERVER_EVERY_S = 0.1
 _MEASURED_WITH = ("httptools", "uvloop", "hdrhistogram", "urllib3")
 
 
@@ -50,14 +42,25 @@ class MeasurementError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class AgentProgress:
-    """How far one agent is. `expected_transactions` None: it ends with time, at `duration_s`."""
+    """How far one agent is, all workers together.
+
+    `number` is the agent's place among those of the run, from 0, since a spec may be there twice. `elapsed_s` is below
+    0 in the warm-up. `expected_transactions` None: it ends with time, at `duration_s`. `second` is the last whole
+    second, `p50_s` and `p99_s` are those of all response times so far; None before the first second is over.
+    """
 
     agent: str
+    number: int
     elapsed_s: float
     transactions: int
     socket_errors: int
+    not_started: int
     expected_transactions: int | None
     duration_s: float | None
+    sockets: SocketCounts
+    second: SeriesPoint | None
+    p50_s: float | None
+    p99_s: float | None
 
 
 class RunControl:
@@ -65,19 +68,19 @@ class RunControl:
 
     def __init__(self) -> None:
         self.stopped = False
-        self._worker: _WorkerProcess | None = None
+        self._team: Team | None = None
 
     def stop(self) -> None:
         """Stop the load; `run` returns what was measured, marked interrupted."""
         self.stopped = True
-        if self._worker is not None:
-            self._worker.stop()
+        if self._team is not None:
+            self._team.stop()
 
-    def attend(self, worker: _WorkerProcess | None) -> None:
+    def attend(self, team: Team | None) -> None:
         """Note whom to stop."""
-        self._worker = worker
-        if self.stopped and worker is not None:
-            worker.stop()
+        self._team = team
+        if self.stopped and team is not None:
+            team.stop()
 
 
 def run(
@@ -90,16 +93,18 @@ def run(
 ) -> RunResult:
     """Carry a plan out through each agent in turn.
 
-    Raises `AgentSpecError` for an unknown agent, `ServerError` if kabench's own server cannot start,
-    `TargetUnreachableError` if nobody answers at the URL, and `MeasurementError` if the server or a worker died or an
-    agent had no successful transaction: that one carries what was measured.
+    Raises `AgentSpecError` for an unknown agent, or one that cannot do what the plan asks for, `PlanError` for what
+    only a worker finds out, `ServerError` if kabench's own server cannot start, `TargetUnreachableError` if nobody
+    answers at the URL, and `MeasurementError` if the server or a worker died or an agent had no successful transaction:
+    that one carries what was measured.
     """
     for spec in agents:
-        check_spec(spec)
+        check_spec(spec, plan)
     control = control or RunControl()
     started_at = datetime.now(UTC)
     run_of = _Run(plan, on_progress, control)
-    server = EmbeddedServer(ServerOptions(delay_s=plan.delay_s, tls=plan.tls)) if plan.url is None else None
+    has_own_server = plan.url is None and not plan.targets
+    server = EmbeddedServer(ServerOptions(delay_s=plan.delay_s, tls=plan.tls)) if has_own_server else None
     try:
         for spec in agents:
             run_of.carry_out(spec, server)
@@ -113,7 +118,7 @@ def run(
         name=name or "run",
         kabench_version=__version__,
         started_at=started_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        environment=_environment(run_of.event_loop),
+        environment=_environment(run_of.event_loop, run_of.versions),
         plan=plan.as_record(),
         runs=run_of.runs,
     )
@@ -139,142 +144,151 @@ class _Run:
         self.runs: list[AgentRun] = []
         self.problem: str | None = None
         self.event_loop = "unknown"
+        self.versions: dict[str, str] = {}
 
     def carry_out(self, spec: str, server: EmbeddedServer | None) -> None:
         """Send the load through one agent and add its `AgentRun`, or what there is of it."""
-        url = self._plan.url if server is None else server.url
-        ca_data = None if server is None else server.ca_data
-        worker = _WorkerProcess(Task(self._plan.to_message(), spec, url or "", ca_data))
-        if server is not None:
-            _separate(server.process, worker.process)
-        tally = Tally(spec, WorkerRecord(name="worker-1", host=socket.gethostname(), transactions=0))
-        self._control.attend(worker)
-        done: Done | None = None
-        elapsed_s = 0.0
+        part = _Part(self._plan, spec, len(self.runs), server, self._on_progress)
+        self._control.attend(part.team)
         try:
-            for message in worker.messages():
-                if server is not None and self.problem is None and not server.is_running:
-                    self.problem = f"the echo server died ({_ending(server.process)}) while {spec} was under way"
-                    worker.stop()
-                match message:
-                    case Counts():
-                        tally.add_counts(message)
-                    case Second():
-                        tally.end_second(message)
-                        elapsed_s = message.elapsed_s
-                    case Progress():
-                        elapsed_s = message.elapsed_s
-                        self._report(spec, message)
-                    case Done():
-                        done = message
-                    case Failed(why=why):
-                        self.problem = f"the worker could not begin: {why}"
-                    case None:
-                        pass
+            part.listen()
         finally:
             self._control.attend(None)
-            worker.end()
-        if done is None:
-            self.problem = self.problem or f"worker-1 died ({_ending(worker.process)}) while {spec} was under way"
-        elif done.unreachable is not None:
+            part.team.end()
+        part.explain_losses()
+        self.event_loop = part.event_loop
+        self.versions |= part.versions
+        self.problem = part.problem
+        if part.failure is not None:
             if not self.runs:
-                raise TargetUnreachableError(done.unreachable)
-            self.problem = f"nobody answers {spec}: {done.unreachable}"
-        if done is not None:
-            self.event_loop = done.event_loop
-        self.runs.append(
-            tally.agent_run(
-                interrupted=self._control.stopped or self.problem is not None,
-                lost_at_s=round(elapsed_s, 6) if done is None else None,
+                raise PlanError(part.failure)
+            self.problem = f"{spec} could not begin: {part.failure}"
+        elif part.unreachable is not None:
+            if not self.runs:
+                raise TargetUnreachableError(part.unreachable)
+            self.problem = f"nobody answers {spec}: {part.unreachable}"
+        self.runs.append(part.tally.agent_run(interrupted=self._control.stopped or self.problem is not None))
+
+
+class _Part:
+    """One agent's part of a run: its workers, and what they say."""
+
+    def __init__(
+        self,
+        plan: LoadPlan,
+        spec: str,
+        number: int,
+        server: EmbeddedServer | None,
+        on_progress: Callable[[AgentProgress], None] | None,
+    ) -> None:
+        self._plan = plan
+        self._spec = spec
+        self._number = number
+        self._server = server
+        self._on_progress = on_progress
+        url, ca_data = ("", None) if server is None else (server.url, server.ca_data)
+        self.team = Team([Task(plan, spec, url, ca_data, index) for index in range(plan.workers)])
+        if server is not None:
+            separate(server.process, self.team.processes)
+        host = socket.gethostname()
+        names = [f"worker-{index + 1}" for index in range(plan.workers)]
+        self.tally = Tally(spec, plan, [WorkerRecord(name=name, host=host, transactions=0) for name in names])
+        self._names = names
+        self._ready = 0
+        self._progress: dict[int, Progress] = {}
+        self._done: dict[int, Done] = {}
+        self._lost: list[int] = []
+        self._p50_s: float | None = None
+        self._p99_s: float | None = None
+        self.problem: str | None = None
+        self.failure: str | None = None
+        self.event_loop = "unknown"
+        self.versions: dict[str, str] = {}
+
+    def listen(self) -> None:
+        """Hear the workers to their end."""
+        for heard in self.team.messages():
+            self._look_after_server()
+            if heard is not None:
+                self._hear(*heard)
+
+    def _look_after_server(self) -> None:
+        server = self._server
+        if server is not None and self.problem is None and not server.is_running:
+            self.problem = f"the echo server died ({ending(server.process)}) while {self._spec} was under way"
+            self.team.stop()
+
+    def _hear(self, index: int, message: Message | None) -> None:
+        match message:
+            case Counts():
+                self.tally.add_counts(index, message)
+            case Second():
+                self.tally.end_second(index, message)
+                if self._on_progress is not None:
+                    self._p50_s, self._p99_s = self.tally.percentile_s(50), self.tally.percentile_s(99)
+                    self._progress[index] = message.as_progress()
+                    self._report()
+            case Progress():
+                self._progress[index] = message
+                self._report()
+            case Ready():
+                self.event_loop = message.event_loop
+                self.versions |= message.versions
+                self._ready += 1
+                if self._ready == self._plan.workers:
+                    self.team.go()
+            case Done():
+                self._done[index] = message
+            case Failed(why=why):
+                self.failure = why
+                self.team.stop()
+            case None:
+                self._ended(index)
+
+    def _ended(self, index: int) -> None:
+        is_lost = index not in self._done
+        self.tally.end_worker(index, lost=is_lost)
+        if is_lost and self.failure is None:
+            self._lost.append(index)
+            self.team.stop()
+
+    def explain_losses(self) -> None:
+        """Say which workers were lost, and how; their processes have ended."""
+        if self._lost and self.problem is None:
+            lost = ", ".join(f"{self._names[index]} died ({self.team.ending_of(index)})" for index in self._lost)
+            self.problem = f"{lost} while {self._spec} was under way"
+
+    @property
+    def unreachable(self) -> str | None:
+        """Why nobody could be reached, by any worker."""
+        reasons = [done.unreachable for done in self._done.values()]
+        return reasons[0] if reasons and all(reason is not None for reason in reasons) else None
+
+    def _report(self) -> None:
+        if self._on_progress is None:
+            return
+        latest = self._progress.values()
+        series = self.tally.series
+        self._on_progress(
+            AgentProgress(
+                agent=self._spec,
+                number=self._number,
+                elapsed_s=max(progress.elapsed_s for progress in latest),
+                transactions=sum(progress.transactions for progress in latest),
+                socket_errors=sum(progress.socket_errors for progress in latest),
+                not_started=sum(progress.not_started for progress in latest),
+                expected_transactions=self._plan.expected_transactions,
+                duration_s=self._plan.ends_after_s,
+                sockets=sum_of(progress.sockets for progress in latest),
+                second=series[-1] if series else None,
+                p50_s=self._p50_s,
+                p99_s=self._p99_s,
             )
         )
 
-    def _report(self, spec: str, progress: Progress) -> None:
-        if self._on_progress is not None:
-            self._on_progress(
-                AgentProgress(
-                    agent=spec,
-                    elapsed_s=progress.elapsed_s,
-                    transactions=progress.transactions,
-                    socket_errors=progress.socket_errors,
-                    expected_transactions=self._plan.expected_transactions,
-                    duration_s=self._plan.duration_s,
-                )
-            )
 
-
-class _WorkerProcess:
-    """A worker process and what it says. A thread reads, so that a slow reader of progress does not slow the worker."""
-
-    def __init__(self, task: Task) -> None:
-        self.process = start_child([sys.executable, "-m", "kabench.load"])
-        self._heard: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
-        self._tell(encode(task))
-
-    def _tell(self, line: bytes) -> None:
-        if self.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, which its messages show
-                os.write(self.process.stdin.fileno(), line)
-
-    def _listen(self) -> None:
-        if self.process.stdout is not None:
-            for line in self.process.stdout:
-                try:
-                    self._heard.put(decode(line))
-                except msgspec.DecodeError:
-                    break  # cut off in the middle: it is dying
-        self._heard.put(None)
-
-    def messages(self) -> Iterator[Message | None]:
-        """What it says, to the end; None in between, as a chance to look after other things."""
-        while True:
-            try:
-                message = self._heard.get(timeout=_LOOK_AFTER_SERVER_EVERY_S)
-            except queue.Empty:
-                yield None
-                continue
-            if message is None:
-                return
-            yield message
-
-    def stop(self) -> None:
-        """Have it stop and say what it has."""
-        self._tell(b"stop\n")
-
-    def end(self) -> None:
-        """See its process end."""
-        end_child(self.process)
-        self._listener.join()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-
-
-def _separate(server: subprocess.Popen[bytes], worker: subprocess.Popen[bytes]) -> None:
-    """Give the server the last core and the worker the others, where the system lets one: they wake each other all
-    the time, and a scheduler that puts both on one core makes them take turns.
-    """
-    if sys.platform != "linux":
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 1:
-        with contextlib.suppress(OSError):  # not allowed, or one of them has ended; the load does not depend on it
-            os.sched_setaffinity(server.pid, cores[-1:])
-            os.sched_setaffinity(worker.pid, cores[:-1])
-
-
-def _ending(process: subprocess.Popen[bytes]) -> str:
-    code = process.poll()
-    if code is None:
-        return "still running"
-    if code < 0:
-        return signal.Signals(-code).name
-    return f"exit code {code}"
-
-
-def _environment(event_loop: str) -> Environment:
-    versions = {}
+def _environment(event_loop: str, peers: dict[str, str]) -> Environment:
+    versions = dict(peers)
     for package in _MEASURED_WITH:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -1,27 +1,47 @@
 """What a worker and the one who started it say to each other: lines of JSON on the worker's standard streams.
 
-The worker is told its `Task` in one line, and may be told `stop` in another; the end of its standard input ends it at
-once. It says `Counts` and a `Second` for every second, `Progress` in between, and `Done` or `Failed` at the end.
-What it ships are increments (`Counts`) and totals so far, so whoever dies loses at most a second.
+The worker is told its `Task` in one line and says `Ready` (or `Failed`); it is told when to `Go`, and may be told
+`stop`; the end of its standard input ends it at once. It says `Counts` and a `Second` for every second, `Progress` in
+between, and `Done` at the end. What it ships are increments (`Counts`) and totals so far, so whoever dies loses at most
+a second.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
+
+from kabench.load.plan import LoadPlan  # noqa: TC001  # msgspec reads the annotations
+
+UNEXPECTED_STATUS = "unexpected_status"
+UNEXPECTED_BODY = "unexpected_body"
+UNEXPECTED = frozenset({UNEXPECTED_STATUS, UNEXPECTED_BODY})
+"""The kinds of errors of answers that came whole, but are not what was expected."""
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What a worker is to do: a plan as `LoadPlan.to_message` has it, through one agent.
+    """What a worker is to do: its share of a plan, through one agent.
 
-    `ca_data` is the certificate (PEM) of the authority to trust, where kabench's own server made one.
+    `url` is kabench's own server, if that is used, and `ca_data` the certificate (PEM) of the authority it made.
     """
 
-    plan: dict[str, Any]  # JSON
+    plan: LoadPlan
     agent: str
     url: str
     ca_data: str | None = None
+    index: int = 0
+
+
+class Go(msgspec.Struct, frozen=True):
+    """Begin at `at`, of the system's monotonic clock, which all processes share."""
+
+    at: float
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The worker can begin. `versions` are those of what it measures with, besides kabench's own dependencies."""
+
+    event_loop: str
+    versions: dict[str, str] = {}
 
 
 class Counts(msgspec.Struct, frozen=True, tag="counts"):
@@ -32,15 +52,21 @@ class Counts(msgspec.Struct, frozen=True, tag="counts"):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """Counted since the beginning."""
+    """Counted since the beginning, or the end of the warm-up."""
 
     body_bytes: int = 0
     status_codes: dict[int, int] = {}
     errors: dict[str, int] = {}
+    not_started: int = 0
+
+    @property
+    def socket_errors(self) -> int:
+        """Exchanges that died with their socket."""
+        return sum(times for kind, times in self.errors.items() if kind not in UNEXPECTED)
 
 
 class SocketCounts(msgspec.Struct, frozen=True):
-    """The agent's status, over all origins."""
+    """The agent's status, over all origins, warm-up included: its sockets outlive that."""
 
     created: int = 0
     create_errors: int = 0
@@ -57,15 +83,17 @@ class SocketCounts(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """How far it is."""
+    """How far it is; `elapsed_s` is below 0 in the warm-up."""
 
     elapsed_s: float
     transactions: int
     socket_errors: int
+    not_started: int
+    sockets: SocketCounts
 
 
 class Second(msgspec.Struct, frozen=True, tag="second"):
-    """The end of a second, after its `Counts`."""
+    """The end of a second, after its `Counts`. `cpu_s` is since the beginning, or the end of the warm-up."""
 
     elapsed_s: float
     totals: Totals
@@ -73,12 +101,22 @@ class Second(msgspec.Struct, frozen=True, tag="second"):
     cpu_s: float
     max_rss_mb: float
 
+    def as_progress(self) -> Progress:
+        """How far the worker is at the end of this second."""
+        totals = self.totals
+        return Progress(
+            self.elapsed_s,
+            sum(totals.status_codes.values()),
+            totals.socket_errors,
+            totals.not_started,
+            self.sockets,
+        )
+
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """The load is over, after the last `Second`. `unreachable` says why if no socket could ever be opened."""
 
     interrupted: bool
-    event_loop: str
     unreachable: str | None = None
 
 
@@ -88,13 +126,16 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     why: str
 
 
-Message = Counts | Progress | Second | Done | Failed
+STOP = b"stop\n"
+"""The line that ends a load early."""
+
+Message = Ready | Counts | Progress | Second | Done | Failed
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
-def encode(message: Message | Task) -> bytes:
+def encode(message: Message | Task | Go) -> bytes:
     """One line."""
     return _encoder.encode(message) + b"\n"
 

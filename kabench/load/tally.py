@@ -2,90 +2,171 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from kabench.histogram import Distribution, percentile_of
-from kabench.load.messages import Counts, Second, SocketCounts, Totals
+from kabench.load.messages import UNEXPECTED, Counts, Second, SocketCounts, Totals
+from kabench.load.recorder import FIRST_FAILED_STATUS
 from kabench.result import AgentRun, Client, Phases, SeriesPoint, Sockets, WorkerRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from kabench.load.plan import LoadPlan
 
 _PHASES = ("total", "service", "lag", "queue", "connect", "first_byte")
-_FIRST_FAILED_STATUS = 400
 _BUSY_SHARE = 0.9
+_LATE_S = 0.01
 _BYTES_PER_MB = 2**20
+_SHORTEST_POINT_S = 0.1
+"""What is left of a run after its last whole second belongs to that if it is shorter."""
+
+
+class _WorkerTally:
+    """What one worker has said."""
+
+    def __init__(self, record: WorkerRecord) -> None:
+        self.record = record
+        self.waiting: list[Counts] = []
+        self.last = Second(0.0, Totals(), SocketCounts(), 0.0, 0.0)
+        self.seconds = 0
+        self.has_ended = False
+        self.lost_at_s: float | None = None
+
+    def as_record(self) -> WorkerRecord:
+        return dataclasses.replace(
+            self.record,
+            transactions=sum(self.last.totals.status_codes.values()),
+            cpu_s=round(self.last.cpu_s, 6),
+            lost_at_s=self.lost_at_s,
+        )
+
+
+class _Point:
+    """One second of all workers, as far as they have said it."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[int] = Counter()
+        self.ended_at_s = 0.0
 
 
 class Tally:
-    """Adds up what one worker measured of one agent."""
+    """Adds up what the workers have measured of one agent."""
 
-    def __init__(self, agent: str, worker: WorkerRecord) -> None:
+    def __init__(self, agent: str, plan: LoadPlan, workers: Sequence[WorkerRecord]) -> None:
         self._agent = agent
-        self._worker = worker
+        self._expects_status = bool(plan.expect_status)
+        self._workers = [_WorkerTally(record) for record in workers]
         self._phases = {phase: Distribution() for phase in _PHASES}
-        self._of_this_second: list[Counts] = []
-        self._series: list[SeriesPoint] = []
-        self._last: Second | None = None
+        self._points: list[_Point] = []
+        self._seen: Counter[int] = Counter()
+        self._closed = 0
+        self._errors_before = 0
+        self.series: list[SeriesPoint] = []
 
-    def add_counts(self, message: Counts) -> None:
+    def add_counts(self, worker: int, message: Counts) -> None:
         """Take latencies of the second under way; they count once it has ended, together with its totals."""
-        self._of_this_second.append(message)
+        self._workers[worker].waiting.append(message)
 
-    def end_second(self, message: Second) -> None:
-        """Take the totals at the end of a second."""
-        seen: Counter[int] = Counter()
-        for counts in self._of_this_second:
+    def end_second(self, worker: int, message: Second) -> None:
+        """Take the totals at the end of a worker's second."""
+        tally = self._workers[worker]
+        index = tally.seconds - self._closed
+        if index == len(self._points):
+            self._points.append(_Point())
+        point = self._points[index]
+        point.ended_at_s = max(point.ended_at_s, message.elapsed_s)
+        for counts in tally.waiting:
             for phase in counts.phases:
                 self._phases[phase].add(counts.counts.items())
             if "total" in counts.phases:
-                seen.update(counts.counts)
-        self._of_this_second.clear()
-        self._series.append(
-            SeriesPoint(
-                t_s=round(message.elapsed_s, 6),
-                transactions=seen.total(),
-                p50_s=percentile_of(seen, 50) / 1e6 if seen else None,
-                p99_s=percentile_of(seen, 99) / 1e6 if seen else None,
-                created=message.sockets.created,
-                free=message.sockets.free,
-                active=message.sockets.active,
-                pending=message.sockets.pending,
+                point.seen.update(counts.counts)
+        tally.waiting.clear()
+        tally.last = message
+        tally.seconds += 1
+        self._close_points()
+
+    def end_worker(self, worker: int, *, lost: bool) -> None:
+        """No more will come of a worker."""
+        tally = self._workers[worker]
+        tally.has_ended = True
+        if lost:
+            tally.lost_at_s = round(tally.last.elapsed_s, 6)
+        self._close_points()
+
+    def _close_points(self) -> None:
+        """Put the seconds into the series that every worker has said, or will not say any more."""
+        while self._points and all(w.has_ended or w.seconds > self._closed for w in self._workers):
+            self._closed += 1
+            point = self._points.pop(0)
+            if self.series and point.ended_at_s - self.series[-1].t_s < _SHORTEST_POINT_S:
+                self._errors_before -= self.series.pop().socket_errors
+                point.seen.update(self._seen)
+            seen = self._seen = point.seen
+            sockets = sum_of(worker.last.sockets for worker in self._workers)
+            errors = sum(worker.last.totals.socket_errors for worker in self._workers)
+            self.series.append(
+                SeriesPoint(
+                    t_s=round(point.ended_at_s, 6),
+                    transactions=seen.total(),
+                    socket_errors=errors - self._errors_before,
+                    p50_s=percentile_of(seen, 50) / 1e6 if seen else None,
+                    p99_s=percentile_of(seen, 99) / 1e6 if seen else None,
+                    created=sockets.created,
+                    free=sockets.free,
+                    active=sockets.active,
+                    pending=sockets.pending,
+                )
             )
-        )
-        self._last = message
+            self._errors_before = errors
 
-    @property
-    def transactions(self) -> int:
-        """Finished exchanges so far, as of the last whole second."""
-        return 0 if self._last is None else sum(self._last.totals.status_codes.values())
+    def percentile_s(self, percent: float) -> float | None:
+        """A percentile of all response times so far."""
+        return self._phases["total"].percentile_s(percent)
 
-    def agent_run(self, *, interrupted: bool, lost_at_s: float | None = None) -> AgentRun:
+    def _errors(self) -> Counter[str]:
+        errors: Counter[str] = Counter()
+        for worker in self._workers:
+            errors.update(worker.last.totals.errors)
+        return errors
+
+    def agent_run(self, *, interrupted: bool) -> AgentRun:
         """The record of what was measured."""
-        last = self._last or Second(0.0, Totals(), SocketCounts(), 0.0, 0.0)
-        statuses, errors = last.totals.status_codes, last.totals.errors
-        elapsed_s = last.elapsed_s
+        lasts = [worker.last for worker in self._workers]
+        statuses: Counter[int] = Counter()
+        for last in lasts:
+            statuses.update(last.totals.status_codes)
+        errors = self._errors()
+        elapsed_s = max(last.elapsed_s for last in lasts)
         transactions = sum(statuses.values())
-        socket_errors = sum(errors.values())
-        bad_answers = sum(times for status, times in statuses.items() if status >= _FIRST_FAILED_STATUS)
+        socket_errors = sum(last.totals.socket_errors for last in lasts)
+        bad_answers = sum(errors[kind] for kind in UNEXPECTED)
+        if not self._expects_status:
+            bad_answers += sum(times for status, times in statuses.items() if status >= FIRST_FAILED_STATUS)
         total = self._phases["total"]
-        megabytes = last.totals.body_bytes / _BYTES_PER_MB
+        body_bytes = sum(last.totals.body_bytes for last in lasts)
         stats = {phase: distribution.stats() for phase, distribution in self._phases.items()}
+        cpu_s = sum(last.cpu_s for last in lasts)
+        sockets = sum_of(last.sockets for last in lasts)
+        lag_p99_s = stats["lag"].p99
         return AgentRun(
             agent=self._agent,
             elapsed_s=round(elapsed_s, 6),
             interrupted=interrupted,
-            saturated=elapsed_s > 0 and last.cpu_s / elapsed_s >= _BUSY_SHARE,
+            saturated=any(last.elapsed_s > 0 and last.cpu_s / last.elapsed_s >= _BUSY_SHARE for last in lasts)
+            or (lag_p99_s is not None and lag_p99_s > _LATE_S),
             transactions=transactions,
             successful_transactions=transactions - bad_answers,
             failed_transactions=bad_answers + socket_errors,
             socket_errors=socket_errors,
-            retries=last.sockets.retries,
+            retries=sockets.retries,
+            not_started=sum(last.totals.not_started for last in lasts),
             availability_pct=_share(100 * transactions, transactions + socket_errors),
-            data_transferred_bytes=last.totals.body_bytes,
+            data_transferred_bytes=body_bytes,
             transaction_rate=_share(transactions, elapsed_s),
-            throughput_mb_s=_share(megabytes, elapsed_s),
+            throughput_mb_s=_share(body_bytes / _BYTES_PER_MB, elapsed_s),
             concurrency=_share(total.sum_us / 1e6, elapsed_s),
             response_time_s=stats["total"],
             service_time_s=stats["service"],
@@ -95,41 +176,28 @@ class Tally:
             ),
             buckets=total.buckets(),
             hdr={phase: distribution.encoded() for phase, distribution in self._phases.items() if distribution.count},
-            sockets=_sockets(last.sockets),
+            sockets=_sockets(sockets),
             status_codes=_sorted_by_key(statuses),
             errors=dict(sorted(errors.items())),
-            series=self._series,
+            series=self.series,
             client=Client(
-                cpu_s=round(last.cpu_s, 6),
-                cpu_us_per_transaction=round(last.cpu_s * 1e6 / transactions, 3) if transactions else None,
-                max_rss_mb=round(last.max_rss_mb, 1),
-                workers=[
-                    WorkerRecord(
-                        name=self._worker.name,
-                        host=self._worker.host,
-                        transactions=transactions,
-                        lost_at_s=lost_at_s,
-                    )
-                ],
+                cpu_s=round(cpu_s, 6),
+                cpu_us_per_transaction=round(cpu_s * 1e6 / transactions, 3) if transactions else None,
+                max_rss_mb=round(max(last.max_rss_mb for last in lasts), 1),
+                workers=[worker.as_record() for worker in self._workers],
             ),
         )
 
 
+def sum_of(counts: Iterable[SocketCounts]) -> SocketCounts:
+    """All workers' counts together."""
+    columns = zip(*((getattr(each, name) for name in SocketCounts.__struct_fields__) for each in counts), strict=True)
+    return SocketCounts(*(sum(column) for column in columns))
+
+
 def _sockets(counts: SocketCounts) -> Sockets:
-    return Sockets(
-        created=counts.created,
-        create_errors=counts.create_errors,
-        closed=counts.closed,
-        errors=counts.errors,
-        timeouts=counts.timeouts,
-        requests=counts.requests,
-        req_per_socket=_share(counts.requests, counts.created),
-        free=counts.free,
-        active=counts.active,
-        pending=counts.pending,
-        tls_handshakes=counts.tls_handshakes,
-        tls_resumed=counts.tls_resumed,
-    )
+    fields = {name: getattr(counts, name) for name in SocketCounts.__struct_fields__ if name != "retries"}
+    return Sockets(**fields, req_per_socket=_share(counts.requests, counts.created))
 
 
 def _share(part: float, whole: float) -> float:

@@ -1,71 +1,74 @@
-"""The users of the closed model: send, wait for the answer, send again."""
+"""Users who send through a kabench agent. A user is his own exchange, sent again and again."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+from http.cookies import CookieError, SimpleCookie
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from kabench.agent import AgentClosedError, AgentError, ConnectError
 from kabench.agent.aio import Exchange
+from kabench.load.crowd import PAUSE_AFTER_CONNECT_ERROR_S, Crowd, CrowdUser
+from kabench.load.driver import CUT_OFF
+from kabench.load.sockets import counts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from kabench.agent.aio import AsyncAgent, PreparedRequest, ResponseHead
+    from kabench.load.messages import SocketCounts
     from kabench.load.plan import LoadPlan
     from kabench.load.recorder import Recorder
+    from kabench.load.share import Share
+    from kabench.load.source import PreparedSource
 
-CUT_OFF = "cut_off"
-"""The kind of error of a request that was still unanswered a while after the end of the run."""
-
-_PAUSE_AFTER_CONNECT_ERROR_S = 0.1
-"""So that users whose server is down do not spend the machine on finding out."""
+_HEAD_END = b"\r\n\r\n"
 
 
-def tickets_for(plan: LoadPlan) -> list[Iterator[int]]:
-    """For each user, an iterator with a ticket for every request he may send. Users of a total share theirs."""
-    if plan.total is not None:
-        shared = iter(range(plan.total))
-        return [shared] * plan.concurrency
-    if plan.requests is not None:
-        return [iter(range(plan.requests)) for _ in range(plan.concurrency)]
-    return [itertools.repeat(0) for _ in range(plan.concurrency)]
-
-
-class User(Exchange):
-    """A user is his own exchange, sent again and again: nothing is allocated for a request."""
-
-    __slots__ = ("_agent", "_finished", "_is_finished", "_loop", "_recorder", "_tickets", "refusal")
+class User(Exchange, CrowdUser):
+    """A user who always sends the same: nothing is allocated for a request."""
 
     def __init__(
-        self,
-        agent: AsyncAgent,
-        prepared: PreparedRequest,
-        tickets: Iterator[int],
-        recorder: Recorder,
-        finished: Callable[[User, float], None],
+        self, agent: AsyncAgent, prepared: PreparedRequest, finished: Callable[[CrowdUser, float], None]
     ) -> None:
-        super().__init__(prepared, agent.options.timeout)
+        Exchange.__init__(self, prepared, agent.options.timeout)
+        CrowdUser.__init__(self, finished)
         self._agent = agent
-        self._tickets = tickets
-        self._recorder = recorder
-        self._finished = finished
-        self._is_finished = False
         self._loop = asyncio.get_running_loop()
-        self.refusal: str | None = None
 
-    def next_request(self, now: float) -> None:
-        """Send a request if there is a ticket left for one."""
+    def _start(self, now: float) -> None:
         if next(self._tickets, None) is None:
             self._finish(now)
         else:
             self._agent.start(self, now)
 
-    def stop(self) -> None:
-        """Send no more."""
-        self._tickets = iter(())
+    def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
+        """Count it and go on."""
+        self._recorder.record(self, head, body, now)
+        if next(self._tickets, None) is None:
+            self._finish(now)
+        else:
+            self._agent.start(self, now)
+
+    def failed(self, error: Exception, now: float) -> None:
+        """Count it and go on, after a pause if nobody was there."""
+        self.opening_at = self.first_sent_at = 0.0
+        if self.is_finished:
+            return
+        if isinstance(error, AgentClosedError):
+            self._finish(now)
+            return
+        self._recorder.record_error(error.kind if isinstance(error, AgentError) else "error")
+        pause_s = 0.0
+        if isinstance(error, ConnectError):
+            pause_s = PAUSE_AFTER_CONNECT_ERROR_S
+            self.refusal = str(error)
+        self._loop.call_later(pause_s, self._go_on)
+
+    def _go_on(self) -> None:
+        if not self.is_finished:
+            self._start(perf_counter())
 
     def stop_waiting(self, now: float) -> None:
         """Send no more, not even what still waits for a socket; what is under way may finish."""
@@ -75,7 +78,7 @@ class User(Exchange):
 
     def cut_off(self, now: float) -> None:
         """Count what is still under way as an error, and do not wait for it."""
-        if not self._is_finished:
+        if not self.is_finished:
             self._recorder.record_error(CUT_OFF)
             self.abort(now)
 
@@ -85,39 +88,94 @@ class User(Exchange):
         self._agent.abort(self)
         self._finish(now)
 
-    @property
-    def has_got_nowhere(self) -> bool:
-        """Whether he is through, or the last he heard is that nobody is there."""
-        return self._is_finished or self.refusal is not None
 
-    def _finish(self, now: float) -> None:
-        if not self._is_finished:
-            self._is_finished = True
-            self._finished(self, now)
+class VaryingUser(User):
+    """A user who sends something else each time."""
 
-    def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
-        """Count it and go on."""
-        self._recorder.record(self, head, len(body), now)
+    def __init__(self, agent: AsyncAgent, source: PreparedSource, finished: Callable[[CrowdUser, float], None]) -> None:
+        super().__init__(agent, source.first, finished)
+        self._source = source
+
+    def _start(self, now: float) -> None:
         if next(self._tickets, None) is None:
             self._finish(now)
         else:
+            self.carry(self._next())
             self._agent.start(self, now)
 
-    def failed(self, error: Exception, now: float) -> None:
-        """Count it and go on, after a pause if nobody was there."""
-        self.opening_at = self.first_sent_at = 0.0
-        if self._is_finished:
-            return
-        if isinstance(error, AgentClosedError):
-            self._finish(now)
-            return
-        self._recorder.record_error(error.kind if isinstance(error, AgentError) else "error")
-        pause_s = 0.0
-        if isinstance(error, ConnectError):
-            pause_s = _PAUSE_AFTER_CONNECT_ERROR_S
-            self.refusal = str(error)
-        self._loop.call_later(pause_s, self._go_on)
+    def _next(self) -> PreparedRequest:
+        return self._source.next()
 
-    def _go_on(self) -> None:
-        if not self._is_finished:
-            self.next_request(perf_counter())
+    def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
+        """Count it and go on."""
+        self._recorder.record(self, head, body, now)
+        self._start(now)
+
+
+class CookieUser(VaryingUser):
+    """A user who sends back the cookies that an origin has given him; of their attributes, only an end is looked at."""
+
+    def __init__(self, agent: AsyncAgent, source: PreparedSource, finished: Callable[[CrowdUser, float], None]) -> None:
+        super().__init__(agent, source, finished)
+        self._cookies: dict[str, dict[str, str]] = {}
+
+    def _next(self) -> PreparedRequest:
+        prepared = self._source.next()
+        cookies = self._cookies.get(prepared.origin_key)
+        if not cookies:
+            return prepared
+        head, end, body = prepared.wire.partition(_HEAD_END)
+        line = "Cookie: " + "; ".join(f"{name}={value}" for name, value in cookies.items())
+        return prepared.with_wire(b"%s\r\n%s%s%s" % (head, line.encode("latin-1", "replace"), end, body))
+
+    def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
+        """Keep its cookies, count it and go on."""
+        for name, value in head.raw_headers:
+            if name.lower() == b"set-cookie":
+                self._keep(value.decode("latin-1"))
+        super().succeeded(head, body, now)
+
+    def _keep(self, header: str) -> None:
+        given: SimpleCookie = SimpleCookie()
+        try:
+            given.load(header)
+        except CookieError:
+            return
+        cookies = self._cookies.setdefault(self.prepared.origin_key, {})
+        for name, morsel in given.items():
+            if morsel["max-age"] in ("0", "-1"):
+                cookies.pop(name, None)
+            else:
+                cookies[name] = morsel.coded_value
+
+
+class AgentUsers(Crowd):
+    """Users who share one kabench agent."""
+
+    def __init__(
+        self,
+        plan: LoadPlan,
+        share: Share,
+        recorder: Recorder,
+        over: Callable[[float], None],
+        agent: AsyncAgent,
+        source: PreparedSource,
+    ) -> None:
+        self._agent = agent
+        self._source = source
+        super().__init__(plan, share, recorder, over)
+
+    def _make_user(self) -> CrowdUser:
+        if self.plan.cookies:
+            return CookieUser(self._agent, self._source, self._user_finished)
+        if self._source.only is None:
+            return VaryingUser(self._agent, self._source, self._user_finished)
+        return User(self._agent, self._source.only, self._user_finished)
+
+    def socket_counts(self) -> SocketCounts:
+        """What the agent's book says."""
+        return counts_of(self._agent)
+
+    async def close(self) -> None:
+        """Close the agent."""
+        await self._agent.close()

@@ -1,4 +1,7 @@
-"""A worker: `python -m kabench.load`, a process that makes load through one agent. `messages` is how to speak to it."""
+"""A worker: `python -m kabench.load`, a process that makes its share of the load through one agent.
+
+`messages` is how to speak to it.
+"""
 
 from __future__ import annotations
 
@@ -8,156 +11,154 @@ import os
 import resource
 import sys
 import warnings
-from time import perf_counter, process_time
-from typing import NoReturn
+from time import monotonic, perf_counter, process_time
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
 from kabench.agent import CertificateError, ConnectError, ConnectTimeoutError, InsecureTlsWarning, TlsError
-from kabench.load.agents import make_agent
-from kabench.load.messages import Done, Failed, Message, Progress, Second, SocketCounts, Task, encode
-from kabench.load.plan import LoadPlan
-from kabench.load.recorder import Recorder
-from kabench.load.users import User, tickets_for
+from kabench.load.agents import is_own, make_load, peer_version
+from kabench.load.messages import STOP, Done, Failed, Go, Message, Progress, Ready, Second, Task, encode
+from kabench.load.recorder import recorder_for
+from kabench.load.share import Share
 from kabench.server.loop import loop_name, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PROGRESS_EVERY_S = 0.1
 _TICKS_PER_SECOND = 10
+_TIMER_STEP_S = 0.001
 _GRACE_S = 5.0
 """How long a run that ends by the clock waits for the answers it is owed."""
 
 _CONNECT_ERRORS = {error.kind for error in (ConnectError, ConnectTimeoutError, TlsError, CertificateError)}
 _LONGEST_LINE_BYTES = 2**31
-_YOUNG_OBJECTS_BEFORE_COLLECTION = 50_000
+_MOST_UNCOLLECTED = 500_000
+"""Objects that a run may leave uncollected before a pause for them is better than the memory."""
 
 
 class Worker:
-    """Makes the load of one plan and tells standard output how it goes."""
+    """Makes one worker's load and tells standard output how it goes."""
 
     def __init__(self, task: Task) -> None:
         self._loop = asyncio.get_running_loop()
-        self._plan = LoadPlan.from_message(task.plan)
-        self._agent = make_agent(task.agent, self._plan.agent_options, self._plan.tls_options(task.ca_data))
-        self._recorder = Recorder()
+        self._plan = task.plan
+        self._recorder = recorder_for(task.plan)
+        self._load = make_load(task, Share(task.index, task.plan.workers), self._recorder, self._is_over)
         self._over = asyncio.Event()
         self._interrupted = False
+        self._has_begun = False
+        self._is_measuring = not task.plan.warmup_s
         self._tick_timer: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
         self._ticks = 0
-        self._started_at = self._ended_at = self._cpu_at_start = 0.0
-        plan = self._plan
-        prepared = self._agent.prepare(plan.method, task.url, headers=plan.headers, body=plan.data or None)
-        self._users = [
-            User(self._agent, prepared, tickets, self._recorder, self._user_finished) for tickets in tickets_for(plan)
-        ]
-        self._busy_users = len(self._users)
+        self._zero = self._ends_at = self._ended_at = self._cpu_at_zero = 0.0
 
-    async def work(self) -> None:
-        """Make the load, to its end."""
-        self._started_at = perf_counter()
-        self._cpu_at_start = process_time()
-        self._tick_timer = self._loop.call_later(_PROGRESS_EVERY_S, self._tick)
-        if self._plan.duration_s is not None:
-            self._loop.call_later(self._plan.duration_s, self._time_is_over)
-        for user in self._users:
-            user.next_request(perf_counter())
-        await self._over.wait()
-        self._tick_timer.cancel()
+    async def work(self, at: float) -> None:
+        """Make the load, to its end, from a time of the monotonic clock on."""
+        await asyncio.sleep(max(0.0, at - monotonic()))
+        begins_at = perf_counter()
+        self._zero = begins_at + self._plan.warmup_s
+        self._ended_at = self._zero
+        self._cpu_at_zero = process_time()
+        self._has_begun = True
+        self._tick_timer = self._at(begins_at + _PROGRESS_EVERY_S, self._tick)
+        if self._plan.warmup_s:
+            self._timers.append(self._at(self._zero, self._measure))
+        if self._plan.ends_after_s is not None:
+            self._ends_at = self._zero + self._plan.ends_after_s
+            self._timers.append(self._at(self._ends_at, self._time_is_over))
+        if not self._interrupted:
+            self._load.begin(self._zero)
+            await self._over.wait()
+        for timer in (*self._timers, self._tick_timer):
+            timer.cancel()
         self._say_second(self._ended_at)
-        self._say(Done(self._interrupted, loop_name(self._loop), self._why_unreachable()))
-        await self._agent.close()
+        self._say(Done(self._interrupted, self._why_unreachable()))
+        await self._load.close()
+
+    def _at(self, at: float, what: Callable[[], None]) -> asyncio.TimerHandle:
+        return self._loop.call_later(max(0.0, at - perf_counter()), what)
 
     def interrupt(self) -> None:
         """Stop now; what is under way is given up."""
         self._interrupted = True
-        self._abort_all()
+        if self._has_begun:
+            self._load.abort(perf_counter())
+
+    def _measure(self) -> None:
+        self._cpu_at_zero = process_time()
+        self._ticks = 0
+        self._is_measuring = True
+        self._load.measure()
 
     def _time_is_over(self) -> None:
         now = perf_counter()
-        for user in self._users:
-            user.stop_waiting(now)
+        if now < self._ends_at:  # an event loop's timers may come a moment early
+            self._timers.append(self._at(self._ends_at + _TIMER_STEP_S, self._time_is_over))
+            return
+        self._load.end(now)
         self._loop.call_later(_GRACE_S, self._patience_is_over)
 
     def _patience_is_over(self) -> None:
-        now = perf_counter()
-        for user in self._users:
-            user.cut_off(now)
+        self._load.cut_off(perf_counter())
 
-    def _abort_all(self) -> None:
-        now = perf_counter()
-        for user in self._users:
-            user.stop_waiting(now)  # first, or those who wait would get the sockets of those who are aborted
-        for user in self._users:
-            user.abort(now)
-
-    def _user_finished(self, _: User, now: float) -> None:
-        self._busy_users -= 1
-        if not self._busy_users:
-            self._ended_at = now
-            self._over.set()
+    def _is_over(self, now: float) -> None:
+        self._ended_at = max(now, self._zero)
+        self._over.set()
 
     def _tick(self) -> None:
         self._ticks += 1
         now = perf_counter()
-        if self._ticks % _TICKS_PER_SECOND == 0:
+        elapsed_s = now - self._zero
+        if self._is_measuring and self._ticks % _TICKS_PER_SECOND == 0:
             self._say_second(now)
         else:
-            elapsed_s = now - self._started_at
-            self._say(Progress(elapsed_s, self._recorder.transactions, sum(self._recorder.errors.values())))
-        self._see_whether_anybody_is_there()
-        next_at = self._started_at + (self._ticks + 1) * _PROGRESS_EVERY_S
-        self._tick_timer = self._loop.call_later(max(0.0, next_at - perf_counter()), self._tick)
-
-    def _see_whether_anybody_is_there(self) -> None:
-        """End a run in which every user has failed to connect and none has ever got an answer."""
-        if not self._recorder.status_codes and all(user.has_got_nowhere for user in self._users):
-            self._abort_all()
+            recorder = self._recorder if self._is_measuring else self._load.warmup_recorder
+            with recorder.lock:
+                sums = (recorder.transactions, recorder.socket_errors, recorder.not_started)
+            self._say(Progress(elapsed_s, *sums, self._load.socket_counts()))
+        if not self._load.has_been_answered and self._load.has_got_nowhere:
+            self._load.abort(now)
+        if gc.get_count()[0] > _MOST_UNCOLLECTED:
+            gc.collect()
+        next_at = self._zero + (self._ticks + 1) * _PROGRESS_EVERY_S if self._is_measuring else now + _PROGRESS_EVERY_S
+        self._tick_timer = self._at(next_at, self._tick)
 
     def _why_unreachable(self) -> str | None:
         """Why no socket could ever be opened, if that is so."""
-        if self._recorder.status_codes or self._interrupted:
+        if self._load.has_been_answered or self._interrupted or not self._load.error_kinds <= _CONNECT_ERRORS:
             return None
-        refusals = [user.refusal for user in self._users if user.refusal is not None]
-        only_refused = set(self._recorder.errors) <= _CONNECT_ERRORS
-        return refusals[0] if refusals and only_refused else None
+        return self._load.refusal
 
     def _say_second(self, now: float) -> None:
-        for counts in self._recorder.take_counts():
+        with self._recorder.lock:
+            taken, totals = self._recorder.take_counts(), self._recorder.totals()
+        for counts in taken:
             self._say(counts)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         self._say(
             Second(
-                elapsed_s=now - self._started_at,
-                totals=self._recorder.totals(),
-                sockets=self._socket_counts(),
-                cpu_s=process_time() - self._cpu_at_start,
+                elapsed_s=now - self._zero,
+                totals=totals,
+                sockets=self._load.socket_counts(),
+                cpu_s=process_time() - self._cpu_at_zero,
                 max_rss_mb=usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
             )
         )
 
-    def _socket_counts(self) -> SocketCounts:
-        status = self._agent.get_current_status()
-        return SocketCounts(
-            created=status.create_socket_count,
-            create_errors=status.create_socket_error_count,
-            closed=status.close_socket_count,
-            errors=status.error_socket_count,
-            timeouts=status.timeout_socket_count,
-            requests=status.request_count,
-            retries=status.retry_count,
-            free=sum(status.free_sockets.values()),
-            active=sum(status.sockets.values()),
-            pending=sum(status.requests.values()),
-            tls_handshakes=self._agent.tls_handshake_count,
-            tls_resumed=self._agent.tls_resumed_count,
-        )
-
     @staticmethod
     def _say(message: Message) -> None:
-        try:
-            sys.stdout.buffer.write(encode(message))
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            _leave()
+        _say(message)
+
+
+def _say(message: Message) -> None:
+    try:
+        sys.stdout.buffer.write(encode(message))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        _leave()
 
 
 def _leave() -> NoReturn:
@@ -167,21 +168,37 @@ def _leave() -> NoReturn:
 
 async def _main() -> None:
     reader = asyncio.StreamReader(limit=_LONGEST_LINE_BYTES)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     line = await reader.readline()
     warnings.simplefilter("ignore", InsecureTlsWarning)  # the report says it
     try:
-        worker = Worker(msgspec.json.decode(line, type=Task))
-    except (ValueError, TypeError) as error:
-        sys.stdout.buffer.write(encode(Failed(str(error))))
+        task = msgspec.json.decode(line, type=Task)
+        worker = Worker(task)
+    except Exception as error:  # a user's own factory raises what it likes
+        _say(Failed(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"))
         return
+    _say(Ready(loop_name(loop), peer_version(task.agent)))
+    go = await reader.readline()
+    if not go:
+        return
+    begins_at = 0.0
+    if go == STOP:
+        worker.interrupt()
+    else:
+        begins_at = msgspec.json.decode(go, type=Go).at
     listening = asyncio.ensure_future(_listen(reader, worker))
-    # What is there by now stays; what a run makes is short-lived. So collections are rare and have little to look at.
+    _keep_collections_out(task.agent)
+    await worker.work(begins_at)
+    listening.cancel()
+
+
+def _keep_collections_out(agent: str) -> None:
+    """See to it that no garbage collection pauses the load. kabench's own agents make no cycles; others' may."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS_BEFORE_COLLECTION)
-    await worker.work()
-    listening.cancel()
+    if is_own(agent):
+        gc.disable()
 
 
 async def _listen(reader: asyncio.StreamReader, worker: Worker) -> None:
@@ -193,3 +210,5 @@ async def _listen(reader: asyncio.StreamReader, worker: Worker) -> None:
 def main() -> None:
     """Take a task from standard input and carry it out."""
     run(_main())
+    sys.stdout.flush()
+    os._exit(0)  # threads of a client that hangs must not keep the process

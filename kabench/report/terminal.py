@@ -16,22 +16,24 @@ from rich.text import Text
 from kabench.histogram import decoded_cells
 from kabench.report.buckets import Bucket, fitted_buckets, named_buckets
 from kabench.report.siege import siege_lines, socket_line
+from kabench.report.words import bottleneck, headline, not_started, what_the_closed_model_hides, wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
-    from kabench.histogram import LatencyStats
     from kabench.result import AgentRun, RunResult
 
 WIDTH = 80
 _BAR_CELLS = 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_SAME_LOAD = ("concurrency", "requests", "delay_s")
+_SAME_LOAD = ("concurrency", "requests", "delay_s", "rate", "warmup_s")
 """What two plans must have in common, besides their sockets, to be the same load."""
 
-_PERCENTILE_NAMES = (
+_FIGURES = (
+    ("mean", "mean"),
+    ("stdev", "deviation"),
     ("p50", "p50"),
     ("p75", "p75"),
     ("p90", "p90"),
@@ -39,6 +41,7 @@ _PERCENTILE_NAMES = (
     ("p99", "p99"),
     ("p99_9", "p99.9"),
     ("p99_99", "p99.99"),
+    ("max", "max"),
 )
 
 
@@ -47,9 +50,9 @@ def render_result(result: RunResult, published: RunResult | None = None) -> Rend
 
     Where it is the load of the `published` benchmark, that one's figures are shown beside it.
     """
-    parts: list[RenderableType] = [Text(_headline(result), style="bold")]
+    parts: list[RenderableType] = [Text(printable(headline(result)), style="bold")]
     for run in result.runs:
-        parts += [Text(), render_agent_run(run)]
+        parts += [Text(), render_agent_run(run, result.plan)]
     if len(result.runs) > 1:
         parts += [Text(), render_side_by_side(result.runs)]
     if published is not None and _is_same_load(result, published):
@@ -57,12 +60,12 @@ def render_result(result: RunResult, published: RunResult | None = None) -> Rend
     return Group(*parts)
 
 
-def render_agent_run(run: AgentRun) -> RenderableType:
-    """One agent: siege's lines, percentiles, histograms, phases, the socket line, errors."""
+def render_agent_run(run: AgentRun, plan: Mapping[str, object]) -> RenderableType:
+    """One agent: siege's lines, percentiles, histograms, phases, the socket line, errors, and what to mind."""
     parts: list[RenderableType] = [_rule(printable(run.agent))]
     if run.interrupted:
         parts.append(Text("interrupted: what was measured until then", style="yellow"))
-    parts += [Text("\n".join(siege_lines(run))), Text(), _percentiles(run.response_time_s)]
+    parts += [Text("\n".join(siege_lines(run))), Text(), _times(run, is_open=plan.get("rate") is not None)]
     if run.buckets:
         parts += [Text(), _heading("Latency, in the buckets of the published benchmark")]
         parts.append(_bars(named_buckets(run.buckets)))
@@ -75,10 +78,11 @@ def render_agent_run(run: AgentRun) -> RenderableType:
         parts.append(Text(f"TLS: {run.sockets.tls_handshakes} handshakes, {run.sockets.tls_resumed} of them resumed"))
     if run.client.cpu_us_per_transaction is not None:
         parts.append(Text(_client_line(run), style="dim"))
-    if run.saturated:
-        parts.append(Text("kabench was the bottleneck: its worker used its core to the full", style="yellow"))
     if run.retries:
         parts.append(Text(f"{run.retries} requests met a stale socket and were sent again"))
+    for warning in (bottleneck(run), not_started(run), what_the_closed_model_hides(run, plan)):
+        if warning is not None:
+            parts.append(Text(wrapped(warning, WIDTH), style="yellow"))
     if run.errors or run.successful_transactions < run.transactions:
         parts += [Text(), _errors(run)]
     return Group(*parts)
@@ -124,10 +128,10 @@ def _comparable(runs: Sequence[AgentRun]) -> list[tuple[str, list[float | None],
 
 def _is_same_load(result: RunResult, published: RunResult) -> bool:
     ours, theirs = result.plan, published.plan
-    if result.id == published.id or ours.get("url") is not None or ours.get("tls"):
+    if result.id == published.id or any(ours.get(name) for name in ("url", "targets", "stages", "tls")):
         return False
     same_sockets = _agent_option(ours, "max_sockets") == _agent_option(theirs, "max_sockets")
-    return same_sockets and all(ours.get(name) == theirs.get(name) for name in _SAME_LOAD)
+    return same_sockets and all((ours.get(name) or None) == (theirs.get(name) or None) for name in _SAME_LOAD)
 
 
 def _agent_option(plan: dict[str, object], name: str) -> object:
@@ -149,39 +153,25 @@ def _beside(published: RunResult) -> RenderableType:
     )
 
 
-def _headline(result: RunResult) -> str:
-    plan = result.plan
-    own = f"kabench's own echo server{' over https' if plan.get('tls') else ''}, {_ms(plan.get('delay_s')) or 0:g} ms"
-    where = plan.get("url") or own
-    unverified = "; certificates are not verified" if plan.get("insecure") else ""
-    users = f"{plan.get('concurrency', '?')} users"
-    sockets = _agent_option(plan, "max_sockets")
-    return printable(
-        f"{result.name}: {plan.get('method', '?')} {where}\n"
-        f"{users}, {'unlimited' if sockets is None else sockets} sockets, {_until(plan)}{unverified}"
-        f"  ({result.started_at}, kabench {result.kabench_version})"
-    )
-
-
-def _until(plan: dict[str, object]) -> str:
-    if plan.get("total") is not None:
-        return f"{plan['total']} requests"
-    if plan.get("duration_s") is not None:
-        return f"{plan['duration_s']} s"
-    return f"{plan.get('requests', '?')} requests a user"
-
-
 def _heading(text: str) -> Text:
     return Text(text, style="bold")
 
 
-def _percentiles(stats: LatencyStats) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("Percentiles")
-    for _, name in _PERCENTILE_NAMES:
-        table.add_column(name, justify="right")
-    table.add_row("ms", *(_ms_text(getattr(stats, field)) for field, _ in _PERCENTILE_NAMES))
-    return table
+def _times(run: AgentRun, *, is_open: bool) -> RenderableType:
+    """Response and service time beside each other, and the lag where requests were due."""
+    columns = [("response", run.response_time_s), ("service", run.service_time_s), ("lag", run.lag_s)]
+    columns = [(name, stats) for name, stats in columns if stats.mean is not None]
+    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("Times (ms)")
+    for name, _ in columns:
+        table.add_column(name, justify="right", min_width=10)
+    for field, name in _FIGURES:
+        table.add_row(name, *(_ms_text(getattr(stats, field)) for _, stats in columns))
+    begins = "was due" if is_open else "was wanted by its user"
+    explained = f"response: from when a request {begins} until its last byte; service: from when it was sent"
+    if run.lag_s.mean is not None:
+        explained += "; lag: how late kabench was to give it to the agent"
+    return Group(table, Text(wrapped(explained, WIDTH), style="dim"))
 
 
 def _phases(run: AgentRun) -> RenderableType:

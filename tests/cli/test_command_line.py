@@ -66,17 +66,17 @@ def closed_port() -> Iterator[int]:
         (["run", "--delay", "soon"], "'soon' is no duration"),
         (["run", "--timeout", "5 parsecs"], "--timeout"),
         (["run", "--ttl", "x"], "--ttl"),
-        (["run", "--requests", "5", "--total", "5"], "requests and total: give only one"),
+        (["run", "--requests", "5", "--total", "5"], "--requests and --total: give only one"),
         (["run", "--tls", "https://127.0.0.1:1/"], "--tls is for kabench's own server"),
         (
             ["run", "https://127.0.0.1:1/", "--cacert", "missing.pem"],
             "--cacert missing.pem cannot be used: No such file",
         ),
         (["run", "https://127.0.0.1:1/", "--cacert", "ca.pem", "--insecure"], "give only one of them"),
-        (["run", "http://127.0.0.1:1/", "--insecure"], "--cacert and --insecure are for https URLs"),
+        (["run", "http://127.0.0.1:1/", "--insecure"], "--cacert, --cert, --key and --insecure are for https URLs"),
         (["serve", "--key", "key.pem", "--tls"], "a key goes with a certificate"),
         (["serve", "--cert", "missing.pem"], "the certificate missing.pem cannot be used: No such file"),
-        (["run", "--total", "5", "--duration", "5s"], "total and duration: give only one"),
+        (["run", "--total", "5", "--duration", "5s"], "--total and --duration: give only one"),
         (["run", "nowhere"], "'nowhere' is no http URL"),
         (["run", "ftp://127.0.0.1/"], "is no http URL"),
         (["run", "http://"], "names no host"),
@@ -194,12 +194,23 @@ def test_serve_over_https_says_how_to_trust_it(tmp_path: Path) -> None:
         assert server.stdout is not None
         url = server.stdout.readline().split()[2]
         authority = Path(server.stdout.readline().split("--cacert ")[1].split(",")[0])
-        done = kabench(
-            "run", url, "--cacert", str(authority), "--agent", "keepalive", "--total", "5", "--no-save", cwd=tmp_path
-        )
+        try:
+            done = kabench(
+                "run",
+                url,
+                "--cacert",
+                str(authority),
+                "--agent",
+                "keepalive",
+                "--total",
+                "5",
+                "--no-save",
+                cwd=tmp_path,
+            )
+        finally:
+            server.send_signal(signal.SIGINT)
+            assert server.wait(10) == 0
         assert (done.returncode, done.stderr) == (0, "")
-        server.send_signal(signal.SIGINT)
-        assert server.wait(10) == 0
     assert not authority.exists()
 
 
@@ -238,13 +249,13 @@ def test_secrets_stay_out_of_record_and_report(echo_server: EmbeddedServer, tmp_
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "kabench", "run", "--requests", "1000000", *arguments],
+        [sys.executable, "-m", "kabench", "run", "--requests", "1000000", "--quiet", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
     )
-    time.sleep(2.5)  # it tells nobody when its load is under way, unless on a terminal
+    time.sleep(2.5)  # it tells nobody when its load is under way, which is quiet
     return process
 
 

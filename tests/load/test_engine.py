@@ -14,6 +14,7 @@ from kabench import LoadPlan, run
 from kabench.agent import AgentOptions
 from kabench.load import AgentProgress, AgentSpecError, MeasurementError, RunControl, TargetUnreachableError
 from kabench.load import engine as engine_module
+from kabench.load.team import Team
 from kabench.server import EmbeddedServer, ServerOptions
 
 if TYPE_CHECKING:
@@ -171,18 +172,17 @@ def test_a_server_that_dies_ends_the_run_with_what_was_measured(monkeypatch: pyt
 def test_a_worker_that_dies_ends_the_run_with_what_it_had_said(
     echo_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workers: list[Any] = []
-    make = engine_module._WorkerProcess
+    teams: list[Team] = []
 
-    def started(task: Any) -> Any:
-        workers.append(make(task))
-        return workers[0]
+    def started(tasks: Any) -> Team:
+        teams.append(Team(tasks))
+        return teams[0]
 
-    monkeypatch.setattr(engine_module, "_WorkerProcess", started)
+    monkeypatch.setattr(engine_module, "Team", started)
 
     def kill_late(progress: AgentProgress) -> None:
         if progress.elapsed_s > 1.15:
-            os.kill(workers[0].process.pid, signal.SIGKILL)
+            os.kill(teams[0].processes[0].pid, signal.SIGKILL)
 
     with pytest.raises(MeasurementError, match=r"worker-1 died \(SIGKILL\) while keepalive") as caught:
         run(plan(url=f"{echo_server.url}1", requests=10**6), on_progress=kill_late)

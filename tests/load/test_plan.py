@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from kabench.agent import AgentOptions
 from kabench.load import LoadPlan, PlanError
+from kabench.load.driver import tickets_for
 from kabench.load.plan import PUBLISHED_BODY
-from kabench.load.users import tickets_for
+from kabench.load.share import Share
 
 
 def test_the_default_is_the_published_benchmark() -> None:
@@ -34,7 +36,7 @@ def test_the_default_is_the_published_benchmark() -> None:
         ({"url": "nowhere"}, "http"),
         ({"method": "G T"}, "method"),
         ({"headers": (("X\r\n", "y"),)}, "header"),
-        ({"workers": 2}, "workers"),
+        ({"workers": 61}, "workers: 61 of them cannot share 50 sockets"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(given: dict[str, Any], says: str) -> None:
@@ -50,7 +52,7 @@ def test_a_plan_goes_to_a_worker_and_comes_back() -> None:
         total=7,
         agent_options=AgentOptions(max_sockets=3, timeout=1),
     )
-    assert LoadPlan.from_message(json.loads(json.dumps(plan.to_message()))) == plan
+    assert msgspec.json.decode(msgspec.json.encode(plan), type=LoadPlan) == plan
 
 
 def test_a_record_of_a_plan_holds_no_secret() -> None:
@@ -67,5 +69,5 @@ def test_a_record_of_a_plan_holds_no_secret() -> None:
 
 @pytest.mark.parametrize(("given", "tickets"), [({"requests": 3}, [3, 3]), ({"total": 5}, [5, 0])])
 def test_tickets_add_up(given: dict[str, Any], tickets: list[int]) -> None:
-    users = tickets_for(LoadPlan(concurrency=2, **given))
+    users = tickets_for(LoadPlan(concurrency=2, **given), Share(), 2)
     assert [len(list(user)) for user in users] == tickets

@@ -9,6 +9,7 @@ import pytest
 
 from kabench.agent.aio import Exchange, ResponseHead
 from kabench.agent.aio.request import prepare
+from kabench.load import LoadPlan
 from kabench.load.messages import Counts, Second, SocketCounts, decode, encode
 from kabench.load.recorder import Recorder
 from kabench.load.tally import Tally
@@ -17,6 +18,7 @@ from kabench.result import WorkerRecord
 if TYPE_CHECKING:
     from kabench.result import AgentRun
 
+WORKER = WorkerRecord(name="w", host="h", transactions=0)
 PREPARED = prepare("GET", "http://h/", None, None, keep_alive=True)
 
 
@@ -24,7 +26,9 @@ def head(status: int = 200) -> ResponseHead:
     return ResponseHead(status, "", "1.1", (), 0, True, None)
 
 
-def finish(recorder: Recorder, status: int = 200, body: int = 10, *, end: float, **times_ms: float) -> None:
+def finish(
+    recorder: Recorder, status: int = 200, body: bytes = b"0123456789", *, end: float, **times_ms: float
+) -> None:
     """Record an exchange whose times are given in milliseconds; what is left out did not happen."""
     exchange = Exchange(PREPARED, 0.0)
     for name, milliseconds in times_ms.items():
@@ -35,12 +39,12 @@ def finish(recorder: Recorder, status: int = 200, body: int = 10, *, end: float,
 
 
 def tally(recorder: Recorder, elapsed_s: float = 1.0, **sockets: int) -> AgentRun:
-    made = Tally("keepalive", WorkerRecord(name="w", host="h", transactions=0))
+    made = Tally("keepalive", LoadPlan(), [WORKER])
     for counts in recorder.take_counts():
         received = decode(encode(counts))
         assert isinstance(received, Counts)
-        made.add_counts(received)
-    made.end_second(Second(elapsed_s, recorder.totals(), SocketCounts(**sockets), cpu_s=0.5, max_rss_mb=20.0))
+        made.add_counts(0, received)
+    made.end_second(0, Second(elapsed_s, recorder.totals(), SocketCounts(**sockets), cpu_s=0.5, max_rss_mb=20.0))
     return made.agent_run(interrupted=False)
 
 
@@ -116,7 +120,7 @@ def test_siege_s_arithmetic() -> None:
     recorder = Recorder()
     for status, times in ((200, 7), (302, 1), (404, 1), (500, 1)):
         for _ in range(times):
-            finish(recorder, status, 2**20, started=0, sent=0, end=500)
+            finish(recorder, status, b"x" * 2**20, started=0, sent=0, end=500)
     recorder.record_error("socket_timeout")
     recorder.record_error("socket_timeout")
     run = tally(recorder, elapsed_s=4.0, created=5, requests=10, free=2, closed=3)
@@ -134,14 +138,15 @@ def test_siege_s_arithmetic() -> None:
 
 def test_seconds_become_a_series_and_add_up() -> None:
     recorder = Recorder()
-    made = Tally("plain", WorkerRecord(name="w", host="h", transactions=0))
+    made = Tally("plain", LoadPlan(), [WORKER])
     for second in (1, 2):
         for _ in range(10 * second):
             finish(recorder, started=0, sent=0, end=5 * second)
         for counts in recorder.take_counts():
-            made.add_counts(counts)
-        made.end_second(Second(float(second), recorder.totals(), SocketCounts(created=second), 1.9, 1.0))
-    run = made.agent_run(interrupted=True, lost_at_s=2.0)
+            made.add_counts(0, counts)
+        made.end_second(0, Second(float(second), recorder.totals(), SocketCounts(created=second), 1.9, 1.0))
+    made.end_worker(0, lost=True)
+    run = made.agent_run(interrupted=True)
     assert [(point.t_s, point.transactions, point.p50_s, point.created) for point in run.series] == [
         (1.0, 10, 0.005, 1),
         (2.0, 20, 0.01, 2),
@@ -153,5 +158,7 @@ def test_seconds_become_a_series_and_add_up() -> None:
 
 
 def test_a_worker_that_said_nothing_is_an_empty_run() -> None:
-    run = Tally("plain", WorkerRecord(name="w", host="h", transactions=0)).agent_run(interrupted=True, lost_at_s=0.0)
+    made = Tally("plain", LoadPlan(), [WORKER])
+    made.end_worker(0, lost=True)
+    run = made.agent_run(interrupted=True)
     assert (run.transactions, run.transaction_rate, run.response_time_s.mean) == (0, 0.0, None)

@@ -78,7 +78,7 @@ def test_the_report_has_its_parts_in_order() -> None:
     parts = [
         "Transactions:",
         "Shortest transaction:",
-        "Percentiles",
+        "Times (ms)",
         "buckets of the published benchmark",
         "buckets that fit",
         "Phases (ms)",

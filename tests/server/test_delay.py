@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kabench.server import delay
+from kabench.server import alarm
 from kabench.server.delay import DelayQueue
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @pytest.fixture(params=["timerfd", "loop timers"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "loop timers":
-        monkeypatch.setattr(delay, "_TimerFdAlarm", _missing)
+        monkeypatch.setattr(alarm, "_TimerFdAlarm", _missing)
     return str(request.param)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from kabench.agent.aio.connection import Connection
 from kabench.agent.aio.exchange import CarefulExchange, Exchange, FutureExchange, StreamExchange
-from kabench.agent.aio.request import PreparedRequest, prepare
+from kabench.agent.aio.request import PreparedRequest, parse_address, prepare
 from kabench.agent.aio.resolver import Resolver, is_address
 from kabench.agent.aio.response import StreamedResponse
 from kabench.agent.aio.tls_connection import TlsConnection
@@ -57,7 +57,11 @@ class AsyncAgent:
 
     An agent belongs to the event loop it is first used in. Options are given by name or as an `AgentOptions`, not both.
     `tls` says how https sockets are secured; without it, certificates are verified against the system's authorities.
-    `on_event` is called, in the event loop, with each `AgentEvent`.
+    `on_event` is called, in the event loop, with each `AgentEvent`. With `connect_to` (`host:port`, IPv6 in brackets)
+    or `unix_socket` (a path) all sockets lead there, whatever a URL says; `Host`, the name in the certificate and the
+    key that sockets are pooled by stay the URL's.
+
+    Raises `ValueError` for a `connect_to` that is none, or both.
     """
 
     def __init__(
@@ -66,9 +70,15 @@ class AsyncAgent:
         *,
         tls: TlsOptions | None = None,
         on_event: EventListener | None = None,
+        connect_to: str | None = None,
+        unix_socket: str | None = None,
         **given: Unpack[AgentOptionArguments],
     ) -> None:
         options = AgentOptions.chosen(options, given)
+        if connect_to is not None and unix_socket is not None:
+            raise ValueError("connect_to and unix_socket: give only one of them")
+        self._connect_to = None if connect_to is None else parse_address(connect_to)
+        self._unix_socket = unix_socket
         self.options = options
         self.book: SocketBook[Connection, Exchange] = SocketBook(options)
         self.heads = HeadCache()
@@ -354,13 +364,17 @@ class AsyncAgent:
         try:
             if origin.scheme == "https":
                 self.tls_contexts.get(origin.tls)  # made here, where what is wrong with it reaches the request
-            hosts = [origin.host] if is_address(origin.host) else await self._resolver.addresses(origin.host)
-            await self._connect_to_any(loop, booked, hosts, origin)
+            if self._unix_socket is not None:
+                await loop.create_unix_connection(lambda: self._protocol(booked, origin), self._unix_socket)
+                return
+            host, port = self._connect_to or (origin.host, origin.port)
+            hosts = [host] if is_address(host) else await self._resolver.addresses(host)
+            await self._connect_to_any(loop, booked, hosts, port, origin)
         except Exception as error:  # whatever it is, the request must hear of it
             self.connect_failed(booked, origin, error)
 
     async def _connect_to_any(
-        self, loop: asyncio.AbstractEventLoop, booked: _Booked, hosts: list[str], origin: Origin
+        self, loop: asyncio.AbstractEventLoop, booked: _Booked, hosts: list[str], port: int, origin: Origin
     ) -> None:
         """Connect to the first address that answers. Raises the last one's `OSError` if none does.
 
@@ -370,9 +384,9 @@ class AsyncAgent:
         for host in hosts[:-1]:
             with contextlib.suppress(OSError):  # a TimeoutError is one
                 async with asyncio.timeout(limit_s / len(hosts)):
-                    await loop.create_connection(lambda: self._protocol(booked, origin), host, origin.port)
+                    await loop.create_connection(lambda: self._protocol(booked, origin), host, port)
                     return
-        await loop.create_connection(lambda: self._protocol(booked, origin), hosts[-1], origin.port)
+        await loop.create_connection(lambda: self._protocol(booked, origin), hosts[-1], port)
 
     def _protocol(self, booked: _Booked, origin: Origin) -> Connection:
         if origin.scheme == "https":
@@ -402,7 +416,16 @@ class AsyncAgent:
             self.open(then_open)
         booked.request = None
         if exchange is not None:
-            exchange.failed(connect_error(origin.key, origin.host, error), now)
+            exchange.failed(connect_error(*self._where(origin), error), now)
+
+    def _where(self, origin: Origin) -> tuple[str, str]:
+        """Where a socket leads to, in words, and the host that is looked up for it."""
+        if self._unix_socket is not None:
+            return self._unix_socket, origin.host
+        if self._connect_to is not None:
+            host, port = self._connect_to
+            return f"{origin.key} at {f'[{host}]' if ':' in host else host}:{port}", host
+        return origin.key, origin.host
 
     # -- closing sockets -----------------------------------------------------------------------------------------------
 
@@ -498,10 +521,12 @@ class AsyncPlainAgent(AsyncAgent):
         *,
         tls: TlsOptions | None = None,
         on_event: EventListener | None = None,
+        connect_to: str | None = None,
+        unix_socket: str | None = None,
         **given: Unpack[AgentOptionArguments],
     ) -> None:
         if options is None:
             given.setdefault("keep_alive", False)
-        super().__init__(options, tls=tls, on_event=on_event, **given)
+        super().__init__(options, tls=tls, on_event=on_event, connect_to=connect_to, unix_socket=unix_socket, **given)
         if self.options.keep_alive:
             raise ValueError("keep_alive: True is not for a plain agent; use AsyncKeepAliveAgent")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _NOT_WHOLE = "the server closed the socket in the middle of its response"
 _WRITTEN_AT_ONCE_BYTES = 65_536
+_TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _LEAST_COUNTED_BYTES = 512
 """What a piece of an upload counts for at least: to draw a small one takes as long as to send it."""
 
@@ -134,6 +135,8 @@ class Connection(asyncio.Protocol):
         if options.no_delay and not options.keep_alive:
             return
         raw: socket.socket = self.transport.get_extra_info("socket")
+        if raw.family not in _TCP_FAMILIES:
+            return
         if not options.no_delay:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
         if options.keep_alive:

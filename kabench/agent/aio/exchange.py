@@ -55,11 +55,16 @@ class Exchange(BookedRequest):
 
     def __init__(self, prepared: PreparedRequest, timeout: float) -> None:
         super().__init__(prepared.origin_key, timeout or inf)
-        self.prepared = prepared
+        self.carry(prepared)
         self.booked: BookedSocket[Connection, Exchange] | None = None
         self.reused_socket = False
-        self.needs_reader = prepared.is_head
         self.started_at = self.opening_at = self.sent_at = self.first_byte_at = self.first_sent_at = 0.0
+
+    def carry(self, prepared: PreparedRequest) -> None:
+        """Be a request for this from now on; only between two."""
+        self.prepared = prepared
+        self.origin = prepared.origin_key
+        self.needs_reader = prepared.is_head
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
         """More of the response has come. Raises an `AgentError` to have the socket closed and itself failed with it."""

@@ -101,6 +101,18 @@ def parse_url(url: str) -> Target:
     return Target(Origin(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme]), path, credentials)
 
 
+def parse_address(text: str) -> tuple[str, int]:
+    """A host and a port from `host:port`, IPv6 in brackets. Raises `ValueError` where it is none."""
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no address: {error}") from None
+    if not host or not port or parts.netloc != text or "@" in text:
+        raise ValueError(f"{text!r} is no address (host:port)")
+    return host, port
+
+
 class PreparedRequest:
     """A request encoded for one kind of agent. Made by `agent.prepare()`; immutable by convention.
 
@@ -120,6 +132,15 @@ class PreparedRequest:
         self.is_head = method == "HEAD"
         self.idempotent = method in _IDEMPOTENT_METHODS
         self.needs_a_look = closes or len(wire) > _SENT_AT_ONCE_BYTES
+
+    def with_wire(self, wire: bytes) -> PreparedRequest:
+        """The same request, for the same origin, with other bytes."""
+        other: PreparedRequest = object.__new__(PreparedRequest)
+        other.method, other.origin, other.origin_key = self.method, self.origin, self.origin_key
+        other.closes, other.is_head, other.idempotent = self.closes, self.is_head, self.idempotent
+        other.wire = wire
+        other.needs_a_look = self.closes or len(wire) > _SENT_AT_ONCE_BYTES
+        return other
 
     def __repr__(self) -> str:
         return f"<PreparedRequest {self.method} {self.origin_key}>"

@@ -1,0 +1,170 @@
+"""The live view: one agent's load as it goes, in place on the terminal. It reads what the engine says, and no clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from kabench.cli.live import milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from rich.console import ConsoleOptions, RenderableType, RenderResult
+
+    from kabench.load import AgentProgress
+
+_SECONDS_SHOWN = 40
+_BAR_CELLS = 30
+_LEVELS = "▁▂▃▄▅▆▇█"
+_PLAIN_LEVELS = "_.-:=+*#"
+_REFRESH_PER_SECOND = 4
+
+
+class LiveView:
+    """Shows `AgentProgress` until it is left, and then takes itself away; the report comes after it."""
+
+    def __init__(self, agents: int, console: Console | None = None) -> None:
+        self._agents = agents
+        self._live = Live(
+            console=console or Console(stderr=True),
+            transient=True,
+            refresh_per_second=_REFRESH_PER_SECOND,
+            get_renderable=self._render,
+        )
+        self._at: AgentProgress | None = None
+        self._history: deque[_Seen] = deque(maxlen=_SECONDS_SHOWN)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def show(self, at: AgentProgress) -> None:
+        """Take the news; they are drawn a few times a second."""
+        if self._at is not None and at.number != self._at.number:
+            self._history.clear()
+        self._at = at
+        second = at.second
+        last = self._history[-1] if self._history else None
+        if second is not None and (last is None or second.t_s > last.t_s):
+            length_s = second.t_s - (last.t_s if last is not None else 0.0)
+            self._history.append(
+                _Seen(
+                    t_s=second.t_s,
+                    rate=second.transactions / length_s,
+                    p50_s=second.p50_s,
+                    p99_s=second.p99_s,
+                    active=second.active,
+                    free=second.free,
+                    pending=second.pending,
+                    errors=second.socket_errors,
+                )
+            )
+
+    def _render(self) -> RenderableType:
+        at = self._at
+        return Text("starting ...", style="dim") if at is None else progress_view(at, list(self._history), self._agents)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One second as it is shown."""
+
+    t_s: float
+    rate: float
+    p50_s: float | None
+    p99_s: float | None
+    active: int
+    free: int
+    pending: int
+    errors: int
+
+
+def progress_view(at: AgentProgress, history: Sequence[_Seen], agents: int) -> RenderableType:
+    """One moment of a run."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for heading, width in (("", 10), ("last second", 11), ("overall", 11)):
+        table.add_column(heading, justify="left" if not heading else "right", min_width=width)
+    table.add_column(f"last {_SECONDS_SHOWN} s", style="cyan", no_wrap=True)
+    last = history[-1] if history else None
+    overall_rate = at.transactions / at.elapsed_s if at.elapsed_s > 0 else None
+
+    def row(name: str, now: str, overall: str, value: Callable[[_Seen], float | None], style: str = "") -> None:
+        table.add_row(
+            name, now if last is not None else "-", overall, Sparkline([value(seen) for seen in history]), style=style
+        )
+
+    row("rate /s", f"{last.rate:.0f}" if last else "", _rounded(overall_rate), lambda seen: seen.rate)
+    row("p50 ms", milliseconds(last.p50_s if last else None), milliseconds(at.p50_s), lambda seen: seen.p50_s)
+    row("p99 ms", milliseconds(last.p99_s if last else None), milliseconds(at.p99_s), lambda seen: seen.p99_s)
+    sockets = at.sockets
+    row("active", str(sockets.active), f"{sockets.created} new", lambda seen: seen.active)
+    row("free", str(sockets.free), "", lambda seen: seen.free)
+    row("pending", str(sockets.pending), "", lambda seen: seen.pending)
+    errors_style = "red" if at.socket_errors else ""
+    row("errors", str(last.errors) if last else "", str(at.socket_errors), lambda seen: seen.errors, errors_style)
+    if at.not_started:
+        table.add_row("not started", "", str(at.not_started), "", style="red")
+    return Group(_heading(at, agents), table)
+
+
+def _heading(at: AgentProgress, agents: int) -> RenderableType:
+    line = Table.grid(padding=(0, 2, 0, 0))
+    which = f" ({at.number + 1} of {agents})" if agents > 1 else ""
+    share = _share_done(at)
+    bar: RenderableType = Text("") if share is None else ProgressBar(total=1.0, completed=share, width=_BAR_CELLS)
+    line.add_row(Text(f"{at.agent}{which}", style="bold"), bar, Text(_time_left(at, share)))
+    return line
+
+
+def _share_done(at: AgentProgress) -> float | None:
+    if at.elapsed_s < 0:
+        return None
+    if at.expected_transactions:
+        return min(1.0, (at.transactions + at.socket_errors) / at.expected_transactions)
+    return min(1.0, at.elapsed_s / at.duration_s) if at.duration_s else None
+
+
+def _time_left(at: AgentProgress, share: float | None) -> str:
+    if at.elapsed_s < 0:
+        return f"warm-up, {-at.elapsed_s:.0f} s left"
+    if not share:
+        return f"{at.elapsed_s:.0f} s"
+    return f"{100 * share:.0f} %, {at.elapsed_s * (1 - share) / share:.0f} s left"
+
+
+def _rounded(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+class Sparkline:
+    """Values as a line of blocks, the largest the highest; of plain characters where the terminal has no blocks."""
+
+    def __init__(self, values: Sequence[float | None]) -> None:
+        self._values = values
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        levels = _PLAIN_LEVELS if options.ascii_only else _LEVELS
+        yield Text(sparkline(self._values, levels))
+
+
+def sparkline(values: Sequence[float | None], levels: str = _LEVELS) -> str:
+    """A character for each value, from none of `levels` to all of them; a blank where there is no value."""
+    highest = max((value for value in values if value is not None), default=0.0)
+    top = len(levels) - 1
+    return "".join(
+        " " if value is None else levels[round(top * value / highest) if highest > 0 else 0] for value in values
+    )

@@ -1,0 +1,244 @@
+"""The options that say what load is to be made: one dataclass, taken by each command that makes load.
+
+typer reads a command's signature; `takes_load_options` puts the fields of the dataclass there, and gives the command
+the dataclass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from kabench.cli import parse
+from kabench.cli.scenario import read_scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _option(*names: str, help: str, metavar: str | None = None, **settings: Any) -> Any:  # noqa: A002  # typer's own word
+    return typer.Option(*names, help=help, metavar=metavar, **settings)
+
+
+def _duration(*names: str, help: str) -> Any:  # noqa: A002  # typer's own word
+    return typer.Option(*names, help=help, metavar="DURATION", parser=parse.duration)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """What the command line, or a scenario file, says about the load. None: nothing."""
+
+    urls: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[URL]...",
+            help="Where to send the load; several in turn. Without any: kabench's own delayed echo server.",
+        ),
+    ] = None
+    scenario: Annotated[
+        Path | None,
+        _option(
+            "--scenario",
+            "-f",
+            metavar="FILE",
+            help="Take options from a TOML file; those given here come first.",
+            is_eager=True,
+            callback=read_scenario,
+        ),
+    ] = None
+    agent: Annotated[
+        list[str] | None,
+        _option(
+            "--agent",
+            "-a",
+            metavar="AGENT",
+            help="keepalive, plain, plain-handoff, urllib3-keepalive, urllib3-plain, urllib3, requests, httpx, "
+            "aiohttp or package.module:factory; may be repeated. Without it: keepalive and plain.",
+        ),
+    ] = None
+    # -- how much, how long
+    concurrency: Annotated[
+        int | None,
+        _option("--concurrency", "-c", min=1, metavar="N", help="Users who send, wait and send again (60)."),
+    ] = None
+    rate: Annotated[
+        float | None,
+        _option(
+            "--rate",
+            parser=parse.rate,
+            metavar="N/s",
+            help="Instead of users: requests that are due at this rate, answers or not; also N/m.",
+        ),
+    ] = None
+    arrivals: Annotated[
+        str, _option("--arrivals", metavar="constant|poisson", help="With a rate: evenly, or at random.")
+    ] = "constant"
+    max_in_flight: Annotated[
+        int | None,
+        _option(
+            "--max-in-flight",
+            min=1,
+            metavar="N",
+            help="With a rate: requests under way at most (10000). What is due beyond is counted as not started.",
+        ),
+    ] = None
+    stage: Annotated[
+        list[Any] | None,
+        _option(
+            "--stage",
+            parser=parse.stage,
+            metavar="DURATION:N",
+            help="Change linearly to N requests/s (with --rate, or N/s) or N users in this time; may be repeated.",
+        ),
+    ] = None
+    requests: Annotated[
+        int | None, _option("--requests", "-r", min=1, metavar="N", help="Stop after so many requests a user (1000).")
+    ] = None
+    total: Annotated[
+        int | None, _option("--total", "-n", min=1, metavar="N", help="Stop after so many requests in all.")
+    ] = None
+    duration: Annotated[float | None, _duration("--duration", "-d", help="Stop after this time (10s with a rate).")] = (
+        None
+    )
+    warmup: Annotated[
+        float | None, _duration("--warmup", help="Send load for this time first, and leave it out of the figures.")
+    ] = None
+    workers: Annotated[
+        int | None,
+        _option(
+            "--workers",
+            "-w",
+            parser=parse.workers,
+            metavar="N|auto",
+            help="Processes that share the load (1); auto: one a core.",
+        ),
+    ] = None
+    # -- where to, and what
+    url_file: Annotated[
+        Path | None,
+        _option("--url-file", metavar="FILE", help="URLs, one a line, with a weight before each that has one."),
+    ] = None
+    request_file: Annotated[
+        Path | None,
+        _option(
+            "--request-file",
+            metavar="FILE",
+            help='Requests, one a line: {"url": ..., "method", "headers", "body", "weight"}.',
+        ),
+    ] = None
+    order: Annotated[
+        str | None,
+        _option(
+            "--order", metavar="turn|random", help="Of several URLs or requests (turn; random if they have weights)."
+        ),
+    ] = None
+    method: Annotated[
+        str | None,
+        _option(
+            "--method",
+            "-X",
+            metavar="METHOD",
+            help="Without it: POST to kabench's own server and with a body, else GET.",
+        ),
+    ] = None
+    data: Annotated[
+        str | None,
+        _option(
+            "--data",
+            metavar="TEXT|@FILE",
+            help="Body of each request. Without it: 128 bytes of JSON to kabench's own server.",
+        ),
+    ] = None
+    data_lines: Annotated[
+        Path | None, _option("--data-lines", metavar="FILE", help="Bodies: one line of the file each, in turn.")
+    ] = None
+    templates: Annotated[
+        bool,
+        _option(
+            "--templates",
+            help="Fill in {{counter}}, {{random}}, {{random:1-9}} and {{uuid}} in URLs (path and query) and bodies.",
+        ),
+    ] = False
+    header: Annotated[
+        list[str] | None,
+        _option("--header", "-H", metavar="'NAME: VALUE'", help="A header of each request; may be repeated."),
+    ] = None
+    user: Annotated[str | None, _option("--user", "-u", metavar="NAME:PASSWORD", help="Basic authentication.")] = None
+    cookies: Annotated[bool, _option("--cookies", help="Each user keeps his cookies.")] = False
+    expect_status: Annotated[
+        list[int] | None,
+        _option("--expect-status", metavar="STATUS", help="Any other is a failure; may be repeated (below 400)."),
+    ] = None
+    expect_body: Annotated[
+        str | None, _option("--expect-body", metavar="TEXT", help="A body without this text is a failure.")
+    ] = None
+    # -- the agent
+    max_sockets: Annotated[int, _option("--max-sockets", min=1, metavar="N", help="Sockets at most.")] = 50
+    max_free_sockets: Annotated[
+        int, _option("--max-free-sockets", min=1, metavar="N", help="Free sockets at most.")
+    ] = 256
+    timeout: Annotated[
+        float | None,
+        _duration(
+            "--timeout", help="Give up a request after this time without a byte; 0: never. Twice the free time (60s)."
+        ),
+    ] = None
+    connect_timeout: Annotated[
+        float | None, _duration("--connect-timeout", help="Give up connecting after this time; as --timeout.")
+    ] = None
+    free_socket_timeout: Annotated[
+        float, _duration("--free-socket-timeout", help="Close a socket that is free for this long; 0: never.")
+    ] = "30s"  # type: ignore[assignment]  # typer parses a default like the text that a user gives
+    ttl: Annotated[float | None, _duration("--ttl", help="Send nothing more on a socket of this age.")] = None
+    # -- the way there
+    delay: Annotated[
+        float | None, _duration("--delay", help="How long kabench's own server waits before it answers (5ms).")
+    ] = None
+    tls: Annotated[
+        bool, _option("--tls", help="Have kabench's own server speak https, with a certificate made for this run.")
+    ] = False
+    cacert: Annotated[
+        str | None,
+        _option("--cacert", metavar="FILE", help="Verify certificates against these authorities (the system's)."),
+    ] = None
+    cert: Annotated[str | None, _option("--cert", metavar="FILE", help="The client's certificate, PEM.")] = None
+    key: Annotated[
+        str | None, _option("--key", metavar="FILE", help="Its key, PEM; without it, in the certificate's file.")
+    ] = None
+    insecure: Annotated[bool, _option("--insecure", "-k", help="Accept any certificate.")] = False
+    connect_to: Annotated[
+        str | None, _option("--connect-to", metavar="HOST:PORT", help="Connect there, whatever the URL says.")
+    ] = None
+    unix_socket: Annotated[
+        str | None, _option("--unix-socket", metavar="PATH", help="Connect there, whatever the URL says.")
+    ] = None
+    seed: Annotated[int, _option("--seed", metavar="N", help="For what is random.")] = 1
+
+
+def takes_load_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Have typer see the fields of `LoadOptions` in front of a command's other parameters.
+
+    The command is called with a `LoadOptions` as `load`.
+    """
+    load_hints = get_type_hints(LoadOptions, include_extras=True)
+    defaults = {field.name: field.default for field in dataclasses.fields(LoadOptions)}
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "load"]
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        command(LoadOptions(**{name: given.pop(name) for name in defaults}), **given)
+
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=load_hints[name])
+        for name, default in defaults.items()
+    ]
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    wrapped.__signature__ = inspect.Signature([*parameters, *own])  # type: ignore[attr-defined]  # inspect's protocol
+    wrapped.__annotations__ = {p.name: p.annotation for p in (*parameters, *own)}
+    return wrapped

@@ -1,0 +1,121 @@
+"""Where a run's record goes. Looked at before the load starts, so that nothing measured is lost to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from kabench.cli.console import report_console
+from kabench.cli.errors import CommandError
+from kabench.cli.published import published_result
+from kabench.report import render_result
+from kabench.report.series import percentile_text, series_csv
+from kabench.result import ResultError, check_writable, save_result, write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from kabench.result import RunResult
+
+_LONGEST_NAME = 80
+"""Of a run's name, in the name of its file."""
+
+
+class Outputs:
+    """The files that a run is written into, and the console it is reported on. Raises `CommandError`."""
+
+    def __init__(
+        self,
+        name: str,
+        agents: Sequence[str],
+        *,
+        json: str | None = None,
+        csv: Path | None = None,
+        hgrm: Path | None = None,
+        saves: bool = False,
+    ) -> None:
+        self._to_stdout = json == "-"
+        self._json = None if json is None or self._to_stdout else Path(json)
+        self._csv = csv
+        self._hgrm = hgrm
+        self._folder = Path("results") if saves else None
+        self._name = name
+        for option, path in (("--json", self._json), ("--csv", csv), ("--hgrm", hgrm)):
+            if path is not None:
+                _check_file(option, path)
+        for path in hgrm_paths(hgrm, agents):
+            _check_file("--hgrm", path)
+        if self._folder is not None:
+            try:
+                check_writable(self._folder)
+            except ResultError as error:
+                raise CommandError(f"{error}; --no-save writes none there") from None
+
+    def write(self, result: RunResult) -> str | None:
+        """Write the files, then print the report; what could not be written, and why, if anything."""
+        problems = []
+        records = [] if self._json is None else [self._json]
+        if self._folder is not None:
+            records.append(self._folder / _file_name(result))
+        written = []
+        for path in records:
+            try:
+                save_result(result, path)
+                written.append(path)
+            except ResultError as error:
+                problems.append(str(error))
+        for path, text in self._texts(result):
+            try:
+                write_whole(path, text.encode())
+            except ResultError as error:
+                problems.append(str(error))
+        console = report_console(stderr=self._to_stdout)
+        console.print(render_result(result, published_result()))
+        for path in written:
+            console.print(f"\nRecord: {path}", style="dim", soft_wrap=True)
+        if self._to_stdout:
+            typer.echo(result.to_json(), nl=False)
+        return "; ".join(problems) or None
+
+    def _texts(self, result: RunResult) -> Iterator[tuple[Path, str]]:
+        if self._csv is not None:
+            yield self._csv, series_csv(result)
+        paths = hgrm_paths(self._hgrm, [run.agent for run in result.runs])
+        for path, run in zip(paths, result.runs, strict=False):
+            yield path, percentile_text(run)
+
+
+def hgrm_paths(path: Path | None, agents: Sequence[str]) -> list[Path]:
+    """A file for each agent: the one that was named where there is one agent, else with the agent's name in it."""
+    if path is None:
+        return []
+    if len(agents) == 1:
+        return [path]
+    names = [_as_file_name(agent) for agent in agents]
+    numbered = [
+        f"{name}-{names[: index + 1].count(name)}" if names.count(name) > 1 else name
+        for index, name in enumerate(names)
+    ]
+    return [path.with_name(f"{path.stem}-{name}{path.suffix}") for name in numbered]
+
+
+def _check_file(option: str, path: Path) -> None:
+    if path.is_dir():
+        raise CommandError(f"{option} {path}: that is a folder; name a file")
+    if not path.parent.is_dir():
+        raise CommandError(f"{option} {path}: there is no folder {path.parent}")
+    try:
+        check_writable(path.parent)
+    except ResultError as error:
+        raise CommandError(f"{option} {error}") from None
+
+
+def _as_file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip(".")[:_LONGEST_NAME] or "run"
+
+
+def _file_name(result: RunResult) -> str:
+    started = result.started_at.replace("-", "").replace(":", "")
+    return f"{started}-{_as_file_name(result.name)}-{result.id[:6]}.json"

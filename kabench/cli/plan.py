@@ -1,0 +1,202 @@
+"""From options to a `LoadPlan`. What does not fit together is a `CommandError` that speaks of options."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import TYPE_CHECKING, Any
+
+from kabench.agent import AgentOptions
+from kabench.agent.aio.request import parse_address
+from kabench.cli import parse
+from kabench.cli.errors import CommandError
+from kabench.load import LoadPlan, PlanError
+from kabench.load.pacing import Stage
+from kabench.load.plan import PUBLISHED_BODY
+from kabench.load.targets import LoadTarget, read_requests, read_urls
+from kabench.load.team import usable_workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from kabench.cli.options import LoadOptions
+
+_OPTION_OF_FIELD = {"duration_s": "duration", "delay_s": "delay", "warmup_s": "warmup"}
+_LOOPBACK = re.compile(r"https?://([^/@]*@)?(localhost|127\.[0-9.]+|\[::1\])([:/?#]|$)")
+
+
+def plan_of(options: LoadOptions) -> LoadPlan:
+    """The plan that the options ask for. Raises `CommandError`."""
+    _refuse_what_does_not_fit(options)
+    targets = _targets(options)
+    try:
+        plan = _plan(options, targets)
+    except PlanError as error:
+        raise CommandError(_as_options(str(error))) from None
+    _check_files(plan)
+    return plan
+
+
+def _refuse_what_does_not_fit(options: LoadOptions) -> None:
+    """What a plan could not tell, or not by the options' names."""
+    given = [
+        name
+        for name, value in (
+            ("a URL", options.urls),
+            ("--url-file", options.url_file),
+            ("--request-file", options.request_file),
+        )
+        if value
+    ]
+    if len(given) > 1:
+        raise CommandError(f"{' and '.join(given)}: give only one of them")
+    if given and options.delay is not None:
+        raise CommandError("--delay is for kabench's own server; leave it out, or leave the URL out")
+    if given and options.tls:
+        raise CommandError("--tls is for kabench's own server; leave it out, and begin the URL with https://")
+    about_tls = (options.cacert, options.cert, options.key, options.insecure)
+    is_https = any(url.startswith("https:") for url in options.urls or ()) or options.url_file or options.request_file
+    if any(about_tls) and not is_https:
+        raise CommandError("--cacert, --cert, --key and --insecure are for https URLs")
+    if options.data is not None and options.data_lines is not None:
+        raise CommandError("--data and --data-lines: give only one of them")
+    if options.max_in_flight is not None and not _is_open(options):
+        raise CommandError("--max-in-flight is for --rate")
+    if options.user is not None and any(name.lower() == "authorization" for name, _ in _headers(options)):
+        raise CommandError("--user and --header 'Authorization: ...': give only one of them")
+    if options.connect_to is not None:
+        try:
+            parse_address(options.connect_to)
+        except ValueError as error:
+            raise CommandError(f"--connect-to: {error}") from None
+
+
+def _is_open(options: LoadOptions) -> bool:
+    return options.rate is not None or any(stage.is_rate for stage in options.stage or ())
+
+
+def _headers(options: LoadOptions) -> tuple[tuple[str, str], ...]:
+    return parse.headers(options.header or [])
+
+
+def _targets(options: LoadOptions) -> tuple[LoadTarget, ...]:
+    if options.url_file is not None:
+        return _read("--url-file", options.url_file, read_urls)
+    if options.request_file is not None:
+        return _read("--request-file", options.request_file, read_requests)
+    urls = options.urls or []
+    return tuple(LoadTarget(url=url) for url in urls) if len(urls) > 1 else ()
+
+
+def _read(option: str, path: Path, read: Callable[[Iterable[str]], tuple[LoadTarget, ...]]) -> tuple[LoadTarget, ...]:
+    try:
+        return read(parse.file_lines(option, path))
+    except ValueError as error:
+        raise CommandError(f"{option} {path}: {error}") from None
+
+
+def _plan(options: LoadOptions, targets: tuple[LoadTarget, ...]) -> LoadPlan:
+    url = options.urls[0] if options.urls and not targets else None
+    has_own_server = url is None and not targets
+    lines = () if options.data_lines is None else _body_lines(options.data_lines)
+    method = None if options.method is None else options.method.upper()
+    has_body = options.data is not None or bool(lines)
+    has_published_body = has_own_server and not has_body and method in (None, "POST")
+    default_body = PUBLISHED_BODY if has_published_body else b""
+    headers = _headers(options)
+    if has_published_body and not any(name.lower() == "content-type" for name, _ in headers):
+        headers = (("Content-Type", "application/json"), *headers)
+    if options.user is not None:
+        if ":" not in options.user:
+            raise CommandError("--user: there is no colon; write NAME:PASSWORD")
+        headers = (*headers, ("Authorization", "Basic " + base64.b64encode(options.user.encode()).decode("ascii")))
+    stages = tuple(Stage(stage.duration_s, stage.level) for stage in options.stage or ())
+    given: dict[str, Any] = {} if options.max_in_flight is None else {"max_in_flight": options.max_in_flight}
+    plan = LoadPlan(
+        url=url,
+        targets=targets,
+        order=options.order,  # type: ignore[arg-type]  # the plan looks at it
+        method=method or ("POST" if has_body or has_published_body else "GET"),
+        headers=headers,
+        data=default_body if options.data is None else parse.data(options.data),
+        data_lines=lines,
+        templates=options.templates,
+        cookies=options.cookies,
+        agent_options=_agent_options(options),
+        concurrency=options.concurrency,
+        rate=0.0 if options.rate is None and _is_open(options) else options.rate,
+        arrivals=options.arrivals,  # type: ignore[arg-type]  # the plan looks at it
+        stages=stages,
+        requests=options.requests,
+        total=options.total,
+        duration_s=options.duration,
+        warmup_s=options.warmup or 0.0,
+        delay_s=0.005 if options.delay is None else options.delay,
+        tls=options.tls,
+        cacert=options.cacert,
+        cert=options.cert,
+        key=options.key,
+        insecure=options.insecure,
+        connect_to=options.connect_to,
+        unix_socket=options.unix_socket,
+        expect_status=tuple(options.expect_status or ()),
+        expect_body=None if options.expect_body is None else options.expect_body.encode(),
+        workers=options.workers or 1,
+        seed=options.seed,
+        **given,
+    )
+    return _with_all_cores(plan) if options.workers == parse.AUTO else plan
+
+
+def _with_all_cores(plan: LoadPlan) -> LoadPlan:
+    import dataclasses
+
+    is_local = all(_LOOPBACK.match(target.url) for target in plan.targets_for("http://127.0.0.1/"))
+    workers = usable_workers(plan.most_workers, with_server=is_local or plan.unix_socket is not None)
+    return dataclasses.replace(plan, workers=workers)
+
+
+def _agent_options(options: LoadOptions) -> AgentOptions:
+    try:
+        return AgentOptions(
+            max_sockets=options.max_sockets,
+            max_free_sockets=options.max_free_sockets,
+            timeout=options.timeout,
+            connect_timeout=options.connect_timeout,
+            free_socket_timeout=options.free_socket_timeout,
+            socket_active_ttl=options.ttl,
+        )
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+
+
+def _body_lines(path: Path) -> tuple[bytes, ...]:
+    lines = parse.file_bytes("--data-lines", path).splitlines()
+    if not lines:
+        raise CommandError(f"--data-lines {path}: the file is empty")
+    return tuple(lines)
+
+
+def _as_options(message: str) -> str:
+    """A plan's error in the words of the command line."""
+    fields, colon, rest = message.partition(":")
+    names = re.split(r"(?: and |, )", fields)
+    if not colon or not all(re.fullmatch(r"[a-z_]+", name) for name in names):
+        return message
+    options = [f"--{_OPTION_OF_FIELD.get(name, name).replace('_', '-')}" for name in names]
+    return f"{' and '.join(options)}:{rest}"
+
+
+def _check_files(plan: LoadPlan) -> None:
+    """Find out before the load whether certificates and keys can be used."""
+    tls = plan.tls_options()
+    if tls is None:
+        return
+    try:
+        tls.make_context()
+    except ValueError as error:
+        message = str(error)
+        for field, option in (("ca_file:", "--cacert"), ("cert_file:", "--cert"), ("key_file:", "--key")):
+            message = message.replace(field, option, 1)
+        raise CommandError(message) from None

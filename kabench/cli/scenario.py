@@ -1,0 +1,55 @@
+"""Scenario files: TOML with the names of a command's options, dashes as underscores. The command line comes first.
+
+What a file says becomes the defaults of the command, so it is read and checked as what a user types is.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from typing import Any
+
+import typer  # noqa: TC002  # typer reads the annotations
+
+from kabench.cli.errors import CommandError
+
+_FILES = frozenset({"cacert", "cert", "key", "url_file", "request_file", "data_lines"})
+"""Options whose files are looked for beside the scenario's."""
+
+
+def read_scenario(context: typer.Context, path: Path | None) -> Path | None:
+    """Put what the file says where typer takes defaults from. Raises `CommandError`, naming the file and the line."""
+    if path is None:
+        return None
+    import tomllib
+
+    try:
+        given = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CommandError(f"--scenario {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CommandError(f"--scenario {path}: {error}") from None
+    if "url" in given:
+        given["urls"] = [given.pop("url")]
+    known = {parameter.name for parameter in context.command.params if parameter.name} - {"scenario"}
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise CommandError(
+                f"--scenario {path}: there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+        given[name] = _value(name, value, path)
+    context.default_map = {**(context.default_map or {}), **given}
+    return path
+
+
+def _value(name: str, value: Any, path: Path) -> Any:  # whatever TOML has, as typer takes it
+    if isinstance(value, dict):
+        raise CommandError(f"--scenario {path}: {name}: a table is no value of an option")
+    if isinstance(value, list):
+        return [_value(name, each, path) for each in value]
+    if name in _FILES:
+        return str(path.parent / str(value))
+    if name == "data" and isinstance(value, str) and value.startswith("@"):
+        return f"@{path.parent / value[1:]}"
+    return value

@@ -1,0 +1,197 @@
+"""The open model through a kabench agent: requests that are due, each an exchange from a stock that is used again."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from kabench.agent import AgentClosedError, AgentError, ConnectError
+from kabench.agent.aio import Exchange
+from kabench.load.dispatcher import Dispatcher, due_times
+from kabench.load.driver import CUT_OFF, Load
+from kabench.load.sockets import counts_of
+from kabench.server.alarm import make_alarm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kabench.agent.aio import AsyncAgent, PreparedRequest, ResponseHead
+    from kabench.load.messages import SocketCounts
+    from kabench.load.plan import LoadPlan
+    from kabench.load.recorder import Recorder
+    from kabench.load.share import Share
+    from kabench.load.source import PreparedSource
+
+GIVES_UP_AFTER_S = 1.0
+"""How long a target may refuse every socket before nobody believes any more that it is there."""
+
+
+class Arrivals(Load):
+    """Requests of the open model: what is common to all ways of sending them.
+
+    `in_flight` are under way. What is due while `max_in_flight` are is not started, and counted.
+    """
+
+    def __init__(self, plan: LoadPlan, share: Share, recorder: Recorder, over: Callable[[float], None]) -> None:
+        super().__init__(plan, share, recorder, over)
+        loop = asyncio.get_running_loop()
+        self._max_in_flight = share.of(plan.max_in_flight)
+        self._dispatcher = Dispatcher(due_times(plan, share), self._start, lambda wake: make_alarm(loop, wake))
+        self.in_flight = 0
+        self._zero = 0.0
+        self._is_over = False
+        self._refusal: str | None = None
+
+    def begin(self, zero: float) -> None:
+        """Start what is due, from now on."""
+        self._zero = zero
+        self._dispatcher.begin(zero)
+        self._look_whether_over(perf_counter())
+
+    def measure(self) -> None:
+        """What was due before the end of the warm-up knows that it was."""
+
+    def _start(self, due_at: float, now: float) -> None:
+        recorder = self.recorder if due_at >= self._zero else self.warmup_recorder
+        if self.in_flight >= self._max_in_flight:
+            recorder.not_started += 1
+        else:
+            self.in_flight += 1
+            self._send(due_at, now, recorder)
+
+    def _send(self, due_at: float, now: float, recorder: Recorder) -> None:
+        raise NotImplementedError
+
+    def _refused(self, why: str) -> None:
+        """A socket could not be opened."""
+        self._refusal = why
+
+    def _ended_one(self, now: float) -> None:
+        self.in_flight -= 1
+        if not self.in_flight and self._dispatcher.is_idle:
+            self._look_whether_over(now)
+
+    def _look_whether_over(self, now: float) -> None:
+        if not self.in_flight and self._dispatcher.is_idle and not self._is_over:
+            self._is_over = True
+            self._dispatcher.stop()
+            self.over(now)
+
+    def end(self, now: float) -> None:
+        """Start nothing more; what is due and was not started is counted as that."""
+        self.recorder.not_started += self._dispatcher.end()
+        self._look_whether_over(now)
+
+    def cut_off(self, now: float) -> None:
+        """Count what is under way as errors."""
+        self._dispatcher.stop()
+        self._give_up(counted=True)
+        self.in_flight = 0
+        self._look_whether_over(now)
+
+    def abort(self, now: float) -> None:
+        """Stop at once."""
+        self._dispatcher.stop()
+        self._give_up(counted=False)
+        self.in_flight = 0
+        self._look_whether_over(now)
+
+    def _give_up(self, *, counted: bool) -> None:
+        """Stop what is under way, and record it as cut off if it is `counted`."""
+        raise NotImplementedError
+
+    @property
+    def refusal(self) -> str | None:
+        """Why a socket could not be opened."""
+        return self._refusal
+
+    @property
+    def has_got_nowhere(self) -> bool:
+        """Whether sockets have been refused for long enough."""
+        return self._refusal is not None and perf_counter() - self._zero >= GIVES_UP_AFTER_S - self.plan.warmup_s
+
+
+class _Arrival(Exchange):
+    """One request under way; when it is through, another may use the object."""
+
+    __slots__ = ("_arrivals", "due_at", "recorder")
+
+    def __init__(self, arrivals: AgentArrivals, prepared: PreparedRequest, timeout: float) -> None:
+        super().__init__(prepared, timeout)
+        self._arrivals = arrivals
+        self.recorder = arrivals.recorder
+        self.due_at = 0.0
+
+    def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
+        """Count it."""
+        self.recorder.record_due(self, head, body, self.due_at, now)
+        self._arrivals.take_back(self, now)
+
+    def failed(self, error: Exception, now: float) -> None:
+        """Count it as an error."""
+        self.opening_at = self.first_sent_at = 0.0
+        self._arrivals.failed(self, error, now)
+
+
+class AgentArrivals(Arrivals):
+    """Requests of the open model through one kabench agent."""
+
+    def __init__(
+        self,
+        plan: LoadPlan,
+        share: Share,
+        recorder: Recorder,
+        over: Callable[[float], None],
+        agent: AsyncAgent,
+        source: PreparedSource,
+    ) -> None:
+        super().__init__(plan, share, recorder, over)
+        self._agent = agent
+        self._source = source
+        self._varies = source.only is None
+        self._idle: list[_Arrival] = []
+        self._under_way: set[_Arrival] = set()
+
+    def _send(self, due_at: float, now: float, recorder: Recorder) -> None:
+        idle = self._idle
+        arrival = idle.pop() if idle else _Arrival(self, self._source.first, self._agent.options.timeout)
+        if self._varies:
+            arrival.carry(self._source.next())
+        arrival.recorder = recorder
+        arrival.due_at = due_at
+        recorder.record_lag(now - due_at)
+        self._under_way.add(arrival)
+        self._agent.start(arrival, now)
+
+    def take_back(self, arrival: _Arrival, now: float) -> None:
+        """A request is through."""
+        self._under_way.discard(arrival)
+        self._idle.append(arrival)
+        self._ended_one(now)
+
+    def failed(self, arrival: _Arrival, error: Exception, now: float) -> None:
+        """A request has died."""
+        if arrival not in self._under_way:
+            return
+        if not isinstance(error, AgentClosedError):
+            arrival.recorder.record_error(error.kind if isinstance(error, AgentError) else "error")
+        if isinstance(error, ConnectError):
+            self._refused(str(error))
+        self.take_back(arrival, now)
+
+    def _give_up(self, *, counted: bool) -> None:
+        pending_first = sorted(self._under_way, key=lambda arrival: not arrival.pending)
+        self._under_way.clear()
+        for arrival in pending_first:
+            if counted:
+                arrival.recorder.record_error(CUT_OFF)
+            self._agent.abort(arrival)
+
+    def socket_counts(self) -> SocketCounts:
+        """What the agent's book says."""
+        return counts_of(self._agent)
+
+    async def close(self) -> None:
+        """Close the agent."""
+        await self._agent.close()

@@ -1,0 +1,120 @@
+"""`Dispatcher`: starts each request of the open model when it is due, whatever became of those before."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from math import inf
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from kabench.load.pacing import Ramp, constant_arrivals, poisson_arrivals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kabench.load.plan import LoadPlan
+    from kabench.load.share import Share
+    from kabench.server.alarm import Alarm
+
+_BATCH = 64
+"""Requests started before the event loop has its turn, so that answers are read while many are due."""
+
+_LEAST_SLEEP_S = 0.0001
+"""Between two wake-ups: at 100 000 requests/s each would otherwise cost one. It shows in the lag."""
+
+_FAR_OFF_S = 3600.0
+
+
+def due_times(plan: LoadPlan, share: Share) -> Iterator[float]:
+    """When the requests of a worker are due, in seconds from the end of the warm-up; those of the warm-up are below 0.
+
+    The warm-up has the first rate that is not 0.
+    """
+    ramp = plan.ramp
+    times: Iterator[float] = _arrivals(plan, share, ramp, "load")
+    if plan.total is not None:
+        times = itertools.islice(times, share.of(plan.total))
+    ends_after_s = plan.ends_after_s
+    if ends_after_s is not None:
+        times = itertools.takewhile(lambda time_s: time_s < ends_after_s, times)
+    if not plan.warmup_s:
+        return times
+    rate = next(level for level in (plan.rate, *(stage.level for stage in plan.stages)) if level)
+    early = _arrivals(plan, share, Ramp(rate), "warm-up")
+    return itertools.chain((t - plan.warmup_s for t in itertools.takewhile(lambda t: t < plan.warmup_s, early)), times)
+
+
+def _arrivals(plan: LoadPlan, share: Share, ramp: Ramp, what: str) -> Iterator[float]:
+    if plan.arrivals == "constant":
+        return constant_arrivals(ramp, share.index, share.workers)
+    return poisson_arrivals(ramp, random.Random(f"{plan.seed}-{share.index}-{what}"), share.workers)
+
+
+class Dispatcher:
+    """Calls `start(due_at, now)` for each of `times`; `idle` says that there are no more.
+
+    The clock and the alarm are given, so that time can be made up; `make_alarm` gets what the alarm is to call.
+    """
+
+    def __init__(
+        self,
+        times: Iterator[float],
+        start: Callable[[float, float], None],
+        make_alarm: Callable[[Callable[[], None]], Alarm],
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._times = times
+        self._start = start
+        self._clock = clock
+        self._alarm = make_alarm(self.wake)
+        self._zero = 0.0
+        self._next_at = inf
+        self._is_ended = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing more is to be started."""
+        return self._next_at == inf
+
+    def begin(self, zero: float) -> None:
+        """Begin with the first; `zero` is what the times count from."""
+        self._zero = zero
+        self._next_at = zero + next(self._times, inf)
+        self._set_alarm(self._clock())
+
+    def _set_alarm(self, now: float) -> None:
+        self._alarm.set(min(max(self._next_at, now + _LEAST_SLEEP_S), now + _FAR_OFF_S))
+
+    def wake(self) -> None:
+        """Start what is due."""
+        now = self._clock()
+        next_at, zero, times, start, clock = self._next_at, self._zero, self._times, self._start, self._clock
+        left = _BATCH
+        while next_at <= now and left:
+            left -= 1
+            start(next_at, now)
+            next_at = zero + next(times, inf)
+            now = clock()
+        if self._is_ended:
+            return
+        self._next_at = next_at
+        if next_at <= now:
+            self._alarm.set(now)  # as soon as others have had their turn
+        else:
+            self._set_alarm(now)
+
+    def end(self) -> int:
+        """Start nothing more, except what is due now; how many were due and have not been started."""
+        self.wake()
+        return self.stop()
+
+    def stop(self) -> int:
+        """Start nothing more; how many have not been started."""
+        if self._is_ended:
+            return 0
+        self._is_ended = True
+        self._alarm.close()
+        left = 0 if self._next_at == inf else 1 + sum(1 for _ in self._times)
+        self._next_at = inf
+        return left

@@ -1,0 +1,100 @@
+"""When requests are due, and how many users there are: pure functions of elapsed time. No clock, no waiting.
+
+A `Ramp` is a level over time: requests a second in the open model, users in the closed one. It changes linearly from
+stage to stage. In the open model the area under it is how many requests are due by then, so the n-th request is due
+when the area reaches n: that is `time_of`, the inverse of `area_at`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterator, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Reach `level` in `duration_s` seconds, from the level of the stage before."""
+
+    duration_s: float
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """From `start_s`, where the area is `area`, the level is `level` and changes by `slope` a second."""
+
+    start_s: float
+    area: float
+    level: float
+    slope: float
+
+    def area_after(self, seconds: float) -> float:
+        return self.area + seconds * (self.level + self.slope * seconds / 2)
+
+
+class Ramp:
+    """A level that starts at `start`, changes linearly from stage to stage, and stays at the last."""
+
+    def __init__(self, start: float, stages: Sequence[Stage] = ()) -> None:
+        self._pieces: list[_Piece] = []
+        at_s, area, level = 0.0, 0.0, start
+        for stage in stages:
+            piece = _Piece(at_s, area, level, (stage.level - level) / stage.duration_s)
+            self._pieces.append(piece)
+            at_s += stage.duration_s
+            area = piece.area_after(stage.duration_s)
+            level = stage.level
+        self._pieces.append(_Piece(at_s, area, level, 0.0))
+        self._starts = [piece.start_s for piece in self._pieces]
+        self._areas = [piece.area for piece in self._pieces]
+
+    @property
+    def duration_s(self) -> float:
+        """How long its stages last."""
+        return self._starts[-1]
+
+    def level_at(self, elapsed_s: float) -> float:
+        """The level at a time."""
+        piece = self._pieces[bisect_right(self._starts, elapsed_s) - 1]
+        return piece.level + piece.slope * (elapsed_s - piece.start_s)
+
+    def area_at(self, elapsed_s: float) -> float:
+        """The area under the level until a time: requests due by then, where the level is a rate."""
+        piece = self._pieces[bisect_right(self._starts, elapsed_s) - 1]
+        return piece.area_after(elapsed_s - piece.start_s)
+
+    def time_of(self, area: float) -> float:
+        """When the area reaches `area`; infinity if it never does."""
+        piece = self._pieces[bisect_right(self._areas, area) - 1]
+        rest = area - piece.area
+        if rest <= 0:
+            return piece.start_s
+        # level * x + slope / 2 * x^2 = rest, solved without the difference of two near numbers
+        root = math.sqrt(max(0.0, piece.level * piece.level + 2 * piece.slope * rest))
+        divisor = piece.level + root
+        return piece.start_s + 2 * rest / divisor if divisor > 0 else math.inf
+
+
+def constant_arrivals(ramp: Ramp, first: int = 0, step: int = 1) -> Iterator[float]:
+    """When requests `first`, `first + step`, ... are due: of `step` workers, each has its own."""
+    numbers = itertools.count(first, step)
+    return map(ramp.time_of, numbers)
+
+
+def poisson_arrivals(ramp: Ramp, random_source: random.Random, workers: int = 1) -> Iterator[float]:
+    """When requests are due that come at random, independently of one another, at the ramp's rate shared by `workers`.
+
+    The gaps are exponential in the area under the ramp (Cox and Lewis, The Statistical Analysis of Series of Events,
+    2.3), and independent Poisson processes add up to one of the sum of their rates, so workers need not agree.
+    """
+    area = 0.0
+    while True:
+        area += random_source.expovariate(1.0) * workers
+        yield ramp.time_of(area)

@@ -1,0 +1,71 @@
+"""A plan as a record may hold it: no secrets, and no more of long bodies and lists than tells them apart."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from kabench.load.plan import LoadPlan
+    from kabench.load.targets import LoadTarget
+
+REDACTED = "[redacted]"
+_SECRET_NAME = re.compile(
+    r"auth|token|secret|passw|pwd|cookie|session|credential|signature|(api|access)[-_]?key|^key$|^sig$", re.IGNORECASE
+)
+_QUERY_VALUE = re.compile(r"([?&]([^=&#]*)=)([^&#]*)")
+_CREDENTIALS = re.compile(r"^([^:/?#]+://)[^/?#]*@")
+_LONGEST_BODY = 2048
+_LONGEST_LIST = 20
+
+
+def redacted_url(url: str) -> str:
+    """A URL without its credentials, and without the values of parameters that are secret by their name."""
+    bare = _CREDENTIALS.sub(rf"\1{REDACTED}@", url)
+    return _QUERY_VALUE.sub(lambda m: m[1] + (REDACTED if _SECRET_NAME.search(m[2]) else m[3]), bare)
+
+
+def redacted_headers(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Headers without the values of those that are secret by their name."""
+    return [[name, REDACTED if _SECRET_NAME.search(name) else value] for name, value in headers]
+
+
+def redacted_plan(fields: dict[str, Any], plan: LoadPlan) -> dict[str, Any]:  # JSON
+    """The fields of a plan, as JSON has them, for its record."""
+    return fields | {
+        "url": None if plan.url is None else redacted_url(plan.url),
+        "headers": redacted_headers(plan.headers),
+        "data": _text(plan.data),
+        "data_lines": _cut([_text(line) for line in plan.data_lines], plan.data_lines),
+        "targets": _cut([_target(target) for target in plan.targets], plan.targets),
+        "expect_body": None if plan.expect_body is None else _text(plan.expect_body),
+    }
+
+
+def _target(target: LoadTarget) -> dict[str, Any]:  # JSON
+    return {
+        "url": redacted_url(target.url),
+        "method": target.method,
+        "headers": redacted_headers(target.headers),
+        "body": None if target.body is None else _text(target.body),
+        "weight": target.weight,
+    }
+
+
+def _text(body: bytes) -> str:
+    if len(body) <= _LONGEST_BODY:
+        return body.decode("utf-8", "replace")
+    return f"{body[:_LONGEST_BODY].decode('utf-8', 'replace')}... [{len(body)} bytes, {_digest(body)}]"
+
+
+def _cut(shown: list[Any], things: Sequence[object]) -> list[Any]:  # JSON
+    if len(shown) <= _LONGEST_LIST:
+        return shown
+    return [*shown[:_LONGEST_LIST], f"... [{len(shown)} in all, {_digest(repr(things).encode())}]"]
+
+
+def _digest(data: bytes) -> str:
+    return f"SHA-256 {hashlib.sha256(data).hexdigest()[:16]}"

@@ -1,0 +1,159 @@
+"""The worker processes of one agent's part of a run: started, told when to go, heard, and seen to their end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import sys
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kabench.load.messages import STOP, Go, Message, Task, decode, encode
+from kabench.server.child import end_child, start_child
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator, Sequence
+
+LOOK_AROUND_EVERY_S = 0.1
+_LEAD_S = 0.02
+"""Between the word to go and the first request: all workers have heard it by then."""
+
+
+class Team:
+    """Workers, one a task. `messages` is what they say."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._heard: queue.SimpleQueue[tuple[int, Message | None]] = queue.SimpleQueue()
+        self._workers: list[WorkerProcess] = []
+        self._is_stopped = False
+        try:
+            for index, task in enumerate(tasks):
+                self._workers.append(WorkerProcess(index, task, self._heard))
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def processes(self) -> list[subprocess.Popen[bytes]]:
+        """Their processes."""
+        return [worker.process for worker in self._workers]
+
+    def go(self) -> None:
+        """Have all begin at the same time."""
+        at = monotonic() + _LEAD_S
+        for worker in self._workers:
+            worker.tell(encode(Go(at)))
+
+    def messages(self) -> Iterator[tuple[int, Message | None] | None]:
+        """What each says, with its index, to the end of all of them, which is a None each.
+
+        In between there is None, as a chance to look after other things.
+        """
+        speaking = len(self._workers)
+        while speaking:
+            try:
+                index, message = self._heard.get(timeout=LOOK_AROUND_EVERY_S)
+            except queue.Empty:
+                yield None
+                continue
+            speaking -= message is None
+            yield index, message
+
+    def stop(self) -> None:
+        """Have them stop and say what they have."""
+        if not self._is_stopped:
+            self._is_stopped = True
+            for worker in self._workers:
+                worker.tell(STOP)
+
+    def ending_of(self, index: int) -> str:
+        """How a worker's process has ended."""
+        return ending(self._workers[index].process)
+
+    def end(self) -> None:
+        """See their processes end."""
+        for worker in self._workers:
+            worker.close()
+        for worker in self._workers:
+            worker.end()
+
+
+class WorkerProcess:
+    """A worker's process. A thread reads what it says, so that a slow reader of progress does not slow the worker."""
+
+    def __init__(self, index: int, task: Task, heard: queue.SimpleQueue[tuple[int, Message | None]]) -> None:
+        self._index = index
+        self._heard = heard
+        self.process = start_child([sys.executable, "-m", "kabench.load"])
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        self.tell(encode(task))
+
+    def tell(self, line: bytes) -> None:
+        """Say a line to it."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, which its messages show
+                _write_all(self.process.stdin.fileno(), line)
+
+    def _listen(self) -> None:
+        if self.process.stdout is not None:
+            for line in self.process.stdout:
+                try:
+                    self._heard.put((self._index, decode(line)))
+                except msgspec.DecodeError:
+                    break  # cut off in the middle: it is dying
+        self._heard.put((self._index, None))
+
+    def close(self) -> None:
+        """End its standard input, which ends it."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+
+    def end(self) -> None:
+        """See it end."""
+        end_child(self.process)
+        self._listener.join()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+def _write_all(number: int, line: bytes) -> None:
+    rest = memoryview(line)
+    while rest:
+        rest = rest[os.write(number, rest) :]
+
+
+def ending(process: subprocess.Popen[bytes]) -> str:
+    """How a process has ended."""
+    code = process.poll()
+    if code is None:
+        return "still running"
+    if code < 0:
+        return signal.Signals(-code).name
+    return f"exit code {code}"
+
+
+def separate(server: subprocess.Popen[bytes], workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Give the server the last core and the workers the others, where there are enough and the system lets one: they
+    wake each other all the time, and a scheduler that puts both on one core makes them take turns.
+    """
+    if sys.platform != "linux":
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if len(workers) < len(cores):
+        for process, on in ((server, cores[-1:]), *((worker, cores[:-1]) for worker in workers)):
+            with contextlib.suppress(OSError):  # not allowed, or it has ended; the load does not depend on it
+                os.sched_setaffinity(process.pid, on)
+
+
+def usable_workers(at_most: int, *, with_server: bool) -> int:
+    """As many workers as this machine has cores for, one left to a server on it; `at_most` can share the load."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, min(cores - with_server, at_most))

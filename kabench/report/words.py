@@ -1,0 +1,150 @@
+"""What a report says in words: what was asked for, who was the bottleneck, and what figures may hide."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from kabench.histogram import decoded_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kabench.result import AgentRun, RunResult
+
+_BUSY_SHARE = 0.9
+_LATE_S = 0.01
+_HIDES_FACTOR = 2.0
+_HIDES_LEAST_S = 0.01
+"""A corrected p99 that is less than twice the measured one, or nearer than this, is not worth a word."""
+
+
+def headline(result: RunResult) -> str:
+    """What was sent where, by how many, until when."""
+    plan = result.plan
+    unverified = "; certificates are not verified" if plan.get("insecure") else ""
+    parts = [_load(plan), _sockets(plan), _until(plan)]
+    if plan.get("warmup_s"):
+        parts.append(f"after a warm-up of {plan['warmup_s']:g} s")
+    if (plan.get("workers") or 1) > 1:
+        parts.append(f"{plan['workers']} workers")
+    return (
+        f"{result.name}: {_target(plan)}\n{', '.join(part for part in parts if part)}{unverified}"
+        f"  ({result.started_at}, kabench {result.kabench_version})"
+    )
+
+
+def _target(plan: Mapping[str, object]) -> str:
+    targets = plan.get("targets")
+    if isinstance(targets, list) and targets:
+        return f"{len(targets)} requests to choose from"
+    delay_s = plan.get("delay_s")
+    delay_ms = delay_s * 1000 if isinstance(delay_s, int | float) else 0.0
+    own = f"kabench's own echo server{' over https' if plan.get('tls') else ''}, {delay_ms:g} ms"
+    return f"{plan.get('method', '?')} {plan.get('url') or own}"
+
+
+def _load(plan: Mapping[str, object]) -> str:
+    rate = plan.get("rate")
+    unit = "users" if rate is None else "requests/s"
+    start = plan.get("concurrency", "?") if rate is None else f"{rate:g}"
+    stages = plan.get("stages")
+    if isinstance(stages, list) and stages:
+        return f"{start} {unit} at first, then " + ", ".join(
+            f"{stage.get('level', 0):g} in {stage.get('duration_s', 0):g} s"
+            for stage in stages
+            if isinstance(stage, dict)
+        )
+    return f"{start} {unit}" + (" at random" if plan.get("arrivals") == "poisson" else "")
+
+
+def _sockets(plan: Mapping[str, object]) -> str:
+    options = plan.get("agent_options")
+    limit = options.get("max_sockets") if isinstance(options, dict) else None
+    return f"{'unlimited' if limit is None else limit} sockets"
+
+
+def _until(plan: Mapping[str, object]) -> str:
+    if plan.get("stages"):
+        return ""
+    if plan.get("total") is not None:
+        return f"{plan['total']} requests"
+    if plan.get("duration_s") is not None:
+        return f"{plan['duration_s']} s"
+    return f"{plan.get('requests', '?')} requests a user"
+
+
+def bottleneck(run: AgentRun) -> str | None:
+    """Why the figures may be kabench's own limits; None where it had room."""
+    if not run.saturated:
+        return None
+    reasons = []
+    busy = [
+        f"{worker.name} used {100 * worker.cpu_s / run.elapsed_s:.0f} % of its core"
+        for worker in run.client.workers
+        if worker.cpu_s is not None and run.elapsed_s and worker.cpu_s / run.elapsed_s >= _BUSY_SHARE
+    ]
+    reasons += busy or []
+    if run.lag_s.p99 is not None and run.lag_s.p99 > _LATE_S:
+        reasons.append(f"requests were sent late (p99 of the lag: {run.lag_s.p99 * 1000:.1f} ms)")
+    why = "; ".join(reasons) or "a worker used its core to the full"
+    return (
+        f"kabench was the bottleneck: {why}. More --workers, where there are cores, would show what the server can do."
+    )
+
+
+def not_started(run: AgentRun) -> str | None:
+    """What became of requests that were due and were not sent."""
+    if not run.not_started:
+        return None
+    return (
+        f"{run.not_started} requests were due and not started: as many as --max-in-flight allows were under way, or "
+        "kabench was too late. They are in no figure above."
+    )
+
+
+def what_the_closed_model_hides(run: AgentRun, plan: Mapping[str, object]) -> str | None:
+    """Say so where users who wait have probably sent too little to show how slow the server was at times."""
+    if plan.get("rate") is not None or "total" not in run.hdr:
+        return None
+    p50_s, p99_s = run.response_time_s.p50, run.response_time_s.p99
+    if not p50_s or p99_s is None:
+        return None
+    corrected_s = corrected_percentile_us(list(decoded_cells(run.hdr["total"])), p50_s * 1e6, 99) / 1e6
+    if corrected_s < max(p99_s * _HIDES_FACTOR, p99_s + _HIDES_LEAST_S):
+        return None
+    return (
+        "This is the closed model: users who wait for a slow answer send nothing meanwhile, so the percentiles may "
+        "hide a stall. Had they gone on sending, p99 would be about "
+        f"{corrected_s * 1000:.0f} ms, not {p99_s * 1000:.0f} ms; --rate measures it."
+    )
+
+
+def corrected_percentile_us(cells: Sequence[tuple[int, int]], interval_us: float, percent: float) -> float:
+    """The percentile if requests had been sent every `interval_us`, answers or not.
+
+    An answer that took longer than that stands for those that were not sent meanwhile, each of which would have waited
+    one interval less: HdrHistogram's correction for coordinated omission (recordValueWithExpectedInterval).
+    """
+
+    def above(limit_us: float) -> float:
+        return sum(
+            times * (1 + max(0.0, (value - max(limit_us, interval_us)) // interval_us))
+            for value, times in cells
+            if value > limit_us
+        )
+
+    allowed = above(0.0) * (1 - percent / 100)
+    low, high = 0.0, float(max((value for value, _ in cells), default=0))
+    while high - low > 1:
+        middle = (low + high) / 2
+        if above(middle) > allowed:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def wrapped(text: str, width: int) -> str:
+    """A sentence in lines."""
+    return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False))
