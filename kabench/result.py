@@ -154,6 +154,23 @@ class RunResult:
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
+def result_schema() -> bytes:
+    """The JSON Schema (draft 2020-12) of a record, as `results/` has it."""
+    (schema,), components = msgspec.json.schema_components([RunResult], ref_template="#/$defs/{name}")
+    whole = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": SCHEMA,
+        "description": "The record of a kabench run. Times are seconds; README.md beside this file has the meanings.",
+        **schema,
+        "$defs": components,
+    }
+    for definition in components.values():  # the types' docstrings are for who reads the code
+        definition.pop("description", None)
+    components["RunResult"]["properties"]["schema"] = {"const": SCHEMA}
+    components["RunResult"]["required"] = ["schema", *components["RunResult"]["required"]]
+    return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
+
+
 def new_id() -> str:
     """An id that no other record has."""
     return secrets.token_hex(6)

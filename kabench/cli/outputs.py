@@ -15,7 +15,7 @@ from kabench.report.series import percentile_text, series_csv
 from kabench.result import ResultError, check_writable, save_result, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from kabench.result import RunResult
 
@@ -66,11 +66,7 @@ class Outputs:
                 written.append(path)
             except ResultError as error:
                 problems.append(str(error))
-        for path, text in self._texts(result):
-            try:
-                write_whole(path, text.encode())
-            except ResultError as error:
-                problems.append(str(error))
+        problems += write_texts(result, self._csv, self._hgrm)
         console = report_console(stderr=self._to_stdout)
         console.print(render_result(result, published_result()))
         for path in written:
@@ -79,12 +75,19 @@ class Outputs:
             typer.echo(result.to_json(), nl=False)
         return "; ".join(problems) or None
 
-    def _texts(self, result: RunResult) -> Iterator[tuple[Path, str]]:
-        if self._csv is not None:
-            yield self._csv, series_csv(result)
-        paths = hgrm_paths(self._hgrm, [run.agent for run in result.runs])
-        for path, run in zip(paths, result.runs, strict=False):
-            yield path, percentile_text(run)
+
+def write_texts(result: RunResult, csv: Path | None, hgrm: Path | None) -> list[str]:
+    """Write a record's series and percentiles where they are wanted; what could not be written, and why."""
+    texts = [] if csv is None else [(csv, series_csv(result))]
+    paths = hgrm_paths(hgrm, [run.agent for run in result.runs])
+    texts += [(path, percentile_text(run)) for path, run in zip(paths, result.runs, strict=False)]
+    problems = []
+    for path, text in texts:
+        try:
+            write_whole(path, text.encode())
+        except ResultError as error:
+            problems.append(str(error))
+    return problems
 
 
 def hgrm_paths(path: Path | None, agents: Sequence[str]) -> list[Path]:

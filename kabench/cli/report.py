@@ -12,12 +12,24 @@ from kabench.cli.errors import CommandError
 
 def report(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Records that kabench run has saved.")],
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="PATH", help="Write the series, second by second; of one record.")
+    ] = None,
+    hgrm: Annotated[
+        Path | None,
+        typer.Option(
+            "--hgrm", metavar="PATH", help="Write the latency percentiles as HdrHistogram has them, a file an agent."
+        ),
+    ] = None,
 ) -> None:
     """Print saved records again, several side by side."""
+    if len(files) > 1 and (csv is not None or hgrm is not None):
+        raise CommandError("--csv and --hgrm are for one record at a time")
     from rich.console import Group
     from rich.text import Text
 
     from kabench.cli.console import report_console
+    from kabench.cli.outputs import write_texts
     from kabench.cli.published import published_result
     from kabench.report import render_result
     from kabench.report.terminal import render_side_by_side
@@ -27,6 +39,9 @@ def report(
         results = [load_result(path) for path in files]
     except ResultError as error:
         raise CommandError(str(error)) from None
+    problems = write_texts(results[0], csv, hgrm)
+    if problems:
+        raise CommandError("; ".join(problems))
     published = published_result()
     parts = [render_result(result, published) for result in results]
     if len(results) > 1:

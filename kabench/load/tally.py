@@ -191,8 +191,8 @@ class Tally:
 
 def sum_of(counts: Iterable[SocketCounts]) -> SocketCounts:
     """All workers' counts together."""
-    columns = zip(*((getattr(each, name) for name in SocketCounts.__struct_fields__) for each in counts), strict=True)
-    return SocketCounts(*(sum(column) for column in columns))
+    each = list(counts)
+    return SocketCounts(*(sum(getattr(worker, name) for worker in each) for name in SocketCounts.__struct_fields__))
 
 
 def _sockets(counts: SocketCounts) -> Sockets:
