@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -34,14 +35,14 @@ class LiveView:
 
     def __init__(self, agents: int, console: Console | None = None) -> None:
         self._agents = agents
+        self._at: AgentProgress | None = None
+        self._history: deque[_Seen] = deque(maxlen=_SECONDS_SHOWN)
         self._live = Live(
             console=console or Console(stderr=True),
             transient=True,
             refresh_per_second=_REFRESH_PER_SECOND,
             get_renderable=self._render,
         )
-        self._at: AgentProgress | None = None
-        self._history: deque[_Seen] = deque(maxlen=_SECONDS_SHOWN)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -111,7 +112,7 @@ def progress_view(at: AgentProgress, history: Sequence[_Seen], agents: int) -> R
     row("p50 ms", milliseconds(last.p50_s if last else None), milliseconds(at.p50_s), lambda seen: seen.p50_s)
     row("p99 ms", milliseconds(last.p99_s if last else None), milliseconds(at.p99_s), lambda seen: seen.p99_s)
     sockets = at.sockets
-    row("active", str(sockets.active), f"{sockets.created} new", lambda seen: seen.active)
+    row("active", str(sockets.active), f"{sockets.created} created", lambda seen: seen.active)
     row("free", str(sockets.free), "", lambda seen: seen.free)
     row("pending", str(sockets.pending), "", lambda seen: seen.pending)
     errors_style = "red" if at.socket_errors else ""
@@ -159,6 +160,9 @@ class Sparkline:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         levels = _PLAIN_LEVELS if options.ascii_only else _LEVELS
         yield Text(sparkline(self._values, levels))
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(len(self._values), len(self._values))
 
 
 def sparkline(values: Sequence[float | None], levels: str = _LEVELS) -> str:

@@ -15,6 +15,7 @@ from kabench.load.pacing import Stage
 from kabench.load.plan import PUBLISHED_BODY
 from kabench.load.targets import LoadTarget, read_requests, read_urls
 from kabench.load.team import usable_workers
+from kabench.server.limits import most_open_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,6 +36,7 @@ def plan_of(options: LoadOptions) -> LoadPlan:
     except PlanError as error:
         raise CommandError(_as_options(str(error))) from None
     _check_files(plan)
+    _check_limits(plan)
     return plan
 
 
@@ -186,6 +188,17 @@ def _as_options(message: str) -> str:
         return message
     options = [f"--{_OPTION_OF_FIELD.get(name, name).replace('_', '-')}" for name in names]
     return f"{' and '.join(options)}:{rest}"
+
+
+def _check_limits(plan: LoadPlan) -> None:
+    """Find out before the load whether the system lets a worker have its sockets."""
+    allowed, wanted = most_open_sockets(), plan.agent_options.max_sockets or 0
+    wanted = -(-wanted // plan.workers)
+    if allowed is not None and wanted > allowed:
+        raise CommandError(
+            f"--max-sockets: {wanted} a worker, and the system lets a process have {allowed} sockets; raise its limit "
+            "of open files (ulimit -Hn), or take more --workers"
+        )
 
 
 def _check_files(plan: LoadPlan) -> None:

@@ -21,6 +21,7 @@ from kabench.load.agents import is_own, make_load, peer_version
 from kabench.load.messages import STOP, Done, Failed, Go, Message, Progress, Ready, Second, Task, encode
 from kabench.load.recorder import recorder_for
 from kabench.load.share import Share
+from kabench.server.limits import allow_open_sockets
 from kabench.server.loop import loop_name, run
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ async def _listen(reader: asyncio.StreamReader, worker: Worker) -> None:
 
 def main() -> None:
     """Take a task from standard input and carry it out."""
+    allow_open_sockets()
     run(_main())
     sys.stdout.flush()
     os._exit(0)  # threads of a client that hangs must not keep the process

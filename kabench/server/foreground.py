@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kabench.server.certificate import CertificateError
 from kabench.server.echo import EchoServer, listen_error
 from kabench.server.embedded import ServerError
+from kabench.server.limits import allow_open_sockets
 from kabench.server.loop import run
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def serve_until_signal(options: ServerOptions, listening: Callable[[EchoServer],
 
     Raises `ServerError` if it cannot listen.
     """
+    allow_open_sockets()
     return run(_serve(options, listening))
 
 

@@ -14,6 +14,7 @@ import sys
 from typing import TextIO
 
 from kabench.server.echo import EchoServer, listen_error
+from kabench.server.limits import allow_open_sockets
 from kabench.server.loop import run
 from kabench.server.options import ServerOptions
 
@@ -49,4 +50,5 @@ async def _main() -> None:
 
 def main() -> None:
     """Run until standard input ends."""
+    allow_open_sockets()
     run(_main())
