@@ -101,6 +101,8 @@ class Tally:
         while self._points and all(w.has_ended or w.seconds > self._closed for w in self._workers):
             self._closed += 1
             point = self._points.pop(0)
+            if point.ended_at_s <= 0:
+                continue  # it was stopped in the warm-up
             if self.series and point.ended_at_s - self.series[-1].t_s < _SHORTEST_POINT_S:
                 self._errors_before -= self.series.pop().socket_errors
                 point.seen.update(self._seen)

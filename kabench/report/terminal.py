@@ -159,8 +159,8 @@ def _heading(text: str) -> Text:
 
 def _times(run: AgentRun, *, is_open: bool) -> RenderableType:
     """Response and service time beside each other, and the lag where requests were due."""
-    columns = [("response", run.response_time_s), ("service", run.service_time_s), ("lag", run.lag_s)]
-    columns = [(name, stats) for name, stats in columns if stats.mean is not None]
+    columns = [("response", run.response_time_s)]
+    columns += [(name, s) for name, s in (("service", run.service_time_s), ("lag", run.lag_s)) if s.mean is not None]
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("Times (ms)")
     for name, _ in columns:

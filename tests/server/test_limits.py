@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+resource = pytest.importorskip("resource")
+
+
+def in_a_process_with(soft: int, hard: int, code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
+    )
+
+
+def test_the_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
+    code = (
+        "import resource; from kabench.server.limits import allow_open_sockets; allow_open_sockets(); "
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    assert in_a_process_with(100, 300, code, tmp_path).stdout == "(300, 300)\n"
+
+
+RUN = "import sys; sys.argv = ['kabench', 'run', '--no-save', '--quiet', *{!r}]; from kabench.cli import main; main()"
+
+
+def test_a_run_has_more_sockets_than_the_soft_limit(tmp_path: Path) -> None:
+    code = RUN.format(["--max-sockets", "150", "-c", "150", "--total", "600", "-a", "keepalive", "--delay", "50ms"])
+    done = in_a_process_with(100, 400, code, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "150 created" in done.stdout
+
+
+def test_more_sockets_than_the_system_allows_are_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    done = in_a_process_with(100, 120, RUN.format(["--max-sockets", "150"]), tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("kabench: --max-sockets: 150 a worker, and the system lets a process have 56 sockets")
