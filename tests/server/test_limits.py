@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
+
 
 import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 resource = pytest.importorskip("resource")
 
