@@ -4,7 +4,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-
 import pytest
 
 if TYPE_CHECKING:
