@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ BUCKET_EDGES_MS = (10, 15, 20, 30, 40, 50, 100, 150, 200)
 
 BUCKET_NAMES = (*(f"<{edge}ms" for edge in BUCKET_EDGES_MS), f">={BUCKET_EDGES_MS[-1]}ms")
 _BUCKET_EDGES_US = tuple(edge * 1000 for edge in BUCKET_EDGES_MS)
+
+_UNSCALED = re.compile(r"(StdDeviation *= *)([0-9.]+)")
+"""What hdrhistogram writes in the histogram's own unit, unlike the rest of its text."""
 
 _FOLD_ABOVE = 20_000
 """Distinct values kept apart before they go into the histogram, whose cells are fewer."""
@@ -142,7 +146,8 @@ def percentile_distribution(encoded: str) -> str:
     """An encoded histogram of microseconds as HdrHistogram's percentile text, in milliseconds (an `.hgrm` file)."""
     out = io.BytesIO()
     HdrHistogram.decode(encoded.encode("ascii")).output_percentile_distribution(out, _US_PER_MS)
-    return out.getvalue().decode("ascii")
+    text = out.getvalue().decode("ascii")
+    return _UNSCALED.sub(lambda found: f"{found[1]}{float(found[2]) / _US_PER_MS:12.3f}", text)
 
 
 def percentile_of(counts: dict[int, int], percent: float) -> int:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from kabench.result import RunResult
 
-_SHORTEST_LINE_S = 0.5
+SHORTEST_SHOWN_S = 0.5
+"""What is left of a run after its last whole second is not shown as one."""
+
 _CURSOR_ON_AND_A_NEW_LINE = b"\x1b[?25h\n"
 
 
@@ -100,7 +102,7 @@ class PlainProgress:
         if second is None:
             return
         before_s = self._said[1] if self._said is not None and self._said[0] == at.number else 0.0
-        if second.t_s - before_s < _SHORTEST_LINE_S:
+        if second.t_s - before_s < SHORTEST_SHOWN_S:
             return
         self._said = (at.number, second.t_s)
         parts = [

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kabench.cli.live import milliseconds
+from kabench.cli.live import SHORTEST_SHOWN_S, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,7 +60,7 @@ class LiveView:
         self._at = at
         second = at.second
         last = self._history[-1] if self._history else None
-        if second is not None and (last is None or second.t_s > last.t_s):
+        if second is not None and (last is None or second.t_s > last.t_s + SHORTEST_SHOWN_S):
             length_s = second.t_s - (last.t_s if last is not None else 0.0)
             self._history.append(
                 _Seen(
@@ -135,7 +135,7 @@ def _share_done(at: AgentProgress) -> float | None:
     if at.elapsed_s < 0:
         return None
     if at.expected_transactions:
-        return min(1.0, (at.transactions + at.socket_errors) / at.expected_transactions)
+        return min(1.0, (at.transactions + at.socket_errors + at.not_started) / at.expected_transactions)
     return min(1.0, at.elapsed_s / at.duration_s) if at.duration_s else None
 
 

@@ -39,14 +39,14 @@ class Outputs:
         self._to_stdout = json == "-"
         self._json = None if json is None or self._to_stdout else Path(json)
         self._csv = csv
-        self._hgrm = hgrm
+        if hgrm is not None:
+            _check_file("--hgrm", hgrm)
+        self._hgrm = hgrm_paths(hgrm, agents)
         self._folder = Path("results") if saves else None
         self._name = name
-        for option, path in (("--json", self._json), ("--csv", csv), ("--hgrm", hgrm)):
+        for option, path in (("--json", self._json), ("--csv", csv), *(("--hgrm", path) for path in self._hgrm)):
             if path is not None:
                 _check_file(option, path)
-        for path in hgrm_paths(hgrm, agents):
-            _check_file("--hgrm", path)
         if self._folder is not None:
             try:
                 check_writable(self._folder)
@@ -76,11 +76,10 @@ class Outputs:
         return "; ".join(problems) or None
 
 
-def write_texts(result: RunResult, csv: Path | None, hgrm: Path | None) -> list[str]:
-    """Write a record's series and percentiles where they are wanted; what could not be written, and why."""
+def write_texts(result: RunResult, csv: Path | None, hgrm: Sequence[Path]) -> list[str]:
+    """Write a record's series, and each agent's percentiles; what could not be written, and why."""
     texts = [] if csv is None else [(csv, series_csv(result))]
-    paths = hgrm_paths(hgrm, [run.agent for run in result.runs])
-    texts += [(path, percentile_text(run)) for path, run in zip(paths, result.runs, strict=False)]
+    texts += [(path, percentile_text(run)) for path, run in zip(hgrm, result.runs, strict=False)]
     problems = []
     for path, text in texts:
         try:

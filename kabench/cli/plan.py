@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from typing import TYPE_CHECKING, Any
 
 from kabench.agent import AgentOptions
-from kabench.agent.aio.request import parse_address
+from kabench.agent.aio.request import basic, parse_address
 from kabench.cli import parse
 from kabench.cli.errors import CommandError
 from kabench.load import LoadPlan, PlanError
@@ -112,7 +111,7 @@ def _plan(options: LoadOptions, targets: tuple[LoadTarget, ...]) -> LoadPlan:
     if options.user is not None:
         if ":" not in options.user:
             raise CommandError("--user: there is no colon; write NAME:PASSWORD")
-        headers = (*headers, ("Authorization", "Basic " + base64.b64encode(options.user.encode()).decode("ascii")))
+        headers = (*headers, ("Authorization", basic(options.user)))
     stages = tuple(Stage(stage.duration_s, stage.level) for stage in options.stage or ())
     given: dict[str, Any] = {} if options.max_in_flight is None else {"max_in_flight": options.max_in_flight}
     plan = LoadPlan(

@@ -29,7 +29,7 @@ def report(
     from rich.text import Text
 
     from kabench.cli.console import report_console
-    from kabench.cli.outputs import write_texts
+    from kabench.cli.outputs import hgrm_paths, write_texts
     from kabench.cli.published import published_result
     from kabench.report import render_result
     from kabench.report.terminal import render_side_by_side
@@ -39,7 +39,7 @@ def report(
         results = [load_result(path) for path in files]
     except ResultError as error:
         raise CommandError(str(error)) from None
-    problems = write_texts(results[0], csv, hgrm)
+    problems = write_texts(results[0], csv, hgrm_paths(hgrm, [run.agent for run in results[0].runs]))
     if problems:
         raise CommandError("; ".join(problems))
     published = published_result()

@@ -31,14 +31,17 @@ def read_scenario(context: typer.Context, path: Path | None) -> Path | None:
         raise CommandError(f"--scenario {path}: {error}") from None
     if "url" in given:
         given["urls"] = [given.pop("url")]
-    known = {parameter.name for parameter in context.command.params if parameter.name} - {"scenario"}
+    parameters = {parameter.name: parameter for parameter in context.command.params if parameter.name}
+    known = parameters.keys() - {"scenario"}
     for name, value in given.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             raise CommandError(
                 f"--scenario {path}: there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
             )
-        given[name] = _value(name, value, path)
+        values = _value(name, value, path)
+        takes_several = getattr(parameters[name], "multiple", False) or parameters[name].nargs == -1
+        given[name] = [values] if takes_several and not isinstance(values, list) else values
     context.default_map = {**(context.default_map or {}), **given}
     return path
 

@@ -76,11 +76,12 @@ class Arrivals(Load):
         if not self.in_flight and self._dispatcher.is_idle and not self._is_over:
             self._is_over = True
             self._dispatcher.stop()
+            self.recorder.not_started += self._dispatcher.count_rest()
             self.over(now)
 
     def end(self, now: float) -> None:
         """Start nothing more; what is due and was not started is counted as that."""
-        self.recorder.not_started += self._dispatcher.end()
+        self._dispatcher.end()
         self._look_whether_over(now)
 
     def cut_off(self, now: float) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import queue
 import threading
+from collections import Counter
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, cast
 
@@ -288,8 +290,10 @@ class ThreadArrivals(_ClientArrivals):
         self._max_in_flight = min(self._max_in_flight, _MOST_THREADS)
         self._due: queue.SimpleQueue[tuple[float, Recorder]] = queue.SimpleQueue()
         self._threads = 0
+        self._unanswered: Counter[bool] = Counter()
 
     def _send(self, due_at: float, now: float, recorder: Recorder) -> None:  # noqa: ARG002
+        self._unanswered[recorder is self.recorder] += 1
         self._due.put((due_at, recorder))
         if self._threads < self.in_flight:
             self._threads += 1
@@ -310,18 +314,20 @@ class ThreadArrivals(_ClientArrivals):
                 self._failed(error, recorder)
             else:
                 self._succeeded(answer, due_at, sent_at, recorder)
-            _tell(self._loop, self._ended_in_thread, perf_counter())
+            ended = functools.partial(self._ended_in_thread, recorder)
+            _tell(self._loop, ended, perf_counter())
 
-    def _ended_in_thread(self, now: float) -> None:
+    def _ended_in_thread(self, recorder: Recorder, now: float) -> None:
         if not self._is_given_up:
+            self._unanswered[recorder is self.recorder] -= 1
             self._ended_one(now)
 
     def _give_up(self, *, counted: bool) -> None:
         with self.recorder.lock:
             self._is_given_up = True
-            if counted:
-                for _ in range(self.in_flight):
-                    self.recorder.record_error(CUT_OFF)
+        for recorder, is_measured in ((self.recorder, True), (self.warmup_recorder, False)):
+            for _ in range(self._unanswered[is_measured] if counted else 0):
+                recorder.record_error(CUT_OFF)
 
 
 def client_load(

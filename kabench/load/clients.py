@@ -22,6 +22,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +33,8 @@ from kabench.load.sockets import counts_of
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
+
+    import urllib3
 
     from kabench.agent import AgentOptions
     from kabench.load.source import Request
@@ -131,16 +134,44 @@ def _or_none(seconds: float) -> float | None:
 
 def _asked(request: Request) -> dict[str, str]:
     """The headers of a request; the body is wanted as it is, so that all clients get the same bytes."""
-    headers = {"Accept-Encoding": "identity"}
-    for name, value in request.headers:
-        if name.lower() == "accept-encoding":
-            headers = {}
-        headers[name] = value
+    headers = dict(request.headers)
+    if not any(name.lower() == "accept-encoding" for name in headers):
+        headers["Accept-Encoding"] = "identity"
     return headers
 
 
-def _created_by(manager: Any) -> int:  # a urllib3 PoolManager, stock or an agent of ours
-    return sum(manager.pools[key].num_connections for key in manager.pools.keys())  # noqa: SIM118  # no mapping
+class _SocketCounter:
+    """Counts the sockets that a urllib3 manager opens; with `keep_alive=False`, none is used again."""
+
+    def __init__(self, *, keep_alive: bool = True) -> None:
+        self._keep_alive = keep_alive
+        self._lock = threading.Lock()
+        self.created = 0
+
+    def watch(self, manager: urllib3.PoolManager) -> None:
+        """Have the manager's pools tell of each socket they open."""
+        manager.pool_classes_by_scheme = {
+            scheme: self._told(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+        }
+
+    def _told(self, pool_class: Any) -> Any:  # urllib3's classes, as they are
+        counter = self
+
+        class Connection(pool_class.ConnectionCls):  # type: ignore[misc]  # either of two
+            def connect(self) -> None:
+                super().connect()
+                with counter._lock:
+                    counter.created += 1
+
+        class Pool(pool_class):  # type: ignore[misc]  # either of two
+            ConnectionCls = Connection
+
+            def _put_conn(self, connection: Any) -> None:
+                if connection is not None and not counter._keep_alive:
+                    connection.close()
+                super()._put_conn(connection)
+
+        return Pool
 
 
 class Urllib3Client:
@@ -150,6 +181,7 @@ class Urllib3Client:
         import urllib3
 
         self._headers = {} if keep_alive else {"Connection": "close"}
+        self._counter = _SocketCounter(keep_alive=keep_alive)
         self._manager = urllib3.PoolManager(
             num_pools=100,
             maxsize=settings.max_sockets or settings.max_free_sockets,
@@ -158,6 +190,7 @@ class Urllib3Client:
             timeout=urllib3.Timeout(connect=_or_none(settings.connect_timeout_s), read=_or_none(settings.timeout_s)),
             ssl_context=settings.ssl_context,
         )
+        self._counter.watch(self._manager)
 
     def send(self, request: Request) -> tuple[int, bytes]:
         """Send a request and return the response's status and body."""
@@ -168,8 +201,8 @@ class Urllib3Client:
         return response.status, response.data
 
     def sockets_created(self) -> int:
-        """By the count of its pools."""
-        return _created_by(self._manager)
+        """As its connections have told."""
+        return self._counter.created
 
     def close(self) -> None:
         """Close all pools."""
@@ -205,9 +238,12 @@ class RequestsClient:
         import requests
         from requests.adapters import HTTPAdapter
 
+        counter = self._counter = _SocketCounter()
+
         class Adapter(HTTPAdapter):
             def init_poolmanager(self, *args: Any, **kw: Any) -> None:  # requests' own
                 super().init_poolmanager(*args, ssl_context=settings.ssl_context, **kw)
+                counter.watch(self.poolmanager)
 
             def build_connection_pool_key_attributes(self, *asked: Any, **by_name: Any) -> Any:
                 host, kw = super().build_connection_pool_key_attributes(*asked, **by_name)
@@ -241,8 +277,8 @@ class RequestsClient:
         return response.status_code, response.content
 
     def sockets_created(self) -> int:
-        """By the count of urllib3's pools below."""
-        return _created_by(self._adapter.poolmanager)
+        """As urllib3's connections below have told."""
+        return self._counter.created
 
     def close(self) -> None:
         """Close the session."""
@@ -320,6 +356,7 @@ class AiohttpClient:
             trace_configs=[trace],
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        self._session._retry_connection = False  # noqa: SLF001  # no other way to have it send a request once
 
     async def _note(self, *_: object) -> None:
         self._created += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from math import inf
 from time import perf_counter
@@ -24,6 +25,9 @@ _LEAST_SLEEP_S = 0.0001
 """Between two wake-ups: at 100 000 requests/s each would otherwise cost one. It shows in the lag."""
 
 _FAR_OFF_S = 3600.0
+_ROUNDING = 1e-6
+_LEAST_BEFORE_S = 1e-6
+"""What is due in the warm-up is due before its end by what a clock can show."""
 
 
 def due_times(plan: LoadPlan, share: Share) -> Iterator[float]:
@@ -31,24 +35,28 @@ def due_times(plan: LoadPlan, share: Share) -> Iterator[float]:
 
     The warm-up has the first rate that is not 0.
     """
-    ramp = plan.ramp
-    times: Iterator[float] = _arrivals(plan, share, ramp, "load")
+    times = _arrivals(plan, share, plan.ramp, plan.ends_after_s, "load")
     if plan.total is not None:
         times = itertools.islice(times, share.of(plan.total))
-    ends_after_s = plan.ends_after_s
-    if ends_after_s is not None:
-        times = itertools.takewhile(lambda time_s: time_s < ends_after_s, times)
     if not plan.warmup_s:
         return times
     rate = next(level for level in (plan.rate, *(stage.level for stage in plan.stages)) if level)
-    early = _arrivals(plan, share, Ramp(rate), "warm-up")
-    return itertools.chain((t - plan.warmup_s for t in itertools.takewhile(lambda t: t < plan.warmup_s, early)), times)
+    early = _arrivals(plan, share, Ramp(rate), plan.warmup_s, "warm-up")
+    return itertools.chain((min(time_s - plan.warmup_s, -_LEAST_BEFORE_S) for time_s in early), times)
 
 
-def _arrivals(plan: LoadPlan, share: Share, ramp: Ramp, what: str) -> Iterator[float]:
+def _arrivals(plan: LoadPlan, share: Share, ramp: Ramp, ends_after_s: float | None, what: str) -> Iterator[float]:
+    """When a worker's requests are due, until there is an end. Constant arrivals are as many as the area says.
+
+    That is a number, and not a time: no rounding of times may put one request more into it.
+    """
     if plan.arrivals == "constant":
-        return constant_arrivals(ramp, share.index, share.workers)
-    return poisson_arrivals(ramp, random.Random(f"{plan.seed}-{share.index}-{what}"), share.workers)
+        times = constant_arrivals(ramp, share.index, share.workers)
+        if ends_after_s is None:
+            return times
+        return itertools.islice(times, share.of(math.ceil(ramp.area_at(ends_after_s) - _ROUNDING)))
+    times = poisson_arrivals(ramp, random.Random(f"{plan.seed}-{share.index}-{what}"), share.workers)
+    return times if ends_after_s is None else itertools.takewhile(lambda time_s: time_s < ends_after_s, times)
 
 
 class Dispatcher:
@@ -71,6 +79,7 @@ class Dispatcher:
         self._zero = 0.0
         self._next_at = inf
         self._is_ended = False
+        self._has_more = False
 
     @property
     def is_idle(self) -> bool:
@@ -104,17 +113,21 @@ class Dispatcher:
         else:
             self._set_alarm(now)
 
-    def end(self) -> int:
-        """Start nothing more, except what is due now; how many were due and have not been started."""
+    def end(self) -> None:
+        """Start nothing more, except what is due now."""
         self.wake()
-        return self.stop()
+        self._has_more = self._next_at < inf
+        self.stop()
 
-    def stop(self) -> int:
-        """Start nothing more; how many have not been started."""
-        if self._is_ended:
-            return 0
-        self._is_ended = True
-        self._alarm.close()
-        left = 0 if self._next_at == inf else 1 + sum(1 for _ in self._times)
-        self._next_at = inf
-        return left
+    def stop(self) -> None:
+        """Start nothing more."""
+        if not self._is_ended:
+            self._is_ended = True
+            self._alarm.close()
+            self._next_at = inf
+
+    def count_rest(self) -> int:
+        """How many were left at the `end`, once. It takes a while where there are millions."""
+        rest = 1 + sum(1 for _ in self._times) if self._has_more else 0
+        self._has_more = False
+        return rest

@@ -260,9 +260,9 @@ class _Part:
 
     @property
     def unreachable(self) -> str | None:
-        """Why nobody could be reached, by any worker."""
-        reasons = [done.unreachable for done in self._done.values()]
-        return reasons[0] if reasons and all(reason is not None for reason in reasons) else None
+        """Why nobody could be reached, by any worker; some may have had nothing to send."""
+        reasons = [done.unreachable for done in self._done.values() if done.unreachable is not None]
+        return reasons[0] if reasons and not self.tally.transactions else None
 
     def _report(self) -> None:
         if self._on_progress is None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from kabench.agent.aio.request import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -14,18 +17,17 @@ if TYPE_CHECKING:
 
 REDACTED = "[redacted]"
 _SECRET_NAME = re.compile(
-    r"auth|token|secret|passw|pwd|cookie|session|credential|signature|(api|access)[-_]?key|^key$|^sig$", re.IGNORECASE
+    r"auth|token|secret|passw|pwd|cookie|session|credential|signature|(^|[-_])(api)?key$|^sig$", re.IGNORECASE
 )
 _QUERY_VALUE = re.compile(r"([?&]([^=&#]*)=)([^&#]*)")
-_CREDENTIALS = re.compile(r"^([^:/?#]+://)[^/?#]*@")
 _LONGEST_BODY = 2048
 _LONGEST_LIST = 20
 
 
 def redacted_url(url: str) -> str:
     """A URL without its credentials, and without the values of parameters that are secret by their name."""
-    bare = _CREDENTIALS.sub(rf"\1{REDACTED}@", url)
-    return _QUERY_VALUE.sub(lambda m: m[1] + (REDACTED if _SECRET_NAME.search(m[2]) else m[3]), bare)
+    bare = without_credentials(url, f"{REDACTED}@")
+    return _QUERY_VALUE.sub(lambda m: m[1] + (REDACTED if _SECRET_NAME.search(unquote(m[2])) else m[3]), bare)
 
 
 def redacted_headers(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
@@ -38,6 +40,8 @@ def redacted_plan(fields: dict[str, Any], plan: LoadPlan) -> dict[str, Any]:  # 
     return fields | {
         "url": None if plan.url is None else redacted_url(plan.url),
         "headers": redacted_headers(plan.headers),
+        "stages": list(fields["stages"]),
+        "expect_status": list(plan.expect_status),
         "data": _text(plan.data),
         "data_lines": _cut([_text(line) for line in plan.data_lines], plan.data_lines),
         "targets": _cut([_target(target) for target in plan.targets], plan.targets),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kabench.agent.aio.request import credentials_of, without_credentials
 from kabench.load.templates import Template
 
 if TYPE_CHECKING:
@@ -49,6 +51,10 @@ class _Choice:
             return number % len(self._indexes)
         return self.random.choices(self._indexes, cum_weights=self._weights)[0]
 
+    def body(self, number: int) -> int:
+        """Which body, of as many as there are: each goes to all targets in turn."""
+        return number if self._weights is not None else number // len(self.targets)
+
     def bodies(self, target: LoadTarget) -> Sequence[bytes]:
         """All bodies that a target is sent with, in turn."""
         return self.lines or (target.body or b"",)
@@ -86,7 +92,7 @@ class PreparedSource:
         """The next request of this worker."""
         number = next(self._choice.numbers)
         index = self._choice.target(number)
-        form = self._form(index, number % len(self._forms[index]))
+        form = self._form(index, self._choice.body(number) % len(self._forms[index]))
         return form.prepared if form.wire is None else form.prepared.with_wire(form.wire.fill(number))
 
 
@@ -94,7 +100,7 @@ class _Form:
     """An encoded request, and where its bytes differ from one time to the next, what they are made from."""
 
     def __init__(self, target: LoadTarget, body: bytes, prepare: Prepare, choice: _Choice, plan: LoadPlan) -> None:
-        url = choice.template(target.url.encode(), plan)
+        url = choice.template(target.url.partition("#")[0].encode(), plan)
         content = choice.template(body, plan)
         method = target.method or "GET"
         self.wire: _Wire | None = None
@@ -107,7 +113,8 @@ class _Form:
         self.prepared = prepare(method, url.joined_by(mark.encode()).decode(), target.headers, stand_in or None)
         head = self.prepared.wire.removesuffix(stand_in)
         if body:
-            before, _, after = head.partition(b"Content-Length: %d\r\n" % len(stand_in))
+            before, line_end, after = head.rpartition(b"\r\nContent-Length: %d\r\n" % len(stand_in))
+            before += line_end[:2]
         else:
             before, after = head, b""
         self.wire = _Wire(url.in_place_of(mark.encode(), before), after, content if body else None)
@@ -138,14 +145,25 @@ class RequestSource:
         self._forms = [
             (
                 target,
-                self._choice.template(target.url.encode(), plan),
+                self._choice.template(target.url.partition("#")[0].encode(), plan),
                 [self._choice.template(body, plan) for body in self._choice.bodies(target)],
             )
-            for target in self._choice.targets
+            for target in map(_with_credentials, self._choice.targets)
         ]
 
     def __iter__(self) -> Iterator[Request]:
         for number in self._choice.numbers:
             target, url, bodies = self._forms[self._choice.target(number)]
-            body = bodies[number % len(bodies)]
+            body = bodies[self._choice.body(number) % len(bodies)]
             yield Request(target.method or "GET", url.fill(number).decode(), target.headers, body.fill(number))
+
+
+def _with_credentials(target: LoadTarget) -> LoadTarget:
+    """The target with a URL's credentials in a header, as kabench's agents send them; not every client does."""
+    credentials = credentials_of(target.url)
+    if credentials is None:
+        return target
+    headers = target.headers
+    if not any(name.lower() == "authorization" for name, _ in headers):
+        headers = (*headers, ("Authorization", credentials))
+    return dataclasses.replace(target, url=without_credentials(target.url), headers=headers)

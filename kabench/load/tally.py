@@ -24,13 +24,16 @@ _SHORTEST_POINT_S = 0.1
 """What is left of a run after its last whole second belongs to that if it is shorter."""
 
 
+_NOTHING_YET = Second(0.0, Totals(), SocketCounts(), 0.0, 0.0)
+
+
 class _WorkerTally:
     """What one worker has said."""
 
     def __init__(self, record: WorkerRecord) -> None:
         self.record = record
         self.waiting: list[Counts] = []
-        self.last = Second(0.0, Totals(), SocketCounts(), 0.0, 0.0)
+        self.last = _NOTHING_YET
         self.seconds = 0
         self.has_ended = False
         self.lost_at_s: float | None = None
@@ -50,6 +53,7 @@ class _Point:
     def __init__(self) -> None:
         self.seen: Counter[int] = Counter()
         self.ended_at_s = 0.0
+        self.said: dict[int, Second] = {}
 
 
 class Tally:
@@ -61,6 +65,7 @@ class Tally:
         self._workers = [_WorkerTally(record) for record in workers]
         self._phases = {phase: Distribution() for phase in _PHASES}
         self._points: list[_Point] = []
+        self._at_point = [_NOTHING_YET] * len(workers)
         self._seen: Counter[int] = Counter()
         self._closed = 0
         self._errors_before = 0
@@ -78,6 +83,7 @@ class Tally:
             self._points.append(_Point())
         point = self._points[index]
         point.ended_at_s = max(point.ended_at_s, message.elapsed_s)
+        point.said[worker] = message
         for counts in tally.waiting:
             for phase in counts.phases:
                 self._phases[phase].add(counts.counts.items())
@@ -101,14 +107,15 @@ class Tally:
         while self._points and all(w.has_ended or w.seconds > self._closed for w in self._workers):
             self._closed += 1
             point = self._points.pop(0)
+            self._at_point = [point.said.get(worker, before) for worker, before in enumerate(self._at_point)]
             if point.ended_at_s <= 0:
                 continue  # it was stopped in the warm-up
             if self.series and point.ended_at_s - self.series[-1].t_s < _SHORTEST_POINT_S:
                 self._errors_before -= self.series.pop().socket_errors
                 point.seen.update(self._seen)
             seen = self._seen = point.seen
-            sockets = sum_of(worker.last.sockets for worker in self._workers)
-            errors = sum(worker.last.totals.socket_errors for worker in self._workers)
+            sockets = sum_of(second.sockets for second in self._at_point)
+            errors = sum(second.totals.socket_errors for second in self._at_point)
             self.series.append(
                 SeriesPoint(
                     t_s=round(point.ended_at_s, 6),
@@ -123,6 +130,11 @@ class Tally:
                 )
             )
             self._errors_before = errors
+
+    @property
+    def transactions(self) -> int:
+        """Finished exchanges so far, as of each worker's last second."""
+        return sum(sum(worker.last.totals.status_codes.values()) for worker in self._workers)
 
     def percentile_s(self, percent: float) -> float | None:
         """A percentile of all response times so far."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kabench.agent.aio.request import prepare
-from kabench.load.templates import check_placeholders, without_placeholders
+from kabench.load.templates import check_placeholders, without_blanks, without_placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,16 +49,20 @@ def read_urls(lines: Iterable[str]) -> tuple[LoadTarget, ...]:
     """
     targets = []
     for number, line in enumerate(lines, 1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
+        text = line.strip()
+        if not text or text.startswith("#"):
             continue
-        if len(words) > 2:
-            raise ValueError(f"line {number}: {line.strip()!r} is more than a weight and a URL")
-        try:
-            weight = float(words[0]) if len(words) == 2 else 1.0
-        except ValueError:
-            raise ValueError(f"line {number}: the weight {words[0]!r} is no number") from None
-        targets.append(_checked(LoadTarget(url=words[-1], weight=weight), number))
+        first, *rest = text.split(maxsplit=1)
+        weight, url = 1.0, text
+        if rest and "://" not in first:
+            (url,) = rest
+            try:
+                weight = float(first)
+            except ValueError:
+                raise ValueError(f"line {number}: the weight {first!r} is no number") from None
+        if len(without_blanks(url).split()) > 1:
+            raise ValueError(f"line {number}: {text!r} is more than a weight and a URL")
+        targets.append(_checked(LoadTarget(url=url, weight=weight), number))
     return _not_empty(targets)
 
 

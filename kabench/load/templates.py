@@ -67,6 +67,11 @@ def without_placeholders(url: str) -> str:
     return _PLACEHOLDER.sub(b"0", url.encode()).decode()
 
 
+def without_blanks(text: str) -> str:
+    """A text without what stands in its placeholders."""
+    return _PLACEHOLDER.sub(b"{{}}", text.encode()).decode()
+
+
 class Template:
     """Bytes with placeholders; `fill` has them for the request of a number."""
 

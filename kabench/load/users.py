@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from http.cookies import CookieError, SimpleCookie
-from time import perf_counter
+from collections import defaultdict
+from time import perf_counter, time
 from typing import TYPE_CHECKING
 
 from kabench.agent import AgentClosedError, AgentError, ConnectError
 from kabench.agent.aio import Exchange
+from kabench.load.cookies import CookieJar
 from kabench.load.crowd import PAUSE_AFTER_CONNECT_ERROR_S, Crowd, CrowdUser
 from kabench.load.driver import CUT_OFF
 from kabench.load.sockets import counts_of
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from kabench.load.recorder import Recorder
     from kabench.load.share import Share
     from kabench.load.source import PreparedSource
-
-_HEAD_END = b"\r\n\r\n"
 
 
 class User(Exchange, CrowdUser):
@@ -113,40 +112,22 @@ class VaryingUser(User):
 
 
 class CookieUser(VaryingUser):
-    """A user who sends back the cookies that an origin has given him; of their attributes, only an end is looked at."""
+    """A user who sends back the cookies that an origin has given him."""
 
     def __init__(self, agent: AsyncAgent, source: PreparedSource, finished: Callable[[CrowdUser, float], None]) -> None:
         super().__init__(agent, source, finished)
-        self._cookies: dict[str, dict[str, str]] = {}
+        self._cookies: dict[str, CookieJar] = defaultdict(CookieJar)
 
     def _next(self) -> PreparedRequest:
         prepared = self._source.next()
-        cookies = self._cookies.get(prepared.origin_key)
-        if not cookies:
-            return prepared
-        head, end, body = prepared.wire.partition(_HEAD_END)
-        line = "Cookie: " + "; ".join(f"{name}={value}" for name, value in cookies.items())
-        return prepared.with_wire(b"%s\r\n%s%s%s" % (head, line.encode("latin-1", "replace"), end, body))
+        return self._cookies[prepared.origin_key].added_to(prepared)
 
     def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
         """Keep its cookies, count it and go on."""
         for name, value in head.raw_headers:
             if name.lower() == b"set-cookie":
-                self._keep(value.decode("latin-1"))
+                self._cookies[self.prepared.origin_key].keep(value, time())
         super().succeeded(head, body, now)
-
-    def _keep(self, header: str) -> None:
-        given: SimpleCookie = SimpleCookie()
-        try:
-            given.load(header)
-        except CookieError:
-            return
-        cookies = self._cookies.setdefault(self.prepared.origin_key, {})
-        for name, morsel in given.items():
-            if morsel["max-age"] in ("0", "-1"):
-                cookies.pop(name, None)
-            else:
-                cookies[name] = morsel.coded_value
 
 
 class AgentUsers(Crowd):

@@ -12,7 +12,7 @@ import resource
 import sys
 import warnings
 from time import monotonic, perf_counter, process_time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import msgspec
 
@@ -80,7 +80,8 @@ class Worker:
         await self._load.close()
 
     def _at(self, at: float, what: Callable[[], None]) -> asyncio.TimerHandle:
-        return self._loop.call_later(max(0.0, at - perf_counter()), what)
+        """Call at a time, and not before, whatever steps the event loop's timers have."""
+        return self._loop.call_later(max(0.0, at - perf_counter()) + _TIMER_STEP_S, what)
 
     def interrupt(self) -> None:
         """Stop now; what is under way is given up."""
@@ -96,9 +97,6 @@ class Worker:
 
     def _time_is_over(self) -> None:
         now = perf_counter()
-        if now < self._ends_at:  # an event loop's timers may come a moment early
-            self._timers.append(self._at(self._ends_at + _TIMER_STEP_S, self._time_is_over))
-            return
         self._load.end(now)
         self._loop.call_later(_GRACE_S, self._patience_is_over)
 
@@ -156,10 +154,20 @@ class Worker:
 
 def _say(message: Message) -> None:
     try:
-        sys.stdout.buffer.write(encode(message))
-        sys.stdout.buffer.flush()
+        _out.write(encode(message))
+        _out.flush()
     except BrokenPipeError:
         _leave()
+
+
+_out: BinaryIO
+"""What the one who started this worker listens to. Standard output is not: a client may print there what it likes."""
+
+
+def _take_over_output() -> None:
+    global _out  # a process has one
+    _out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
 def _leave() -> NoReturn:
@@ -172,7 +180,8 @@ async def _main() -> None:
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     line = await reader.readline()
-    warnings.simplefilter("ignore", InsecureTlsWarning)  # the report says it
+    warnings.simplefilter("ignore", InsecureTlsWarning)  # the report says it, and so of urllib3's below
+    warnings.filterwarnings("ignore", "Unverified HTTPS request")
     try:
         task = msgspec.json.decode(line, type=Task)
         worker = Worker(task)
@@ -211,6 +220,6 @@ async def _listen(reader: asyncio.StreamReader, worker: Worker) -> None:
 def main() -> None:
     """Take a task from standard input and carry it out."""
     allow_open_sockets()
+    _take_over_output()
     run(_main())
-    sys.stdout.flush()
     os._exit(0)  # threads of a client that hangs must not keep the process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _BUSY_SHARE = 0.9
 _LATE_S = 0.01
+_ROUNDING = 1e-6
 _HIDES_FACTOR = 2.0
 _HIDES_LEAST_S = 0.01
 """A corrected p99 that is less than twice the measured one, or nearer than this, is not worth a word."""
@@ -79,12 +81,10 @@ def bottleneck(run: AgentRun) -> str | None:
     if not run.saturated:
         return None
     reasons = []
-    busy = [
-        f"{worker.name} used {100 * worker.cpu_s / run.elapsed_s:.0f} % of its core"
-        for worker in run.client.workers
-        if worker.cpu_s is not None and run.elapsed_s and worker.cpu_s / run.elapsed_s >= _BUSY_SHARE
-    ]
-    reasons += busy or []
+    for worker in run.client.workers:
+        worked_s = run.elapsed_s if worker.lost_at_s is None else worker.lost_at_s
+        if worker.cpu_s is not None and worked_s and worker.cpu_s / worked_s >= _BUSY_SHARE:
+            reasons.append(f"{worker.name} used {100 * worker.cpu_s / worked_s:.0f} % of its core")
     if run.lag_s.p99 is not None and run.lag_s.p99 > _LATE_S:
         reasons.append(f"requests were sent late (p99 of the lag: {run.lag_s.p99 * 1000:.1f} ms)")
     why = "; ".join(reasons) or "a worker used its core to the full"
@@ -127,14 +127,16 @@ def corrected_percentile_us(cells: Sequence[tuple[int, int]], interval_us: float
     one interval less: HdrHistogram's correction for coordinated omission (recordValueWithExpectedInterval).
     """
 
-    def above(limit_us: float) -> float:
-        return sum(
-            times * (1 + max(0.0, (value - max(limit_us, interval_us)) // interval_us))
-            for value, times in cells
-            if value > limit_us
-        )
+    def unsent(value: int, limit_us: float) -> int:
+        """How many were not sent because of one that took `value`, and would have taken more than `limit_us`."""
+        if limit_us < interval_us:
+            return max(0, math.floor(value / interval_us) - 1)
+        return max(0, math.ceil((value - limit_us) / interval_us) - 1)
 
-    allowed = above(0.0) * (1 - percent / 100)
+    def above(limit_us: float) -> float:
+        return sum(times * (1 + unsent(value, limit_us)) for value, times in cells if value > limit_us)
+
+    allowed = above(0.0) * (1 - percent / 100) + _ROUNDING
     low, high = 0.0, float(max((value for value, _ in cells), default=0))
     while high - low > 1:
         middle = (low + high) / 2

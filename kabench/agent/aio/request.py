@@ -29,6 +29,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _SPLITS_A_LINE = re.compile(r"[\r\n\0]")
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_URL_CREDENTIALS = re.compile(r"^([^:/?#]+://)[^/?#]*@")
 _PATH_SAFE = "/%:@!$&'()*+,;=~"
 _SENT_AT_ONCE_BYTES = 16_384
 """A request up to this size leaves in one write: a fresh request finds an empty send buffer, and those are larger."""
@@ -95,9 +96,7 @@ def parse_url(url: str) -> Target:
     path = quote(parts.path or "/", safe=_PATH_SAFE)
     if parts.query:
         path += "?" + quote(parts.query, safe=_PATH_SAFE + "?[]")
-    credentials = None
-    if parts.username is not None:
-        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    credentials = None if parts.username is None else f"{unquote(parts.username)}:{unquote(parts.password or '')}"
     return Target(Origin(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme]), path, credentials)
 
 
@@ -111,6 +110,22 @@ def parse_address(text: str) -> tuple[str, int]:
     if not host or not port or parts.netloc != text or "@" in text:
         raise ValueError(f"{text!r} is no address (host:port)")
     return host, port
+
+
+def basic(credentials: str) -> str:
+    """The value of an Authorization header for `name:password` (RFC 7617)."""
+    return "Basic " + base64.b64encode(credentials.encode()).decode("ascii")
+
+
+def without_credentials(url: str, instead: str = "") -> str:
+    """A URL with `instead` in place of the credentials and the at sign it carries, if any."""
+    return _URL_CREDENTIALS.sub(rf"\1{instead}", url)
+
+
+def credentials_of(url: str) -> str | None:
+    """The value of an Authorization header for the credentials that a URL carries, if any."""
+    parts = urlsplit(url)
+    return None if parts.username is None else basic(f"{unquote(parts.username)}:{unquote(parts.password or '')}")
 
 
 class PreparedRequest:
@@ -180,7 +195,7 @@ def prepare(
     if "connection" not in head.names or not keep_alive:
         head.lines.append("Connection: keep-alive" if keep_alive else "Connection: close")
     if "authorization" not in head.names and target.credentials is not None:
-        head.lines.append("Authorization: Basic " + base64.b64encode(target.credentials.encode()).decode("ascii"))
+        head.lines.append(f"Authorization: {basic(target.credentials)}")
     if body is None or isinstance(body, bytes | bytearray | memoryview):
         data = b"" if body is None else bytes(body)
         if head.content_length not in (None, len(data)):

@@ -1,0 +1,56 @@
+"""The cookies that one user keeps of one origin: RFC 6265 without paths and domains."""
+
+from __future__ import annotations
+
+import re
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kabench.agent.aio import PreparedRequest
+
+_HEAD_END = b"\r\n\r\n"
+_COOKIE_LINE = re.compile(rb"\r\nCookie: *([^\r\n]*)", re.IGNORECASE)
+
+
+class CookieJar:
+    """Cookies by name. What stands before the first semicolon is the cookie (RFC 6265 section 5.2)."""
+
+    def __init__(self) -> None:
+        self._cookies: dict[bytes, bytes] = {}
+
+    def keep(self, set_cookie: bytes, now_s: float) -> None:
+        """Take the value of a Set-Cookie header; `now_s` is the time since the epoch, which some cookies end at."""
+        pair, *attributes = set_cookie.split(b";")
+        name, equals, value = pair.strip().partition(b"=")
+        if not equals or not name.strip():
+            return
+        self._cookies.pop(name.strip(), None)
+        if not _is_over([attribute.strip().partition(b"=")[::2] for attribute in attributes], now_s):
+            self._cookies[name.strip()] = value.strip()
+
+    def added_to(self, prepared: PreparedRequest) -> PreparedRequest:
+        """The request with these cookies, behind those it has: in one header (RFC 6265 section 5.4)."""
+        if not self._cookies:
+            return prepared
+        own = b"; ".join(b"%s=%s" % cookie for cookie in self._cookies.items())
+        head, end, body = prepared.wire.partition(_HEAD_END)
+        given = _COOKIE_LINE.search(head)
+        if given is None:
+            head += b"\r\nCookie: " + own
+        else:
+            head = b"%s; %s%s" % (head[: given.end()], own, head[given.end() :])
+        return prepared.with_wire(head + end + body)
+
+
+def _is_over(attributes: list[tuple[bytes, bytes]], now_s: float) -> bool:
+    """Whether a cookie is to be forgotten. Max-Age comes before Expires (RFC 6265 section 5.3)."""
+    by_name = {name.strip().lower(): value.strip() for name, value in attributes}
+    try:
+        if b"max-age" in by_name:
+            return int(by_name[b"max-age"]) <= 0
+        if b"expires" in by_name:
+            return parsedate_to_datetime(by_name[b"expires"].decode("latin-1")).timestamp() <= now_s
+    except (ValueError, OverflowError):
+        return False
+    return False

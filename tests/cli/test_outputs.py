@@ -1,0 +1,101 @@
+"""Files for other tools: the series as CSV, the percentiles as HdrHistogram has them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from kabench.cli.outputs import Outputs, hgrm_paths
+from kabench.histogram import Distribution
+from kabench.report.series import percentile_text, series_csv
+from kabench.result import SeriesPoint, load_result
+from tests.cli.test_command_line import kabench
+from tests.test_result import a_result, a_run
+
+RUN = ("--delay", "1ms", "--max-sockets", "5", "--concurrency", "5", "--no-save", "--quiet", "--json", "r.json")
+
+
+def percentiles_in(path: Path) -> list[tuple[float, float, int]]:
+    """The rows of an .hgrm file: milliseconds, percentile from 0 to 1, how many are not above."""
+    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    assert rows[0][:3] == ["Value", "Percentile", "TotalCount"]
+    return [(float(row[0]), float(row[1]), int(row[2])) for row in rows[1:] if not row[0].startswith("#")]
+
+
+def test_a_run_writes_its_series_and_percentiles(tmp_path: Path) -> None:
+    duration = ("--duration", "1.2s", "--csv", "s.csv", "--hgrm", "p.hgrm")
+    done = kabench("run", *RUN, *duration, "--agent", "keepalive", "--agent", "plain", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    runs = load_result(tmp_path / "r.json").runs
+    with (tmp_path / "s.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["agent", *(field.name for field in dataclasses.fields(SeriesPoint))]
+    for run in runs:
+        own = [row for row in rows if row["agent"] == run.agent]
+        assert [float(row["t_s"]) for row in own] == [point.t_s for point in run.series]
+        assert sum(int(row["transactions"]) for row in own) == run.transactions
+        assert [float(row["p99_s"]) for row in own] == [point.p99_s for point in run.series]
+        percentiles = percentiles_in(tmp_path / f"p-{run.agent}.hgrm")
+        assert percentiles[-1][2] == run.transactions
+        assert percentiles[-1][1] == 1.0
+        assert run.response_time_s.max is not None
+        assert percentiles[-1][0] == pytest.approx(run.response_time_s.max * 1000, rel=0.001)
+    assert not (tmp_path / "p.hgrm").exists()
+
+
+def test_one_agent_has_the_file_that_was_named(tmp_path: Path) -> None:
+    done = kabench("run", *RUN, "--total", "50", "--hgrm", "p.hgrm", "--agent", "keepalive", cwd=tmp_path)
+    assert done.returncode == 0
+    assert percentiles_in(tmp_path / "p.hgrm")[-1][2] == 50
+
+
+def test_percentiles_are_milliseconds_of_the_histogram() -> None:
+    times = Distribution()
+    times.add((value * 1000, 1) for value in range(1, 1001))
+    text = percentile_text(a_run(hdr={"total": times.encoded()}))
+    rows = [[float(cell) for cell in line.split()] for line in text.splitlines()[1:] if line.strip()[:1].isdigit()]
+    for value_ms, percentile, count, *_ in rows:
+        assert value_ms == pytest.approx(count, rel=0.001)
+        assert count >= 1000 * percentile - 1e-6
+    assert rows[-1][1:] == [1.0, 1000.0]
+    assert percentile_text(a_run()) == ""
+
+
+def test_what_stands_below_the_percentiles_is_milliseconds_too() -> None:
+    times = Distribution()
+    times.add((value * 1000, 1) for value in range(1, 1001))
+    text = percentile_text(a_run(hdr={"total": times.encoded()}))
+    mean, deviation = (float(found) for found in re.findall(r"(?:Mean|StdDeviation) += +([0-9.]+)", text))
+    assert mean == pytest.approx(500.5, rel=0.001)
+    assert deviation == pytest.approx(288.7, rel=0.001)
+
+
+def test_the_series_of_all_agents_is_one_table() -> None:
+    point = SeriesPoint(t_s=1.0, transactions=5, socket_errors=1, p50_s=None, p99_s=0.5, created=3)
+    result = a_result(a_run(agent="a,b", series=[point]), a_run(agent='"c"', series=[point, point]))
+    rows = list(csv.reader(series_csv(result).splitlines()))
+    assert [row[0] for row in rows] == ["agent", "a,b", '"c"', '"c"']
+    assert rows[1][1:6] == ["1.0", "5", "1", "", "0.5"]
+
+
+def test_names_of_percentile_files() -> None:
+    path = Path("out/p.hgrm")
+    assert hgrm_paths(None, ["a"]) == []
+    assert hgrm_paths(path, ["a"]) == [path]
+    assert hgrm_paths(path, ["a", "m.n:F", "a"]) == [
+        Path("out/p-a-1.hgrm"),
+        Path("out/p-m.n-F.hgrm"),
+        Path("out/p-a-2.hgrm"),
+    ]
+
+
+def test_percentile_files_have_the_names_that_were_promised_although_the_second_agent_never_ran(tmp_path: Path) -> None:
+    times = Distribution()
+    times.add([(1000, 5)])
+    outputs = Outputs("run", ["keepalive", "plain"], hgrm=tmp_path / "p.hgrm")
+    outputs.write(a_result(a_run(agent="keepalive", hdr={"total": times.encoded()})))
+    assert [path.name for path in tmp_path.iterdir()] == ["p-keepalive.hgrm"]

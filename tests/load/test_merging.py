@@ -1,0 +1,346 @@
+"""Several workers, one record: everything adds up, whoever is slow, ends early or is lost on the way."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+from hdrh.histogram import HdrHistogram
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kabench.histogram import HIGHEST_US, LOWEST_US, SIGNIFICANT_DIGITS, decoded_cells
+from kabench.load import LoadPlan
+from kabench.load.messages import Counts, Second, SocketCounts, Totals
+from kabench.load.tally import Tally
+from kabench.result import WorkerRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from kabench.result import AgentRun
+
+latencies = st.lists(st.integers(0, HIGHEST_US), max_size=30)
+
+
+class Workers:
+    """Workers as a tally hears them. What each says of a second are the response times in it, in microseconds."""
+
+    def __init__(self, count: int, plan: LoadPlan | None = None) -> None:
+        records = [WorkerRecord(name=f"worker-{number}", host="h", transactions=0) for number in range(1, count + 1)]
+        self.tally = Tally("keepalive", plan or LoadPlan(), records)
+        self._seen = [0] * count
+        self._errors: list[Counter[str]] = [Counter() for _ in range(count)]
+
+    def say(self, worker: int, phases: Sequence[str], values: Iterable[int]) -> None:
+        self.tally.add_counts(worker, Counts(tuple(phases), dict(Counter(values))))
+
+    def second(
+        self,
+        worker: int,
+        elapsed_s: float,
+        values: Sequence[int],
+        *,
+        errors: int = 0,
+        cpu_s: float = 0.1,
+        not_started: int = 0,
+        sockets: SocketCounts | None = None,
+    ) -> None:
+        if values:
+            self.say(worker, ("total", "service"), values)
+        self._seen[worker] += len(values)
+        if errors:
+            self._errors[worker]["socket_timeout"] += errors
+        totals = Totals(
+            body_bytes=10 * self._seen[worker],
+            status_codes={200: self._seen[worker]},
+            errors=dict(self._errors[worker]),
+            not_started=not_started,
+        )
+        made = sockets or SocketCounts(created=worker + 1)
+        self.tally.end_second(worker, Second(elapsed_s, totals, made, cpu_s, max_rss_mb=20.0 + worker))
+
+    def end(self, worker: int, *, lost: bool = False) -> None:
+        self.tally.end_worker(worker, lost=lost)
+
+    def result(self) -> AgentRun:
+        return self.tally.agent_run(interrupted=False)
+
+
+def histogram_of(values: Iterable[int]) -> list[tuple[int, int]]:
+    """The cells of HdrHistogram's own histogram, given one value after the other."""
+    histogram = HdrHistogram(LOWEST_US, HIGHEST_US, SIGNIFICANT_DIGITS)
+    for value in values:
+        histogram.record_value(value)
+    return list(decoded_cells(histogram.encode().decode("ascii")))
+
+
+# -- histograms
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.lists(latencies, min_size=1, max_size=3), min_size=1, max_size=4))
+def test_the_merged_histogram_is_the_histogram_of_all_values(given: list[list[list[int]]]) -> None:
+    workers = Workers(len(given))
+    for worker, seconds in enumerate(given):
+        for number, values in enumerate(seconds, 1):
+            workers.second(worker, float(number), values)
+    run = workers.result()
+    everything = [value for seconds in given for values in seconds for value in values]
+    assert run.transactions == len(everything) == sum(run.buckets.values())
+    if everything:
+        assert list(decoded_cells(run.hdr["total"])) == list(decoded_cells(run.hdr["service"]))
+        assert list(decoded_cells(run.hdr["total"])) == histogram_of(everything)
+        assert run.response_time_s.max == max(everything) / 1e6
+        assert run.response_time_s.min == min(everything) / 1e6
+        assert run.response_time_s.mean == pytest.approx(sum(everything) / len(everything) / 1e6, abs=1e-9)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_splitting_the_same_values_over_workers_changes_nothing(workers: int) -> None:
+    rng = random.Random(3)
+    values = [int(rng.lognormvariate(8, 2)) for _ in range(5000)]
+    alone, together = Workers(1), Workers(workers)
+    alone.second(0, 1.0, values)
+    for index in range(workers):
+        together.second(index, 1.0, values[index::workers])
+    one, many = alone.result(), together.result()
+    for name in (
+        "transactions",
+        "successful_transactions",
+        "data_transferred_bytes",
+        "transaction_rate",
+        "throughput_mb_s",
+        "concurrency",
+        "response_time_s",
+        "service_time_s",
+        "buckets",
+        "hdr",
+        "status_codes",
+    ):
+        assert getattr(many, name) == getattr(one, name), name
+    assert [(point.transactions, point.p50_s, point.p99_s) for point in many.series] == [
+        (point.transactions, point.p50_s, point.p99_s) for point in one.series
+    ]
+
+
+def test_percentiles_are_of_all_values_and_not_the_workers_average() -> None:
+    workers = Workers(2)
+    workers.second(0, 1.0, [1000] * 990)
+    workers.second(1, 1.0, [9_000_000] * 10)
+    run = workers.result()
+    assert run.response_time_s.p99 == pytest.approx(0.001, rel=0.001)
+    assert run.response_time_s.p99_9 == pytest.approx(9.0, rel=0.001)
+    assert run.series[0].p99_s == 0.001
+
+
+def test_the_lag_has_a_histogram_of_its_own() -> None:
+    workers = Workers(2)
+    for worker, lags in ((0, [5, 6]), (1, [7, 30_000])):
+        workers.say(worker, ["lag"], lags)
+        workers.second(worker, 1.0, [1000, 1000])
+    run = workers.result()
+    assert list(decoded_cells(run.hdr["lag"])) == histogram_of([5, 6, 7, 30_000])
+    assert list(decoded_cells(run.hdr["total"])) == histogram_of([1000] * 4)
+    assert run.lag_s.max == 0.03
+    assert run.response_time_s.max == 0.001
+
+
+# -- totals
+
+
+def test_counts_of_all_workers_add_up() -> None:
+    workers = Workers(3)
+    for worker in range(3):
+        sockets = SocketCounts(*range(worker, worker + len(SocketCounts.__struct_fields__)))
+        values = [1000] * (10 + worker)
+        workers.second(
+            worker, 2.0, values, errors=worker, not_started=worker * 7, cpu_s=0.5 + worker / 4, sockets=sockets
+        )
+    run = workers.result()
+    assert (run.transactions, run.socket_errors, run.not_started) == (33, 3, 21)
+    assert (run.successful_transactions, run.failed_transactions) == (33, 3)
+    assert run.data_transferred_bytes == 330
+    assert run.errors == {"socket_timeout": 3}
+    assert run.status_codes == {"200": 33}
+    assert run.sockets.created == 0 + 1 + 2
+    assert run.sockets.closed == 2 + 3 + 4
+    assert run.sockets.requests == 5 + 6 + 7
+    assert run.retries == 6 + 7 + 8
+    assert run.sockets.tls_resumed == 11 + 12 + 13
+    assert run.client.cpu_s == 0.5 + 0.75 + 1.0
+    assert run.client.max_rss_mb == 22.0  # the largest, not the sum
+    assert [worker.transactions for worker in run.client.workers] == [10, 11, 12]
+    assert [worker.cpu_s for worker in run.client.workers] == [0.5, 0.75, 1.0]
+
+
+def test_the_run_lasts_as_long_as_the_slowest_worker() -> None:
+    workers = Workers(2)
+    workers.second(0, 1.0, [1000] * 10)
+    workers.second(1, 4.0, [1000] * 10)
+    run = workers.result()
+    assert run.elapsed_s == 4.0
+    assert run.transaction_rate == 5.0
+
+
+def test_unexpected_answers_are_failures_and_no_socket_errors() -> None:
+    tally = Workers(2, LoadPlan(expect_status=(200,))).tally
+    for worker in range(2):
+        totals = Totals(0, {200: 5, 404: 2}, {"unexpected_status": 2, "unexpected_body": 1, "socket_reset": 1})
+        tally.end_second(worker, Second(1.0, totals, SocketCounts(), 0.1, 1.0))
+    run = tally.agent_run(interrupted=False)
+    assert (run.transactions, run.successful_transactions) == (14, 8)
+    assert (run.failed_transactions, run.socket_errors) == (8, 2)
+    assert run.availability_pct == pytest.approx(100 * 14 / 16)
+
+
+def test_a_status_that_is_expected_is_no_failure() -> None:
+    tally = Workers(1, LoadPlan(expect_status=(404,))).tally
+    tally.end_second(0, Second(1.0, Totals(0, {404: 5}), SocketCounts(), 0.1, 1.0))
+    run = tally.agent_run(interrupted=False)
+    assert (run.successful_transactions, run.failed_transactions) == (5, 0)
+
+
+# -- the series
+
+
+def test_a_second_is_in_the_series_when_all_workers_have_said_it() -> None:
+    workers = Workers(2)
+    workers.second(0, 1.0, [1000] * 3)
+    workers.second(0, 2.0, [1000] * 4)
+    assert workers.tally.series == []
+    workers.second(1, 1.0, [3000] * 10)
+    (first,) = workers.tally.series
+    assert (first.t_s, first.transactions, first.p50_s) == (1.0, 13, 0.003)
+    workers.second(1, 2.0, [])
+    assert [point.transactions for point in workers.tally.series] == [13, 4]
+
+
+def test_errors_and_sockets_are_those_of_their_second_however_far_ahead_a_worker_is() -> None:
+    workers = Workers(2)
+    workers.second(0, 1.0, [1000], sockets=SocketCounts(created=1, active=1))
+    workers.second(0, 2.0, [1000], errors=5, sockets=SocketCounts(created=6, active=2))
+    for number in (1.0, 2.0):
+        workers.second(1, number, [1000], sockets=SocketCounts(created=1, active=1))
+    assert [(p.socket_errors, p.created, p.active) for p in workers.tally.series] == [(0, 2, 2), (5, 7, 3)]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_in_whatever_order_workers_are_heard_the_series_is_the_same(data: st.DataObject) -> None:
+    seconds = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    orders = data.draw(st.permutations([worker for worker, count in enumerate(seconds) for _ in range(count)]))
+    workers = Workers(len(seconds))
+    said = [0] * len(seconds)
+    expected: Counter[int] = Counter()
+    for worker in orders:
+        said[worker] += 1
+        workers.second(worker, float(said[worker]), [1000] * (worker + said[worker]))
+        expected[said[worker]] += worker + said[worker]
+    for worker in range(len(seconds)):
+        workers.end(worker)
+    run = workers.result()
+    assert [(point.t_s, point.transactions) for point in run.series] == sorted(expected.items())
+    assert sum(point.transactions for point in run.series) == run.transactions
+
+
+def test_a_short_rest_belongs_to_the_last_whole_second() -> None:
+    workers = Workers(1)
+    workers.second(0, 1.0, [1000] * 10, errors=1)
+    workers.second(0, 2.0, [1000] * 10, errors=2)
+    workers.second(0, 2.05, [9000] * 12, errors=4)
+    workers.end(0)
+    run = workers.result()
+    assert [(p.t_s, p.transactions, p.socket_errors, p.p50_s) for p in run.series] == [
+        (1.0, 10, 1, 0.001),
+        (2.05, 22, 6, 0.009),
+    ]
+    assert run.socket_errors == 7
+
+
+def test_a_longer_rest_is_a_point_of_its_own() -> None:
+    workers = Workers(1)
+    workers.second(0, 1.0, [1000] * 10)
+    workers.second(0, 1.5, [1000] * 5)
+    assert [(point.t_s, point.transactions) for point in workers.tally.series] == [(1.0, 10), (1.5, 5)]
+
+
+def test_a_second_in_which_nothing_came_is_a_point_without_percentiles() -> None:
+    workers = Workers(1)
+    workers.second(0, 1.0, [])
+    (point,) = workers.tally.series
+    assert (point.transactions, point.p50_s, point.p99_s) == (0, None, None)
+
+
+# -- those who leave
+
+
+def test_a_worker_that_ends_early_keeps_nobody_waiting() -> None:
+    workers = Workers(2)
+    workers.second(0, 0.4, [1000] * 4)
+    workers.end(0)
+    for number in (1.0, 2.0):
+        workers.second(1, number, [1000] * 10)
+    workers.end(1)
+    run = workers.result()
+    assert [(point.t_s, point.transactions) for point in run.series] == [(1.0, 14), (2.0, 10)]
+    assert [worker.lost_at_s for worker in run.client.workers] == [None, None]
+
+
+def test_of_a_lost_worker_counts_what_it_had_said_whole() -> None:
+    workers = Workers(3)
+    for number in (1.0, 2.0):
+        for worker in range(3):
+            workers.second(worker, number, [1000] * 10)
+    workers.say(1, ["total", "service"], [5_000_000] * 100)  # of a second that it did not live to end
+    workers.end(1, lost=True)
+    for worker in (0, 2):
+        workers.second(worker, 2.5, [1000] * 5)
+        workers.end(worker)
+    run = workers.result()
+    assert run.transactions == 70 == sum(run.buckets.values()) == sum(point.transactions for point in run.series)
+    assert run.response_time_s.max == 0.001
+    assert [worker.lost_at_s for worker in run.client.workers] == [None, 2.0, None]
+    assert [worker.transactions for worker in run.client.workers] == [25, 20, 25]
+
+
+def test_a_worker_that_is_lost_before_it_said_anything_leaves_the_others_as_they_are() -> None:
+    workers = Workers(2)
+    workers.end(0, lost=True)
+    workers.second(1, 1.0, [1000] * 10)
+    run = workers.result()
+    assert run.transactions == 10
+    assert [point.transactions for point in run.series] == [10]
+    assert run.client.workers[0].lost_at_s == 0.0
+
+
+# -- saturated
+
+
+@pytest.mark.parametrize(
+    ("cpu_s", "lag_us", "saturated"),
+    [
+        ((1.0, 1.0), 1000, False),
+        ((1.0, 1.79), 1000, False),
+        ((1.0, 1.8), 1000, True),  # one worker at 90 % of its core is enough
+        ((1.0, 1.0), 10_000, False),
+        ((1.0, 1.0), 11_000, True),
+    ],
+)
+def test_kabench_is_the_bottleneck_if_a_worker_used_its_core_or_sent_late(
+    cpu_s: tuple[float, float], lag_us: int, saturated: bool
+) -> None:
+    workers = Workers(2)
+    for worker in range(2):
+        workers.say(worker, ["lag"], [lag_us] * 10)
+        workers.second(worker, 2.0, [1000] * 10, cpu_s=cpu_s[worker])
+    assert workers.result().saturated is saturated
+
+
+def test_a_few_that_are_late_do_not_make_it_the_bottleneck() -> None:
+    workers = Workers(1)
+    workers.say(0, ["lag"], [10] * 995 + [500_000] * 5)
+    workers.second(0, 1.0, [1000] * 1000)
+    assert not workers.result().saturated

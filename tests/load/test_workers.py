@@ -1,0 +1,73 @@
+"""Workers that die, and what the others make of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kabench.load import AgentProgress, MeasurementError, run
+from kabench.load import engine as engine_module
+from kabench.load.team import Team
+from tests.load.loads import fits_together, plan_of
+
+if TYPE_CHECKING:
+    from kabench.server import EmbeddedServer
+
+
+@pytest.fixture
+def teams(monkeypatch: pytest.MonkeyPatch) -> list[Team]:
+    """The teams that a run starts."""
+    started: list[Team] = []
+
+    def start(tasks: Any) -> Team:
+        started.append(Team(tasks))
+        return started[-1]
+
+    monkeypatch.setattr(engine_module, "Team", start)
+    return started
+
+
+@pytest.mark.parametrize("given", [{"requests": 10**6}, {"rate": 200.0, "duration_s": 600.0}], ids=["users", "rate"])
+def test_a_worker_that_is_killed_is_named_and_the_others_figures_are_kept(
+    echo_server: EmbeddedServer, teams: list[Team], given: dict[str, Any]
+) -> None:
+    killed: list[int] = []
+
+    def kill_late(progress: AgentProgress) -> None:
+        if progress.second is not None and progress.elapsed_s > 1.15 and not killed:
+            killed.append(teams[0].processes[1].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    with pytest.raises(MeasurementError, match=r"worker-2 died \(SIGKILL\) while keepalive was under way") as caught:
+        run(plan_of(url=f"{echo_server.url}1", workers=3, **given), on_progress=kill_late)
+    (measured,) = caught.value.result.runs
+    fits_together(measured)
+    assert measured.interrupted
+    first, second, third = measured.client.workers
+    assert (first.lost_at_s, third.lost_at_s) == (None, None)
+    assert second.lost_at_s is not None
+    assert second.lost_at_s >= 0.9  # it had said its first second
+    assert min(first.transactions, second.transactions, third.transactions) > 10
+    assert all(process.poll() is not None for process in teams[0].processes)
+
+
+def test_a_worker_that_is_killed_before_the_load_begins_ends_it_too(
+    echo_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(tasks: Any) -> Team:
+        team = Team(tasks)
+        team.processes[2].kill()
+        return team
+
+    monkeypatch.setattr(engine_module, "Team", start)
+    with pytest.raises(MeasurementError, match=r"worker-3 died \(SIGKILL\)") as caught:
+        run(plan_of(url=echo_server.url, workers=3), ["keepalive"])
+    assert caught.value.result.runs[0].transactions == 0
+
+
+def test_no_worker_outlives_its_run(echo_server: EmbeddedServer, teams: list[Team]) -> None:
+    run(plan_of(url=echo_server.url, total=30, workers=3), ["keepalive"])
+    assert [process.poll() for process in teams[0].processes] == [0, 0, 0]
