@@ -1,8 +1,18 @@
 """`kabench` and `python -m kabench`."""
 
-from kabench.cli import main
+import sys
 
-__all__ = ["main"]
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is still being loaded is as quiet as later."""
+    try:
+        from kabench.cli import main as run_command_line
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    run_command_line()
+
 
 if __name__ == "__main__":
     main()

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from hdrh.histogram import HdrHistogram
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 LOWEST_US = 1
 _US_PER_MS = 1000
+_ROUNDING = 1e-9
 HIGHEST_US = 3_600_000_000
 SIGNIFICANT_DIGITS = 3
 
@@ -101,7 +102,7 @@ class Distribution:
         self._fold()
         mean = self.sum_us / self.count
         variance = max(0.0, self._sum_of_squares / self.count - mean * mean)
-        percentiles = {name: self.percentile_s(percent) for name, percent in _PERCENTILES.items()}
+        percentiles = dict(zip(_PERCENTILES, self._percentiles_s(list(_PERCENTILES.values())), strict=True))
         return LatencyStats(
             mean=round(mean / 1e6, 9),
             stdev=round(math.sqrt(variance) / 1e6, 9),
@@ -112,11 +113,21 @@ class Distribution:
 
     def percentile_s(self, percent: float) -> float | None:
         """The value in seconds that `percent` of all do not exceed; None where there are none."""
-        if not self.count:
-            return None
+        return self._percentiles_s([percent])[0] if self.count else None
+
+    def _percentiles_s(self, percents: Sequence[float]) -> list[float]:
+        """Percentiles in ascending order, in one walk. (hdrhistogram's own rounds the rank to the nearest.)"""
         self._fold()
-        highest_us: int = min(self._histogram.get_value_at_percentile(percent), self._max_us)
-        return highest_us / 1e6
+        ranks = [max(1, math.ceil(self.count * percent / 100 - _ROUNDING)) for percent in percents]
+        found: list[float] = []
+        seen = 0
+        for cell in self._histogram.get_recorded_iterator():
+            seen += cell.count_added_in_this_iter_step
+            while len(found) < len(ranks) and seen >= ranks[len(found)]:
+                found.append(min(cell.value_iterated_to, self._max_us) / 1e6)
+            if len(found) == len(ranks):
+                break
+        return found
 
     def buckets(self) -> dict[str, int]:
         """How many fall into each of the ten buckets, exactly."""

@@ -22,6 +22,10 @@ from kabench.histogram import LatencyStats, decoded_cells
 
 SCHEMA = "kabench/result/1"
 
+BUSY_PCT = 90.0
+LATE_S = 0.01
+"""A run is saturated if a worker used so much of its core in a second, or the p99 of its lag is above this."""
+
 
 class ResultError(ValueError):
     """A record cannot be read or written."""
@@ -75,12 +79,14 @@ class SeriesPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
-    """A worker process that took part; `cpu_s` is what it used, `lost_at_s` when it was lost, if it was."""
+    """A worker process that took part; `cpu_s` is what it used, `peak_cpu_pct` the most of a core in
+    a second, `lost_at_s` when it was lost, if it was."""
 
     name: str
     host: str
     transactions: int
     cpu_s: float | None = None
+    peak_cpu_pct: float | None = None
     lost_at_s: float | None = None
 
 

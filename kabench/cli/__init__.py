@@ -61,7 +61,17 @@ def main() -> None:
     except _UsageError as error:
         _explain(error)
         code = CommandError.CANNOT_START
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(_flushed(code if isinstance(code, int) else 0))
+
+
+def _flushed(code: int) -> int:
+    """The exit code, once all that was printed is out; what cannot be printed is lost, as on a full disk."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        sys.stdout = None  # or Python would try again, and speak of it
+        return code or CommandError.COULD_NOT_MEASURE
+    return code
 
 
 def _explain(error: Exception) -> None:

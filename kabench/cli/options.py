@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from kabench.cli import parse
-from kabench.cli.scenario import read_scenario
+from kabench.cli.scenario import overridden, read_scenario
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -231,14 +231,18 @@ def takes_load_options(command: Callable[..., None]) -> Callable[..., None]:
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "load"]
 
     @functools.wraps(command)
-    def wrapped(**given: Any) -> None:
-        command(LoadOptions(**{name: given.pop(name) for name in defaults}), **given)
+    def wrapped(context: typer.Context, **given: Any) -> None:
+        load = {name: given.pop(name) for name in defaults}
+        for name in overridden(context):
+            load[name] = defaults[name]
+        command(LoadOptions(**load), **given)
 
     parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=load_hints[name])
         for name, default in defaults.items()
     ]
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    wrapped.__signature__ = inspect.Signature([*parameters, *own])  # type: ignore[attr-defined]  # inspect's protocol
-    wrapped.__annotations__ = {p.name: p.annotation for p in (*parameters, *own)}
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    wrapped.__signature__ = inspect.Signature([context, *parameters, *own])  # type: ignore[attr-defined]  # inspect's protocol
+    wrapped.__annotations__ = {p.name: p.annotation for p in (context, *parameters, *own)}
     return wrapped

@@ -44,9 +44,13 @@ class Outputs:
         self._hgrm = hgrm_paths(hgrm, agents)
         self._folder = Path("results") if saves else None
         self._name = name
+        taken: dict[Path, str] = {}
         for option, path in (("--json", self._json), ("--csv", csv), *(("--hgrm", path) for path in self._hgrm)):
             if path is not None:
                 _check_file(option, path)
+                if path.resolve() in taken:
+                    raise CommandError(f"{taken[path.resolve()]} and {option}: both would write {path}")
+                taken[path.resolve()] = option
         if self._folder is not None:
             try:
                 check_writable(self._folder)
@@ -67,12 +71,15 @@ class Outputs:
             except ResultError as error:
                 problems.append(str(error))
         problems += write_texts(result, self._csv, self._hgrm)
-        console = report_console(stderr=self._to_stdout)
-        console.print(render_result(result, published_result()))
-        for path in written:
-            console.print(f"\nRecord: {path}", style="dim", soft_wrap=True)
-        if self._to_stdout:
-            typer.echo(result.to_json(), nl=False)
+        try:
+            console = report_console(stderr=self._to_stdout)
+            console.print(render_result(result, published_result()))
+            for path in written:
+                console.print(f"\nRecord: {path}", style="dim", soft_wrap=True)
+            if self._to_stdout:
+                typer.echo(result.to_json(), nl=False)
+        except OSError as error:
+            problems.append(f"the report cannot be printed: {error.strerror}")
         return "; ".join(problems) or None
 
 
@@ -104,6 +111,8 @@ def hgrm_paths(path: Path | None, agents: Sequence[str]) -> list[Path]:
 
 
 def _check_file(option: str, path: Path) -> None:
+    if str(path) == "-":
+        raise CommandError(f"{option} -: only the record can go to standard output; name a file")
     if path.is_dir():
         raise CommandError(f"{option} {path}: that is a folder; name a file")
     if not path.parent.is_dir():

@@ -76,7 +76,8 @@ def headers(given: list[str]) -> tuple[tuple[str, str], ...]:
     for text in given:
         name, colon, value = text.partition(":")
         if not colon:
-            raise CommandError(f"--header {text!r}: there is no colon; write 'Name: value'")
+            begins = text.split()[0] if text.split() else ""  # what follows may be secret
+            raise CommandError(f"--header '{begins} ...': there is no colon; write 'Name: value'")
         pairs.append((name.strip(), value.strip()))
     return tuple(pairs)
 
@@ -85,15 +86,15 @@ def data(text: str) -> bytes:
     """A body from text, or from the file that `@file` names."""
     if not text.startswith("@"):
         return text.encode()
-    return file_bytes("--data", Path(text[1:]))
+    return file_bytes("--data", Path(text[1:]), shown=text)
 
 
-def file_bytes(option: str, path: Path) -> bytes:
-    """The bytes of a file that an option names."""
+def file_bytes(option: str, path: Path, shown: str | None = None) -> bytes:
+    """The bytes of a file that an option names, `shown` as the user wrote it."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CommandError(f"{option} {path}: {error.strerror}") from None
+        raise CommandError(f"{option} {shown or path}: {error.strerror}") from None
 
 
 def file_lines(option: str, path: Path) -> list[str]:

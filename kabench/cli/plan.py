@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from kabench.agent import AgentOptions
-from kabench.agent.aio.request import basic, parse_address
+from kabench.agent.aio.request import basic, parse_address, parse_url
 from kabench.cli import parse
 from kabench.cli.errors import CommandError
 from kabench.load import LoadPlan, PlanError
@@ -14,6 +14,7 @@ from kabench.load.pacing import Stage
 from kabench.load.plan import PUBLISHED_BODY
 from kabench.load.targets import LoadTarget, read_requests, read_urls
 from kabench.load.team import usable_workers
+from kabench.load.templates import without_placeholders
 from kabench.server.limits import most_open_sockets
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def _refuse_what_does_not_fit(options: LoadOptions) -> None:
         raise CommandError("--data and --data-lines: give only one of them")
     if options.max_in_flight is not None and not _is_open(options):
         raise CommandError("--max-in-flight is for --rate")
+    if not options.templates and any("{{" in url for url in options.urls or ()):
+        raise CommandError("there is {{...}} in the URL; --templates fills it in")
     if options.user is not None and any(name.lower() == "authorization" for name, _ in _headers(options)):
         raise CommandError("--user and --header 'Authorization: ...': give only one of them")
     if options.connect_to is not None:
@@ -191,8 +194,11 @@ def _as_options(message: str) -> str:
 
 def _check_limits(plan: LoadPlan) -> None:
     """Find out before the load whether the system lets a worker have its sockets."""
-    allowed, wanted = most_open_sockets(), plan.agent_options.max_sockets or 0
-    wanted = -(-wanted // plan.workers)
+    allowed = most_open_sockets()
+    at_once = plan.max_in_flight if plan.is_open else int(plan.most)
+    origins = len({parse_url(without_placeholders(t.url)).origin for t in plan.targets_for("http://127.0.0.1/")})
+    sockets = plan.agent_options.max_sockets
+    wanted = -(-(at_once if sockets is None else min(sockets * origins, at_once)) // plan.workers)
     if allowed is not None and wanted > allowed:
         raise CommandError(
             f"--max-sockets: {wanted} a worker, and the system lets a process have {allowed} sockets; raise its limit "

@@ -29,6 +29,8 @@ def read_scenario(context: typer.Context, path: Path | None) -> Path | None:
         raise CommandError(f"--scenario {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CommandError(f"--scenario {path}: {error}") from None
+    if "url" in given and "urls" in given:
+        raise CommandError(f"--scenario {path}: url and urls: give only one of them")
     if "url" in given:
         given["urls"] = [given.pop("url")]
     parameters = {parameter.name: parameter for parameter in context.command.params if parameter.name}
@@ -44,6 +46,26 @@ def read_scenario(context: typer.Context, path: Path | None) -> Path | None:
         given[name] = [values] if takes_several and not isinstance(values, list) else values
     context.default_map = {**(context.default_map or {}), **given}
     return path
+
+
+_ALTERNATIVES = (
+    ({"requests", "total", "duration", "stage"},) * 2,
+    ({"rate"}, {"concurrency", "requests", "cookies"}),
+    ({"concurrency"}, {"rate", "arrivals", "max_in_flight"}),
+    ({"urls", "url_file", "request_file"}, {"urls", "url_file", "request_file", "delay", "tls"}),
+    ({"data", "data_lines"},) * 2,
+    ({"cacert", "insecure"},) * 2,
+    ({"connect_to", "unix_socket"},) * 2,
+)
+"""Where the command line has one of the first, the scenario's others of the second are not meant any more."""
+
+
+def overridden(context: typer.Context) -> set[str]:
+    """Options of the scenario in place of which the command line has said something else."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    typed = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    from_file = {name for name, source in sources.items() if source is not None and source.name == "DEFAULT_MAP"}
+    return {name for first, others in _ALTERNATIVES if typed & first for name in from_file & others}
 
 
 def _value(name: str, value: Any, path: Path) -> Any:  # whatever TOML has, as typer takes it

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kabench.agent import AsyncKeepAliveAgent, AsyncPlainAgent, TlsOptions
+from kabench.agent.aio.request import parse_url
 from kabench.load.arrivals import AgentArrivals
 from kabench.load.client_load import client_load
 from kabench.load.clients import (
@@ -67,6 +68,12 @@ _PEERS = {
     "aiohttp": _Peer(AiohttpClient, "aiohttp"),
 }
 
+_FOR_OWN_AGENTS = {
+    "unix_socket": "Unix sockets",
+    "connect_to": "another address than the URL's",
+    "cookies": "users who keep their cookies",
+}
+
 AGENT_SPECS = (*_OWN, *_PEERS)
 
 
@@ -79,9 +86,11 @@ def check_spec(spec: str, plan: LoadPlan | None = None) -> None:
     if spec in _PEERS and importlib.util.find_spec(_PEERS[spec].package) is None:
         raise AgentSpecError(f"{spec} is not installed: pip install {_PEERS[spec].package}")
     if plan is not None:
-        for name in ("unix_socket", "connect_to", "cookies"):
+        for name, words in _FOR_OWN_AGENTS.items():
             if getattr(plan, name):
-                raise AgentSpecError(f"{spec} does not know {name}; {', '.join(_OWN)} do")
+                raise AgentSpecError(f"{spec} cannot be told of {words}; {', '.join(_OWN)} can")
+        if plan.agent_options.socket_active_ttl and spec != "urllib3-keepalive":
+            raise AgentSpecError(f"{spec} cannot be told of a TTL; {', '.join(_OWN)} and urllib3-keepalive can")
 
 
 def peer_version(spec: str) -> dict[str, str]:
@@ -131,6 +140,7 @@ def make_load(task: Task, share: Share, recorder: Recorder, over: Callable[[floa
         connect_timeout_s=options.effective_connect_timeout,
         ssl_context=(tls or TlsOptions()).make_context(),
         agent_options=options,
+        origins=len({parse_url(target.url).origin.key for target in plan.targets_for(task.url)}),
     )
     client = make(settings)
     if not callable(getattr(client, "send", None)) or not callable(getattr(client, "close", None)):

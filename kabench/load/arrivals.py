@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kabench.agent import AgentClosedError, AgentError, ConnectError
 from kabench.agent.aio import Exchange
-from kabench.load.dispatcher import Dispatcher, due_times
+from kabench.load.dispatcher import Dispatcher, DueTimes
 from kabench.load.driver import CUT_OFF, Load
 from kabench.load.sockets import counts_of
 from kabench.server.alarm import make_alarm
@@ -37,10 +37,10 @@ class Arrivals(Load):
         super().__init__(plan, share, recorder, over)
         loop = asyncio.get_running_loop()
         self._max_in_flight = share.of(plan.max_in_flight)
-        self._dispatcher = Dispatcher(due_times(plan, share), self._start, lambda wake: make_alarm(loop, wake))
+        self._dispatcher = Dispatcher(DueTimes(plan, share), self._start, lambda wake: make_alarm(loop, wake))
         self.in_flight = 0
         self._zero = 0.0
-        self._is_over = False
+        self._is_over = self._has_ended = False
         self._refusal: str | None = None
 
     def begin(self, zero: float) -> None:
@@ -73,7 +73,8 @@ class Arrivals(Load):
             self._look_whether_over(now)
 
     def _look_whether_over(self, now: float) -> None:
-        if not self.in_flight and self._dispatcher.is_idle and not self._is_over:
+        is_due = self._has_ended or self.plan.ends_after_s is None
+        if is_due and not self.in_flight and self._dispatcher.is_idle and not self._is_over:
             self._is_over = True
             self._dispatcher.stop()
             self.recorder.not_started += self._dispatcher.count_rest()
@@ -81,11 +82,13 @@ class Arrivals(Load):
 
     def end(self, now: float) -> None:
         """Start nothing more; what is due and was not started is counted as that."""
+        self._has_ended = True
         self._dispatcher.end()
         self._look_whether_over(now)
 
     def cut_off(self, now: float) -> None:
         """Count what is under way as errors."""
+        self._has_ended = True
         self._dispatcher.stop()
         self._give_up(counted=True)
         self.in_flight = 0
@@ -93,6 +96,7 @@ class Arrivals(Load):
 
     def abort(self, now: float) -> None:
         """Stop at once."""
+        self._has_ended = True
         self._dispatcher.stop()
         self._give_up(counted=False)
         self.in_flight = 0

@@ -1,10 +1,13 @@
-"""Users and arrivals through a `Client`: tasks where its `send` is a coroutine function, threads elsewhere."""
+"""Users and arrivals through a `Client`: tasks where its `send` is a coroutine function, threads elsewhere.
+
+A client is somebody else's code: whatever it raises or returns, a request is counted once, and its user goes on.
+Threads count under the recorder's lock, together with whether the request is still unanswered, so that a cut-off counts
+none twice.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import queue
 import threading
 from collections import Counter
@@ -12,7 +15,7 @@ from time import perf_counter, sleep
 from typing import TYPE_CHECKING, cast
 
 from kabench.load.arrivals import Arrivals
-from kabench.load.clients import CONNECT_FAILED, described, is_async, kind_of, socket_counts
+from kabench.load.clients import NOT_REACHED, checked_answer, close_client, described, is_async, kind_of, socket_counts
 from kabench.load.crowd import PAUSE_AFTER_CONNECT_ERROR_S, Crowd, CrowdUser
 from kabench.load.driver import CUT_OFF, Load
 
@@ -30,13 +33,6 @@ _MOST_THREADS = 512
 """Of the open model: more do not make a client in threads any faster."""
 
 
-async def close_client(client: Client) -> None:
-    """Close a client, in whichever way it is closed."""
-    closing = client.close()
-    if inspect.isawaitable(closing):
-        await closing
-
-
 class _Requests:
     """The requests of one worker, for tasks and threads alike."""
 
@@ -50,6 +46,9 @@ class _Requests:
             return next(self._source)
 
 
+# -- users -------------------------------------------------------------------------------------------------------------
+
+
 class _ClientUser(CrowdUser):
     """A user of a client."""
 
@@ -57,60 +56,71 @@ class _ClientUser(CrowdUser):
         super().__init__(finished)
         self._client = client
         self._requests = requests
-        self._is_given_up = False
+        self._is_unanswered = self._is_given_up = False
+        self._loop = asyncio.get_running_loop()
+
+    def _sends(self) -> float:
+        with self._recorder.lock:
+            self._is_unanswered = True
+        return perf_counter()
 
     def _succeeded(self, answer: tuple[int, bytes], began_at: float) -> None:
         response_s = perf_counter() - began_at
         recorder = self._recorder
         with recorder.lock:
-            if not self._is_given_up:
-                recorder.record_undivided(*answer, response_s, response_s)
+            if self._is_unanswered:
+                self._is_unanswered = False
+                recorder.record_undivided(*answer, response_s)
+        self.refusal = None
 
-    def _failed(self, error: Exception) -> float:
+    def _failed(self, error: BaseException, request: Request) -> float:
         """Count an error; how long to pause before the next request."""
         kind = kind_of(error)
         recorder = self._recorder
         with recorder.lock:
-            if not self._is_given_up:
+            if self._is_unanswered:
+                self._is_unanswered = False
                 recorder.record_error(kind)
-        if kind != CONNECT_FAILED:
+        if kind not in NOT_REACHED:
             return 0.0
-        self.refusal = described(error)
+        self.refusal = described(error, request)
         return PAUSE_AFTER_CONNECT_ERROR_S
 
     def cut_off(self, now: float) -> None:
         """Count what is still under way as an error, and do not wait for it."""
-        if not self.is_finished:
-            with self._recorder.lock:
-                self._is_given_up = True
+        with self._recorder.lock:
+            if self._is_unanswered:
+                self._is_unanswered = False
                 self._recorder.record_error(CUT_OFF)
-            self.abort(now)
+        self.abort(now)
 
     def abort(self, now: float) -> None:
         """Send no more, and do not wait for what is under way."""
         self.stop()
         self._is_given_up = True
+        with self._recorder.lock:
+            self._is_unanswered = False
         self._finish(now)
 
 
 class _TaskUser(_ClientUser):
     """A user who is a task."""
 
-    def __init__(self, client: Client, requests: _Requests, finished: Callable[[CrowdUser, float], None]) -> None:
-        super().__init__(client, requests, finished)
-        self._task: asyncio.Task[None] | None = None
+    _task: asyncio.Task[None] | None = None
 
     def _start(self, now: float) -> None:  # noqa: ARG002
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = self._loop.create_task(self._run())
 
     async def _run(self) -> None:
         while next(self._tickets, None) is not None:
             request = self._requests.next()
-            began_at = perf_counter()
+            began_at = self._sends()
             try:
-                answer = await cast("Awaitable[tuple[int, bytes]]", self._client.send(request))
-            except Exception as error:
-                await asyncio.sleep(self._failed(error))
+                answer = checked_answer(await cast("Awaitable[tuple[int, bytes]]", self._client.send(request)))
+            except (Exception, asyncio.CancelledError) as error:
+                if self._is_given_up:
+                    return
+                await asyncio.sleep(self._failed(error, request))
             else:
                 self._succeeded(answer, began_at)
         self._finish(perf_counter())
@@ -125,23 +135,17 @@ class _TaskUser(_ClientUser):
 class _ThreadUser(_ClientUser):
     """A user who is a thread."""
 
-    def __init__(self, client: Client, requests: _Requests, finished: Callable[[CrowdUser, float], None]) -> None:
-        super().__init__(client, requests, finished)
-        self._loop = asyncio.get_running_loop()
-
     def _start(self, now: float) -> None:  # noqa: ARG002
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
         while next(self._tickets, None) is not None:
             request = self._requests.next()
-            began_at = perf_counter()
+            began_at = self._sends()
             try:
-                answer = cast("tuple[int, bytes]", self._client.send(request))
-            except Exception as error:
-                pause_s = self._failed(error)
-                if pause_s:
-                    sleep(pause_s)
+                answer = checked_answer(self._client.send(request))
+            except BaseException as error:  # even what would end the thread
+                sleep(self._failed(error, request))
             else:
                 self._succeeded(answer, began_at)
         _tell(self._loop, self._finish, perf_counter())
@@ -177,19 +181,18 @@ class ClientUsers(Crowd):
 
     def socket_counts(self) -> SocketCounts:
         """What the client says of its sockets."""
-        return _counts(self, self._client)
+        return socket_counts(self._client, self.finished_requests)
 
     async def close(self) -> None:
         """Close the client."""
         await close_client(self._client)
 
 
-def _counts(load: Load, client: Client) -> SocketCounts:
-    return socket_counts(client, load.recorder.transactions + load.warmup_recorder.transactions)
+# -- arrivals ----------------------------------------------------------------------------------------------------------
 
 
 class _ClientArrivals(Arrivals):
-    """Requests of the open model through a client."""
+    """Requests of the open model through a client. `_unanswered` counts, for each recorder, those it is to hear of."""
 
     def __init__(
         self,
@@ -203,25 +206,53 @@ class _ClientArrivals(Arrivals):
         super().__init__(plan, share, recorder, over)
         self._client = client
         self._requests = _Requests(source)
+        self._loop = asyncio.get_running_loop()
+        self._unanswered: Counter[Recorder] = Counter()
         self._is_given_up = False
 
-    def _succeeded(self, answer: tuple[int, bytes], due_at: float, sent_at: float, recorder: Recorder) -> None:
+    def _send(self, due_at: float, now: float, recorder: Recorder) -> None:  # noqa: ARG002
+        with recorder.lock:
+            self._unanswered[recorder] += 1
+        self._begin(due_at, recorder)
+
+    def _begin(self, due_at: float, recorder: Recorder) -> None:
+        raise NotImplementedError
+
+    def _sends(self, due_at: float, recorder: Recorder) -> None:
+        with recorder.lock:
+            if not self._is_given_up:
+                recorder.record_lag(perf_counter() - due_at)
+
+    def _succeeded(self, answer: tuple[int, bytes], due_at: float, recorder: Recorder) -> None:
         now = perf_counter()
         with recorder.lock:
             if not self._is_given_up:
-                recorder.record_undivided(*answer, now - due_at, now - sent_at)
+                self._unanswered[recorder] -= 1
+                recorder.record_undivided(*answer, now - due_at)
 
-    def _failed(self, error: Exception, recorder: Recorder) -> None:
+    def _failed(self, error: BaseException, request: Request, recorder: Recorder) -> None:
         kind = kind_of(error)
         with recorder.lock:
             if not self._is_given_up:
+                self._unanswered[recorder] -= 1
                 recorder.record_error(kind)
-        if kind == CONNECT_FAILED:
-            self._refused(described(error))
+        if kind in NOT_REACHED:
+            self._refused(described(error, request))
+
+    def _ended(self, now: float) -> None:
+        if not self._is_given_up:
+            self._ended_one(now)
+
+    def _give_up(self, *, counted: bool) -> None:
+        with self.recorder.lock, self.warmup_recorder.lock:
+            self._is_given_up = True
+            for recorder, times in self._unanswered.items() if counted else ():
+                for _ in range(times):
+                    recorder.record_error(CUT_OFF)
 
     def socket_counts(self) -> SocketCounts:
         """What the client says of its sockets."""
-        return _counts(self, self._client)
+        return socket_counts(self._client, self.finished_requests)
 
     async def close(self) -> None:
         """Close the client."""
@@ -241,35 +272,27 @@ class TaskArrivals(_ClientArrivals):
         source: Iterator[Request],
     ) -> None:
         super().__init__(plan, share, recorder, over, client, source)
-        self._loop = asyncio.get_running_loop()
-        self._under_way: dict[asyncio.Task[None], Recorder] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def _send(self, due_at: float, now: float, recorder: Recorder) -> None:  # noqa: ARG002
+    def _begin(self, due_at: float, recorder: Recorder) -> None:
         task = self._loop.create_task(self._run(due_at, recorder))
-        self._under_way[task] = recorder
-        task.add_done_callback(self._done)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _run(self, due_at: float, recorder: Recorder) -> None:
         request = self._requests.next()
-        sent_at = perf_counter()
-        recorder.record_lag(sent_at - due_at)
+        self._sends(due_at, recorder)
         try:
-            answer = await cast("Awaitable[tuple[int, bytes]]", self._client.send(request))
-        except Exception as error:
-            self._failed(error, recorder)
+            answer = checked_answer(await cast("Awaitable[tuple[int, bytes]]", self._client.send(request)))
+        except (Exception, asyncio.CancelledError) as error:
+            self._failed(error, request, recorder)
         else:
-            self._succeeded(answer, due_at, sent_at, recorder)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        if self._under_way.pop(task, None) is not None:
-            self._ended_one(perf_counter())
+            self._succeeded(answer, due_at, recorder)
+        self._ended(perf_counter())
 
     def _give_up(self, *, counted: bool) -> None:
-        under_way = list(self._under_way.items())
-        self._under_way.clear()
-        for task, recorder in under_way:
-            if counted:
-                recorder.record_error(CUT_OFF)
+        super()._give_up(counted=counted)
+        for task in list(self._tasks):
             task.cancel()
 
 
@@ -286,14 +309,11 @@ class ThreadArrivals(_ClientArrivals):
         source: Iterator[Request],
     ) -> None:
         super().__init__(plan, share, recorder, over, client, source)
-        self._loop = asyncio.get_running_loop()
         self._max_in_flight = min(self._max_in_flight, _MOST_THREADS)
         self._due: queue.SimpleQueue[tuple[float, Recorder]] = queue.SimpleQueue()
         self._threads = 0
-        self._unanswered: Counter[bool] = Counter()
 
-    def _send(self, due_at: float, now: float, recorder: Recorder) -> None:  # noqa: ARG002
-        self._unanswered[recorder is self.recorder] += 1
+    def _begin(self, due_at: float, recorder: Recorder) -> None:
         self._due.put((due_at, recorder))
         if self._threads < self.in_flight:
             self._threads += 1
@@ -302,32 +322,17 @@ class ThreadArrivals(_ClientArrivals):
     def _run(self) -> None:
         while True:
             due_at, recorder = self._due.get()
+            if self._is_given_up:
+                return
             request = self._requests.next()
-            sent_at = perf_counter()
-            with recorder.lock:
-                if self._is_given_up:
-                    return
-                recorder.record_lag(sent_at - due_at)
+            self._sends(due_at, recorder)
             try:
-                answer = cast("tuple[int, bytes]", self._client.send(request))
-            except Exception as error:
-                self._failed(error, recorder)
+                answer = checked_answer(self._client.send(request))
+            except BaseException as error:  # even what would end the thread
+                self._failed(error, request, recorder)
             else:
-                self._succeeded(answer, due_at, sent_at, recorder)
-            ended = functools.partial(self._ended_in_thread, recorder)
-            _tell(self._loop, ended, perf_counter())
-
-    def _ended_in_thread(self, recorder: Recorder, now: float) -> None:
-        if not self._is_given_up:
-            self._unanswered[recorder is self.recorder] -= 1
-            self._ended_one(now)
-
-    def _give_up(self, *, counted: bool) -> None:
-        with self.recorder.lock:
-            self._is_given_up = True
-        for recorder, is_measured in ((self.recorder, True), (self.warmup_recorder, False)):
-            for _ in range(self._unanswered[is_measured] if counted else 0):
-                recorder.record_error(CUT_OFF)
+                self._succeeded(answer, due_at, recorder)
+            _tell(self._loop, self._ended, perf_counter())
 
 
 def client_load(

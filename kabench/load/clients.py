@@ -19,32 +19,36 @@ request. `kind` of an exception, if it has one, is its name in reports.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import os
 import re
+import socket
+import ssl
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
-from kabench.agent import AgentError
+from kabench.agent import AgentError, CertificateError, ConnectError, ConnectTimeoutError, TlsError
 from kabench.load.messages import SocketCounts
-from kabench.load.sockets import counts_of
+from kabench.load.sockets import KeepsSockets, counts_of
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     import urllib3
 
     from kabench.agent import AgentOptions
     from kabench.load.source import Request
 
-_MESSAGES_SHOWN = 200
-
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
     """What a client is to be like. Durations are seconds, and 0 is no limit; `max_sockets` None is none either.
+
+    `max_sockets` is for each of the `origins` that the requests go to.
 
     `agent_options` are the same and more as a kabench agent would have them. `ssl_context` is for https URLs.
     """
@@ -56,6 +60,7 @@ class ClientSettings:
     connect_timeout_s: float
     ssl_context: ssl.SSLContext
     agent_options: AgentOptions
+    origins: int = 1
 
 
 class Client(Protocol):
@@ -73,42 +78,97 @@ def is_async(client: Client) -> bool:
     return inspect.iscoroutinefunction(client.send)
 
 
+class BadAnswerError(TypeError):
+    """What a client's `send` returned is no status and body."""
+
+    kind = "bad_answer"
+
+
+def checked_answer(answer: object) -> tuple[int, bytes]:
+    """What a client has returned, if it is a status and a body. Raises `BadAnswerError`."""
+    if isinstance(answer, tuple) and len(answer) == 2:
+        status, body = answer
+        if isinstance(status, int) and isinstance(body, bytes | bytearray | memoryview):
+            return int(status), bytes(body)
+    if inspect.iscoroutine(answer):
+        answer.close()
+    raise BadAnswerError(f"send returned {type(answer).__name__}, not a status and a body")
+
+
+async def close_client(client: Client) -> None:
+    """Close a client, in whichever way it is closed. What it raises is of no interest any more."""
+    with contextlib.suppress(Exception):
+        closing = client.close()
+        if inspect.isawaitable(closing):
+            await closing
+
+
 def socket_counts(client: Client, requests: int) -> SocketCounts:
-    """What a client says of its sockets, after `requests` finished ones."""
+    """What a client says of its sockets, after `requests` finished ones; nothing, where it says nothing sensible."""
     agent = getattr(client, "agent", None)
-    if agent is not None and hasattr(agent, "get_current_status"):
+    if isinstance(agent, KeepsSockets):
         return counts_of(agent)
-    created = getattr(client, "sockets_created", None)
-    return SocketCounts(created=created() if callable(created) else 0, requests=requests)
+    created: object = 0
+    with contextlib.suppress(Exception):
+        created = getattr(client, "sockets_created", int)()
+    return SocketCounts(created=created if isinstance(created, int) else 0, requests=requests)
+
+
+CONNECT_FAILED, CONNECT_TIMEOUT = ConnectError.kind, ConnectTimeoutError.kind
+NOT_REACHED = frozenset({CONNECT_FAILED, CONNECT_TIMEOUT, TlsError.kind, CertificateError.kind})
+"""The kinds of errors of a request that had no socket: nobody was there, or not who should be."""
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it was made of and raised from."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        found = waiting.pop(0)
+        if isinstance(found, BaseException) and id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            waiting += [found.__cause__, found.__context__, getattr(found, "reason", None), *found.args]
+            waiting += [getattr(found, name, None) for name in ("os_error", "certificate_error")]
 
 
 def kind_of(error: BaseException) -> str:
-    """The name of an error in reports: an agent's own kind, wherever in the chain it is, or its class's name."""
-    is_refused = False
-    outermost = error
-    found: BaseException | None = error
-    seen: set[int] = set()
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        kind = getattr(found, "kind", None)
-        if isinstance(kind, str) and (isinstance(found, AgentError) or found is outermost):
-            return kind
-        is_refused = is_refused or isinstance(found, ConnectionRefusedError)
-        reason = getattr(found, "reason", None)
-        found = found.__cause__ or found.__context__ or (reason if isinstance(reason, BaseException) else None)
-    if is_refused:
+    """The name of an error in reports: that of an agent's error where it is one, else its own kind or class's name."""
+    chain = list(_chain(error))
+    for found in chain:
+        if isinstance(found, AgentError):
+            return found.kind
+    own = getattr(error, "kind", None)
+    if isinstance(own, str):
+        return own
+    names = {kind.__name__ for found in chain for kind in type(found).__mro__}
+    if any(isinstance(found, ssl.SSLCertVerificationError) for found in chain):
+        return CertificateError.kind
+    if any(isinstance(found, ConnectionRefusedError | socket.gaierror) for found in chain):
         return CONNECT_FAILED
-    name = type(outermost).__name__.removesuffix("Error").removesuffix("Exception") or "error"
+    if names & _CONNECT_TIMEOUTS:
+        return CONNECT_TIMEOUT
+    name = type(error).__name__.removesuffix("Error").removesuffix("Exception") or "error"
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-CONNECT_FAILED = "connect_failed"
+_CONNECT_TIMEOUTS = {"ConnectTimeout", "ConnectTimeoutError", "ConnectionTimeoutError"}
+"""What urllib3, requests, httpx and aiohttp call it."""
 
 
-def described(error: BaseException) -> str:
-    """An error in words."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _MESSAGES_SHOWN else f"{text[:_MESSAGES_SHOWN]}..."
+def described(error: BaseException, request: Request) -> str:
+    """An error that kept a request from being sent, in words, without what the request holds."""
+    parts = urlsplit(request.url)
+    where = f"{parts.scheme}://{parts.netloc}"
+    for found in _chain(error):
+        if isinstance(found, AgentError):
+            return str(found)
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return f"{where}: the certificate was not accepted: {found.verify_message}"
+        if isinstance(found, socket.gaierror):
+            return f"the host name {parts.hostname!r} does not resolve: {found.strerror}"
+    number = next((e.errno for e in _chain(error) if isinstance(e, OSError) and isinstance(e.errno, int)), None)
+    return f"{where}: {os.strerror(number) if number else kind_of(error).replace('_', ' ')}"
 
 
 def load_factory(spec: str) -> Callable[[ClientSettings], Client]:
@@ -132,12 +192,20 @@ def _or_none(seconds: float) -> float | None:
     return seconds or None
 
 
-def _asked(request: Request) -> dict[str, str]:
+def _asked(request: Request) -> list[tuple[str, str]]:
     """The headers of a request; the body is wanted as it is, so that all clients get the same bytes."""
-    headers = dict(request.headers)
-    if not any(name.lower() == "accept-encoding" for name in headers):
-        headers["Accept-Encoding"] = "identity"
-    return headers
+    if any(name.lower() == "accept-encoding" for name, _ in request.headers):
+        return list(request.headers)
+    return [*request.headers, ("Accept-Encoding", "identity")]
+
+
+def _in_one(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers with those of one name in one line (RFC 9110 section 5.3), for who knows no others."""
+    merged: dict[str, tuple[str, str]] = {}
+    for name, value in headers:
+        first, before = merged.get(name.lower(), (name, ""))
+        merged[name.lower()] = (first, f"{before}, {value}" if before else value)
+    return dict(merged.values())
 
 
 class _SocketCounter:
@@ -180,7 +248,8 @@ class Urllib3Client:
     def __init__(self, settings: ClientSettings, *, keep_alive: bool = True) -> None:
         import urllib3
 
-        self._headers = {} if keep_alive else {"Connection": "close"}
+        self._pairs = urllib3.HTTPHeaderDict
+        self._headers = [] if keep_alive else [("Connection", "close")]
         self._counter = _SocketCounter(keep_alive=keep_alive)
         self._manager = urllib3.PoolManager(
             num_pools=100,
@@ -194,7 +263,7 @@ class Urllib3Client:
 
     def send(self, request: Request) -> tuple[int, bytes]:
         """Send a request and return the response's status and body."""
-        headers = _asked(request) | self._headers
+        headers = self._pairs([*_asked(request), *self._headers])
         response = self._manager.request(
             request.method, request.url, headers=headers, body=request.body or None, redirect=False
         )
@@ -213,14 +282,17 @@ class Urllib3AgentClient:
     """kabench's agent for threads, as urllib3's users have it."""
 
     def __init__(self, settings: ClientSettings) -> None:
+        from urllib3 import HTTPHeaderDict
+
         from kabench.agent import KeepAliveAgent
 
+        self._pairs = HTTPHeaderDict
         self.agent = KeepAliveAgent(options=settings.agent_options, retries=False, ssl_context=settings.ssl_context)
 
     def send(self, request: Request) -> tuple[int, bytes]:
         """Send a request and return the response's status and body."""
         response = self.agent.request(
-            request.method, request.url, headers=_asked(request), body=request.body or None, redirect=False
+            request.method, request.url, headers=self._pairs(_asked(request)), body=request.body or None, redirect=False
         )
         return response.status, response.data
 
@@ -269,7 +341,7 @@ class RequestsClient:
         response = self._session.request(
             request.method,
             request.url,
-            headers=_asked(request),
+            headers=_in_one(_asked(request)),
             data=request.body or None,
             timeout=self._timeout,
             allow_redirects=False,
@@ -300,7 +372,7 @@ class HttpxClient:
             trust_env=False,
             timeout=httpx.Timeout(never, connect=_or_none(settings.connect_timeout_s), pool=None),
             limits=httpx.Limits(
-                max_connections=settings.max_sockets,
+                max_connections=settings.max_sockets and settings.max_sockets * settings.origins,
                 max_keepalive_connections=settings.max_free_sockets,
                 keepalive_expiry=_or_none(settings.free_socket_timeout_s),
             ),
@@ -308,8 +380,7 @@ class HttpxClient:
         )
 
     async def _note(self, event: str, _: object) -> None:
-        if event == "connection.connect_tcp.complete":
-            self._created += 1
+        self._created += event == "connection.connect_tcp.complete"
 
     async def send(self, request: Request) -> tuple[int, bytes]:
         """Send a request and return the response's status and body."""
@@ -340,11 +411,18 @@ class AiohttpClient:
 
         self._created = 0
         self._url = yarl.URL
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_create_end.append(self._note)
+        client = self
+
+        class Connector(aiohttp.TCPConnector):  # a trace would cost something with each request
+            async def _create_connection(self, *asked: Any, **by_name: Any) -> Any:
+                connection = await super()._create_connection(*asked, **by_name)
+                client._created += 1  # its own
+                return connection
+
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=settings.max_sockets or 0,
+            connector=Connector(
+                limit=0,
+                limit_per_host=settings.max_sockets or 0,
                 keepalive_timeout=settings.free_socket_timeout_s or 3600.0,
                 ssl=settings.ssl_context,
             ),
@@ -353,19 +431,16 @@ class AiohttpClient:
                 sock_connect=_or_none(settings.connect_timeout_s),
                 sock_read=_or_none(settings.timeout_s),
             ),
-            trace_configs=[trace],
+            skip_auto_headers=("Content-Type",),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._session._retry_connection = False  # noqa: SLF001  # no other way to have it send a request once
-
-    async def _note(self, *_: object) -> None:
-        self._created += 1
 
     async def send(self, request: Request) -> tuple[int, bytes]:
         """Send a request and return the response's status and body."""
         async with self._session.request(
             request.method,
-            self._url(request.url),
+            self._url(request.url, encoded=True),
             headers=_asked(request),
             data=request.body or None,
             allow_redirects=False,
@@ -373,7 +448,7 @@ class AiohttpClient:
             return response.status, await response.read()
 
     def sockets_created(self) -> int:
-        """By aiohttp's trace."""
+        """As its connector has told."""
         return self._created
 
     async def close(self) -> None:

@@ -63,9 +63,14 @@ class CrowdUser(ABC):
         """Send no more."""
         self._tickets = iter(())
 
-    def stop_waiting(self, now: float) -> None:  # noqa: ARG002  # for those who know who waits
-        """Send no more, not even what still waits for a socket; what is under way may finish."""
-        self.stop()
+    @property
+    def waits(self) -> bool:
+        """Whether his request still waits for a socket."""
+        return False
+
+    def count_in(self, recorder: Recorder) -> None:
+        """Have what is under way recorded there."""
+        self._recorder = recorder
 
     @abstractmethod
     def cut_off(self, now: float) -> None:
@@ -166,20 +171,25 @@ class Crowd(Load):
         """Let every user finish what he has under way."""
         self._has_ended = True
         for user in self._users:
-            user.stop_waiting(now)
+            user.stop()
         if not self._busy_users:
             self._say_over(now)
 
     def cut_off(self, now: float) -> None:
-        """End every user."""
-        for user in self._users:
+        """End every user. Who has waited since the warm-up has waited all the time that counts."""
+        for user in self._those_who_wait_first():
+            user.count_in(self.recorder)
             user.cut_off(now)
 
     def abort(self, now: float) -> None:
-        """End every user; first those who wait, or they would get the sockets of those who are aborted."""
+        """End every user."""
         self.end(now)
-        for user in self._users:
+        for user in self._those_who_wait_first():
             user.abort(now)
+
+    def _those_who_wait_first(self) -> list[CrowdUser]:
+        """All users, so that none who waits gets the socket of one who is ended."""
+        return sorted(self._users, key=lambda user: not user.waits)
 
     @property
     def refusal(self) -> str | None:

@@ -7,7 +7,7 @@ import math
 import random
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kabench.load.pacing import Ramp, constant_arrivals, poisson_arrivals
 
@@ -30,33 +30,64 @@ _LEAST_BEFORE_S = 1e-6
 """What is due in the warm-up is due before its end by what a clock can show."""
 
 
-def due_times(plan: LoadPlan, share: Share) -> Iterator[float]:
+class Times(Protocol):
+    """Times in order, and how many are left of them."""
+
+    def __next__(self) -> float: ...
+
+    def rest(self) -> int:
+        """How many are left."""
+
+
+class DueTimes:
     """When the requests of a worker are due, in seconds from the end of the warm-up; those of the warm-up are below 0.
 
     The warm-up has the first rate that is not 0.
     """
-    times = _arrivals(plan, share, plan.ramp, plan.ends_after_s, "load")
-    if plan.total is not None:
-        times = itertools.islice(times, share.of(plan.total))
-    if not plan.warmup_s:
-        return times
-    rate = next(level for level in (plan.rate, *(stage.level for stage in plan.stages)) if level)
-    early = _arrivals(plan, share, Ramp(rate), plan.warmup_s, "warm-up")
-    return itertools.chain((min(time_s - plan.warmup_s, -_LEAST_BEFORE_S) for time_s in early), times)
+
+    def __init__(self, plan: LoadPlan, share: Share) -> None:
+        times, self._number = _arrivals(plan, share, plan.ramp, plan.ends_after_s, "load")
+        if plan.total is not None:
+            self._number = share.of(plan.total)
+            times = itertools.islice(times, self._number)
+        self._times = times
+        if plan.warmup_s:
+            rate = next(level for level in (plan.rate, *(stage.level for stage in plan.stages)) if level)
+            early, _ = _arrivals(plan, share, Ramp(rate), plan.warmup_s, "warm-up")
+            before = (min(time_s - plan.warmup_s, -_LEAST_BEFORE_S) for time_s in early)
+            self._times = itertools.chain(before, times)
+        self._drawn = 0
+
+    def __iter__(self) -> Iterator[float]:
+        return self
+
+    def __next__(self) -> float:
+        time_s = next(self._times)
+        self._drawn += time_s >= 0
+        return time_s
+
+    def rest(self) -> int:
+        """How many are left. Where their number is not known beforehand, they are counted, one by one."""
+        return sum(1 for _ in self._times) if self._number is None else self._number - self._drawn
 
 
-def _arrivals(plan: LoadPlan, share: Share, ramp: Ramp, ends_after_s: float | None, what: str) -> Iterator[float]:
-    """When a worker's requests are due, until there is an end. Constant arrivals are as many as the area says.
+def _arrivals(
+    plan: LoadPlan, share: Share, ramp: Ramp, ends_after_s: float | None, what: str
+) -> tuple[Iterator[float], int | None]:
+    """When a worker's requests are due, until there is an end, and how many they are, where that is known.
+
+    Constant arrivals are as many as the area says.
 
     That is a number, and not a time: no rounding of times may put one request more into it.
     """
     if plan.arrivals == "constant":
         times = constant_arrivals(ramp, share.index, share.workers)
         if ends_after_s is None:
-            return times
-        return itertools.islice(times, share.of(math.ceil(ramp.area_at(ends_after_s) - _ROUNDING)))
+            return times, None
+        number = share.of(math.ceil(ramp.area_at(ends_after_s) - _ROUNDING))
+        return itertools.islice(times, number), number
     times = poisson_arrivals(ramp, random.Random(f"{plan.seed}-{share.index}-{what}"), share.workers)
-    return times if ends_after_s is None else itertools.takewhile(lambda time_s: time_s < ends_after_s, times)
+    return times if ends_after_s is None else itertools.takewhile(lambda time_s: time_s < ends_after_s, times), None
 
 
 class Dispatcher:
@@ -67,7 +98,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        times: Iterator[float],
+        times: Times,
         start: Callable[[float, float], None],
         make_alarm: Callable[[Callable[[], None]], Alarm],
         clock: Callable[[], float] = perf_counter,
@@ -127,7 +158,7 @@ class Dispatcher:
             self._next_at = inf
 
     def count_rest(self) -> int:
-        """How many were left at the `end`, once. It takes a while where there are millions."""
-        rest = 1 + sum(1 for _ in self._times) if self._has_more else 0
+        """How many were left at the `end`, once."""
+        rest = 1 + self._times.rest() if self._has_more else 0
         self._has_more = False
         return rest

@@ -44,6 +44,11 @@ class Load(ABC):
         return {*self.recorder.errors, *self.warmup_recorder.errors}
 
     @property
+    def finished_requests(self) -> int:
+        """Answers so far, those of the warm-up included."""
+        return self.recorder.transactions + self.warmup_recorder.transactions
+
+    @property
     @abstractmethod
     def refusal(self) -> str | None:
         """Why a socket could not be opened; None where that is not what was heard last."""

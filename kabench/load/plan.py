@@ -178,7 +178,7 @@ class LoadPlan:
         if self.connect_to is not None and self.unix_socket is not None:
             raise PlanError("connect_to and unix_socket: give only one of them")
         if has_own_server and (self.connect_to is not None or self.unix_socket is not None):
-            raise PlanError("connect_to and unix_socket are for a URL")
+            raise PlanError("connect_to and unix_socket: are for a URL")
         if self.order not in (None, "turn", "random"):
             raise PlanError(f"order: {self.order!r} is neither turn nor random")
         if self.order == "turn" and self.is_weighted:

@@ -23,7 +23,6 @@ FIRST_FAILED_STATUS = 400
 
 _IN_ONE_PIECE_AT_ONCE = ("total", "service", "first_byte")
 _IN_ONE_PIECE = ("service", "first_byte")
-_WITHOUT_PHASES = ("total", "service")
 
 
 class Recorder:
@@ -38,7 +37,6 @@ class Recorder:
         "_queue",
         "_service",
         "_total",
-        "_undivided",
         "body_bytes",
         "errors",
         "lock",
@@ -57,7 +55,6 @@ class Recorder:
     def _new_second(self) -> None:
         self._at_once: defaultdict[int, int] = defaultdict(int)
         self._one_piece: defaultdict[int, int] = defaultdict(int)
-        self._undivided: defaultdict[int, int] = defaultdict(int)
         self._total: defaultdict[int, int] = defaultdict(int)
         self._service: defaultdict[int, int] = defaultdict(int)
         self._lag: defaultdict[int, int] = defaultdict(int)
@@ -107,15 +104,11 @@ class Recorder:
         """Count how late a request was given to the agent."""
         self._lag[int(seconds * 1e6)] += 1
 
-    def record_undivided(self, status: int, body: bytes, response_s: float, service_s: float) -> None:
-        """Count a finished exchange of which nobody knows the phases."""
+    def record_undivided(self, status: int, body: bytes, response_s: float) -> None:
+        """Count a finished exchange of which nobody knows when it was sent."""
         self.status_codes[status] += 1
         self.body_bytes += len(body)
-        if response_s == service_s:
-            self._undivided[int(response_s * 1e6)] += 1
-        else:
-            self._total[int(response_s * 1e6)] += 1
-            self._service[int(service_s * 1e6)] += 1
+        self._total[int(response_s * 1e6)] += 1
 
     def _record_service(self, exchange: Exchange, sent_at: float, now: float) -> None:
         service_us = int((now - sent_at) * 1e6)
@@ -148,7 +141,6 @@ class Recorder:
             for phases, counts in (
                 (_IN_ONE_PIECE_AT_ONCE, self._at_once),
                 (_IN_ONE_PIECE, self._one_piece),
-                (_WITHOUT_PHASES, self._undivided),
                 (("total",), self._total),
                 (("service",), self._service),
                 (("lag",), self._lag),
@@ -187,10 +179,10 @@ class ExpectingRecorder(Recorder):
         self._judge(head.status, body)
         super().record_due(exchange, head, body, due_at, now)
 
-    def record_undivided(self, status: int, body: bytes, response_s: float, service_s: float) -> None:
+    def record_undivided(self, status: int, body: bytes, response_s: float) -> None:
         """Look at the answer, and count it."""
         self._judge(status, body)
-        super().record_undivided(status, body, response_s, service_s)
+        super().record_undivided(status, body, response_s)
 
     def _judge(self, status: int, body: bytes) -> None:
         if self._statuses and status not in self._statuses:

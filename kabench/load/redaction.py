@@ -20,6 +20,8 @@ _SECRET_NAME = re.compile(
     r"auth|token|secret|passw|pwd|cookie|session|credential|signature|(^|[-_])(api)?key$|^sig$", re.IGNORECASE
 )
 _QUERY_VALUE = re.compile(r"([?&]([^=&#]*)=)([^&#]*)")
+_FORM_VALUE = re.compile(r"((?:^|&)([\w.%\[\]-]+)=)([^&\s]*)")
+_JSON_VALUE = re.compile(r'("([^"\\]*)"\s*:\s*)("(?:[^"\\]|\\.)*"|[^\s,{}\[\]"]+)')
 _LONGEST_BODY = 2048
 _LONGEST_LIST = 20
 
@@ -27,7 +29,7 @@ _LONGEST_LIST = 20
 def redacted_url(url: str) -> str:
     """A URL without its credentials, and without the values of parameters that are secret by their name."""
     bare = without_credentials(url, f"{REDACTED}@")
-    return _QUERY_VALUE.sub(lambda m: m[1] + (REDACTED if _SECRET_NAME.search(unquote(m[2])) else m[3]), bare)
+    return _QUERY_VALUE.sub(_without_secret, bare)
 
 
 def redacted_headers(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
@@ -60,9 +62,13 @@ def _target(target: LoadTarget) -> dict[str, Any]:  # JSON
 
 
 def _text(body: bytes) -> str:
-    if len(body) <= _LONGEST_BODY:
-        return body.decode("utf-8", "replace")
-    return f"{body[:_LONGEST_BODY].decode('utf-8', 'replace')}... [{len(body)} bytes, {_digest(body)}]"
+    shown = _FORM_VALUE.sub(_without_secret, body[:_LONGEST_BODY].decode("utf-8", "replace"))
+    shown = _JSON_VALUE.sub(_without_secret, shown)
+    return shown if len(body) <= _LONGEST_BODY else f"{shown}... [{len(body)} bytes, {_digest(body)}]"
+
+
+def _without_secret(found: re.Match[str]) -> str:
+    return found[1] + (REDACTED if _SECRET_NAME.search(unquote(found[2])) else found[3])
 
 
 def _cut(shown: list[Any], things: Sequence[object]) -> list[Any]:  # JSON

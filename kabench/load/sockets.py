@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from kabench.load.messages import SocketCounts
 
@@ -10,17 +10,23 @@ if TYPE_CHECKING:
     from kabench.agent import AgentStatus
 
 
-class _Agent(Protocol):
-    def get_current_status(self) -> AgentStatus: ...
+@runtime_checkable
+class KeepsSockets(Protocol):
+    """An agent of kabench, of whichever kind."""
+
+    def get_current_status(self) -> AgentStatus:
+        """Its book."""
 
     @property
-    def tls_handshake_count(self) -> int: ...
+    def tls_handshake_count(self) -> int:
+        """TLS handshakes finished."""
 
     @property
-    def tls_resumed_count(self) -> int: ...
+    def tls_resumed_count(self) -> int:
+        """TLS handshakes that resumed a session."""
 
 
-def counts_of(agent: _Agent) -> SocketCounts:
+def counts_of(agent: KeepsSockets) -> SocketCounts:
     """What an agent's book says, over all origins."""
     status = agent.get_current_status()
     return SocketCounts(

@@ -9,7 +9,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kabench.agent.aio.request import credentials_of, without_credentials
+from kabench.agent.aio.request import credentials_of, encoded_url, without_credentials
 from kabench.load.templates import Template
 
 if TYPE_CHECKING:
@@ -150,20 +150,23 @@ class RequestSource:
             )
             for target in map(_with_credentials, self._choice.targets)
         ]
+        self._forms = [
+            (dataclasses.replace(target, url=encoded_url(target.url)) if url.is_constant else target, url, bodies)
+            for target, url, bodies in self._forms
+        ]
 
     def __iter__(self) -> Iterator[Request]:
         for number in self._choice.numbers:
             target, url, bodies = self._forms[self._choice.target(number)]
             body = bodies[self._choice.body(number) % len(bodies)]
-            yield Request(target.method or "GET", url.fill(number).decode(), target.headers, body.fill(number))
+            sent_to = target.url if url.is_constant else encoded_url(url.fill(number).decode())
+            yield Request(target.method or "GET", sent_to, target.headers, body.fill(number))
 
 
 def _with_credentials(target: LoadTarget) -> LoadTarget:
     """The target with a URL's credentials in a header, as kabench's agents send them; not every client does."""
     credentials = credentials_of(target.url)
-    if credentials is None:
-        return target
     headers = target.headers
-    if not any(name.lower() == "authorization" for name, _ in headers):
+    if credentials is not None and not any(name.lower() == "authorization" for name, _ in headers):
         headers = (*headers, ("Authorization", credentials))
-    return dataclasses.replace(target, url=without_credentials(target.url), headers=headers)
+    return dataclasses.replace(target, url=without_credentials(target.url).partition("#")[0], headers=headers)

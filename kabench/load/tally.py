@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kabench.histogram import Distribution, percentile_of
 from kabench.load.messages import UNEXPECTED, Counts, Second, SocketCounts, Totals
 from kabench.load.recorder import FIRST_FAILED_STATUS
-from kabench.result import AgentRun, Client, Phases, SeriesPoint, Sockets, WorkerRecord
+from kabench.result import BUSY_PCT, LATE_S, AgentRun, Client, Phases, SeriesPoint, Sockets, WorkerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from kabench.load.plan import LoadPlan
 
 _PHASES = ("total", "service", "lag", "queue", "connect", "first_byte")
-_BUSY_SHARE = 0.9
-_LATE_S = 0.01
+_SHORTEST_JUDGED_S = 0.5
+"""A worker's share of its core over less than this says nothing."""
+
 _BYTES_PER_MB = 2**20
 _SHORTEST_POINT_S = 0.1
 """What is left of a run after its last whole second belongs to that if it is shorter."""
@@ -37,12 +38,20 @@ class _WorkerTally:
         self.seconds = 0
         self.has_ended = False
         self.lost_at_s: float | None = None
+        self.peak_cpu_pct = 0.0
+
+    def judge(self, second: Second) -> None:
+        """See how much of its core the worker used in a second."""
+        seconds = second.elapsed_s - self.last.elapsed_s
+        if seconds >= _SHORTEST_JUDGED_S:
+            self.peak_cpu_pct = max(self.peak_cpu_pct, 100 * (second.cpu_s - self.last.cpu_s) / seconds)
 
     def as_record(self) -> WorkerRecord:
         return dataclasses.replace(
             self.record,
             transactions=sum(self.last.totals.status_codes.values()),
             cpu_s=round(self.last.cpu_s, 6),
+            peak_cpu_pct=round(self.peak_cpu_pct, 1),
             lost_at_s=self.lost_at_s,
         )
 
@@ -62,6 +71,7 @@ class Tally:
     def __init__(self, agent: str, plan: LoadPlan, workers: Sequence[WorkerRecord]) -> None:
         self._agent = agent
         self._expects_status = bool(plan.expect_status)
+        self._ends_after_s = plan.ends_after_s
         self._workers = [_WorkerTally(record) for record in workers]
         self._phases = {phase: Distribution() for phase in _PHASES}
         self._points: list[_Point] = []
@@ -90,6 +100,7 @@ class Tally:
             if "total" in counts.phases:
                 point.seen.update(counts.counts)
         tally.waiting.clear()
+        tally.judge(message)
         tally.last = message
         tally.seconds += 1
         self._close_points()
@@ -154,6 +165,8 @@ class Tally:
             statuses.update(last.totals.status_codes)
         errors = self._errors()
         elapsed_s = max(last.elapsed_s for last in lasts)
+        if self._ends_after_s is not None:
+            elapsed_s = min(elapsed_s, self._ends_after_s)  # answers that came later were asked for before
         transactions = sum(statuses.values())
         socket_errors = sum(last.totals.socket_errors for last in lasts)
         bad_answers = sum(errors[kind] for kind in UNEXPECTED)
@@ -169,8 +182,8 @@ class Tally:
             agent=self._agent,
             elapsed_s=round(elapsed_s, 6),
             interrupted=interrupted,
-            saturated=any(last.elapsed_s > 0 and last.cpu_s / last.elapsed_s >= _BUSY_SHARE for last in lasts)
-            or (lag_p99_s is not None and lag_p99_s > _LATE_S),
+            saturated=any(worker.peak_cpu_pct >= BUSY_PCT for worker in self._workers)
+            or (lag_p99_s is not None and lag_p99_s > LATE_S),
             transactions=transactions,
             successful_transactions=transactions - bad_answers,
             failed_transactions=bad_answers + socket_errors,

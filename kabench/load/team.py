@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 LOOK_AROUND_EVERY_S = 0.1
+_PATIENCE_S = 30.0
+_PATIENCE_AFTER_STOP_S = 5.0
+"""How long a worker may say nothing: it says something ten times a second, if its client lets it."""
+
 _LEAD_S = 0.02
 """Between the word to go and the first request: all workers have heard it by then."""
 
@@ -32,6 +36,8 @@ class Team:
         self._heard: queue.SimpleQueue[tuple[int, Message | None]] = queue.SimpleQueue()
         self._workers: list[WorkerProcess] = []
         self._is_stopped = False
+        self._stopped_at = 0.0
+        self.unresponsive: set[int] = set()
         try:
             for index, task in enumerate(tasks):
                 self._workers.append(WorkerProcess(index, task, self._heard))
@@ -55,25 +61,40 @@ class Team:
 
         In between there is None, as a chance to look after other things.
         """
-        speaking = len(self._workers)
-        while speaking:
+        silent_since = dict.fromkeys(range(len(self._workers)), monotonic())
+        while silent_since:
             try:
                 index, message = self._heard.get(timeout=LOOK_AROUND_EVERY_S)
             except queue.Empty:
+                self._end_the_silent(silent_since)
                 yield None
                 continue
-            speaking -= message is None
+            if message is None:
+                del silent_since[index]
+            else:
+                silent_since[index] = monotonic()
             yield index, message
+
+    def _end_the_silent(self, silent_since: dict[int, float]) -> None:
+        """End workers that have said nothing for longer than any worker is silent."""
+        patience_s = _PATIENCE_AFTER_STOP_S if self._is_stopped else _PATIENCE_S
+        for index, since in silent_since.items():
+            if monotonic() - max(since, self._stopped_at) > patience_s:
+                self.unresponsive.add(index)
+                self._workers[index].process.kill()
 
     def stop(self) -> None:
         """Have them stop and say what they have."""
         if not self._is_stopped:
             self._is_stopped = True
+            self._stopped_at = monotonic()
             for worker in self._workers:
                 worker.tell(STOP)
 
     def ending_of(self, index: int) -> str:
         """How a worker's process has ended."""
+        if index in self.unresponsive:
+            return f"it did not answer for {_PATIENCE_AFTER_STOP_S if self._is_stopped else _PATIENCE_S:g} s"
         return ending(self._workers[index].process)
 
     def end(self) -> None:
@@ -90,7 +111,7 @@ class WorkerProcess:
     def __init__(self, index: int, task: Task, heard: queue.SimpleQueue[tuple[int, Message | None]]) -> None:
         self._index = index
         self._heard = heard
-        self.process = start_child([sys.executable, "-m", "kabench.load"])
+        self.process = start_child([sys.executable, "-P", "-m", "kabench.load"])
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         self.tell(encode(task))

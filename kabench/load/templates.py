@@ -2,7 +2,7 @@
 
 | placeholder | what stands there |
 | --- | --- |
-| `{{counter}}` | the number of the request, from 0; no two requests of a run have the same |
+| `{{counter}}` | the number of the request, from 0; no two requests of an agent have the same |
 | `{{random}}` | a random whole number from 0 to 999999999 |
 | `{{random:A-B}}` | a random whole number from A to B |
 | `{{uuid}}` | a random UUID (RFC 9562 section 5.4) |

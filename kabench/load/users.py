@@ -40,6 +40,7 @@ class User(Exchange, CrowdUser):
         if next(self._tickets, None) is None:
             self._finish(now)
         else:
+            self.refusal = None
             self._agent.start(self, now)
 
     def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
@@ -69,11 +70,10 @@ class User(Exchange, CrowdUser):
         if not self.is_finished:
             self._start(perf_counter())
 
-    def stop_waiting(self, now: float) -> None:
-        """Send no more, not even what still waits for a socket; what is under way may finish."""
-        self.stop()
-        if self.pending:
-            self.abort(now)
+    @property
+    def waits(self) -> bool:
+        """Whether his request still waits for a socket."""
+        return self.pending
 
     def cut_off(self, now: float) -> None:
         """Count what is still under way as an error, and do not wait for it."""
@@ -99,6 +99,7 @@ class VaryingUser(User):
         if next(self._tickets, None) is None:
             self._finish(now)
         else:
+            self.refusal = None
             self.carry(self._next())
             self._agent.start(self, now)
 

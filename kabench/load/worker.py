@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import resource
 import sys
+import threading
 import warnings
+from pathlib import Path
 from time import monotonic, perf_counter, process_time
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
@@ -34,7 +37,8 @@ _GRACE_S = 5.0
 """How long a run that ends by the clock waits for the answers it is owed."""
 
 _CONNECT_ERRORS = {error.kind for error in (ConnectError, ConnectTimeoutError, TlsError, CertificateError)}
-_LONGEST_LINE_BYTES = 2**31
+_CLOSE_PATIENCE_S = 3.0
+_NOBODY_LISTENS = 3
 _MOST_UNCOLLECTED = 500_000
 """Objects that a run may leave uncollected before a pause for them is better than the memory."""
 
@@ -77,7 +81,15 @@ class Worker:
             timer.cancel()
         self._say_second(self._ended_at)
         self._say(Done(self._interrupted, self._why_unreachable()))
+        await self._close()
+
+    async def _close(self) -> None:
+        """Close the load. A client that hangs there is left behind: all it has measured has been said."""
+        leaving = threading.Timer(_CLOSE_PATIENCE_S, _leave, (0,))
+        leaving.daemon = True
+        leaving.start()
         await self._load.close()
+        leaving.cancel()
 
     def _at(self, at: float, what: Callable[[], None]) -> asyncio.TimerHandle:
         """Call at a time, and not before, whatever steps the event loop's timers have."""
@@ -118,16 +130,19 @@ class Worker:
             with recorder.lock:
                 sums = (recorder.transactions, recorder.socket_errors, recorder.not_started)
             self._say(Progress(elapsed_s, *sums, self._load.socket_counts()))
-        if not self._load.has_been_answered and self._load.has_got_nowhere:
+        if not self._has_reached_anybody() and self._load.has_got_nowhere:
             self._load.abort(now)
         if gc.get_count()[0] > _MOST_UNCOLLECTED:
             gc.collect()
         next_at = self._zero + (self._ticks + 1) * _PROGRESS_EVERY_S if self._is_measuring else now + _PROGRESS_EVERY_S
         self._tick_timer = self._at(next_at, self._tick)
 
+    def _has_reached_anybody(self) -> bool:
+        return self._load.has_been_answered or self._load.socket_counts().created > 0
+
     def _why_unreachable(self) -> str | None:
         """Why no socket could ever be opened, if that is so."""
-        if self._load.has_been_answered or self._interrupted or not self._load.error_kinds <= _CONNECT_ERRORS:
+        if self._has_reached_anybody() or self._interrupted or not self._load.error_kinds <= _CONNECT_ERRORS:
             return None
         return self._load.refusal
 
@@ -157,7 +172,7 @@ def _say(message: Message) -> None:
         _out.write(encode(message))
         _out.flush()
     except BrokenPipeError:
-        _leave()
+        _leave(_NOBODY_LISTENS)
 
 
 _out: BinaryIO
@@ -170,16 +185,14 @@ def _take_over_output() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
-def _leave() -> NoReturn:
-    """End at once: whoever started this worker has gone, and nobody is left to tell."""
-    os._exit(3)
+def _leave(code: int) -> NoReturn:
+    """End at once, whatever threads there are."""
+    os._exit(code)
 
 
 async def _main() -> None:
-    reader = asyncio.StreamReader(limit=_LONGEST_LINE_BYTES)
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    line = await reader.readline()
+    line = sys.stdin.buffer.readline()
     warnings.simplefilter("ignore", InsecureTlsWarning)  # the report says it, and so of urllib3's below
     warnings.filterwarnings("ignore", "Unverified HTTPS request")
     try:
@@ -189,7 +202,7 @@ async def _main() -> None:
         _say(Failed(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"))
         return
     _say(Ready(loop_name(loop), peer_version(task.agent)))
-    go = await reader.readline()
+    go = sys.stdin.buffer.readline()
     if not go:
         return
     begins_at = 0.0
@@ -197,10 +210,9 @@ async def _main() -> None:
         worker.interrupt()
     else:
         begins_at = msgspec.json.decode(go, type=Go).at
-    listening = asyncio.ensure_future(_listen(reader, worker))
+    threading.Thread(target=_listen, args=(loop, worker), daemon=True).start()
     _keep_collections_out(task.agent)
     await worker.work(begins_at)
-    listening.cancel()
 
 
 def _keep_collections_out(agent: str) -> None:
@@ -211,15 +223,18 @@ def _keep_collections_out(agent: str) -> None:
         gc.disable()
 
 
-async def _listen(reader: asyncio.StreamReader, worker: Worker) -> None:
-    while await reader.readline():
-        worker.interrupt()
-    _leave()
+def _listen(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
+    """Hear the word to stop, and the end. In a thread: a client may block the event loop."""
+    for _ in sys.stdin.buffer:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(worker.interrupt)
+    _leave(_NOBODY_LISTENS)
 
 
 def main() -> None:
     """Take a task from standard input and carry it out."""
     allow_open_sockets()
     _take_over_output()
+    sys.path.append(str(Path.cwd()))  # for a client of the user's own; at the end, so that it hides nothing
     run(_main())
-    os._exit(0)  # threads of a client that hangs must not keep the process
+    _leave(0)

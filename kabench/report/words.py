@@ -7,14 +7,13 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from kabench.histogram import decoded_cells
+from kabench.result import BUSY_PCT, LATE_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kabench.result import AgentRun, RunResult
 
-_BUSY_SHARE = 0.9
-_LATE_S = 0.01
 _ROUNDING = 1e-6
 _HIDES_FACTOR = 2.0
 _HIDES_LEAST_S = 0.01
@@ -80,12 +79,12 @@ def bottleneck(run: AgentRun) -> str | None:
     """Why the figures may be kabench's own limits; None where it had room."""
     if not run.saturated:
         return None
-    reasons = []
-    for worker in run.client.workers:
-        worked_s = run.elapsed_s if worker.lost_at_s is None else worker.lost_at_s
-        if worker.cpu_s is not None and worked_s and worker.cpu_s / worked_s >= _BUSY_SHARE:
-            reasons.append(f"{worker.name} used {100 * worker.cpu_s / worked_s:.0f} % of its core")
-    if run.lag_s.p99 is not None and run.lag_s.p99 > _LATE_S:
+    reasons = [
+        f"{worker.name} used {worker.peak_cpu_pct:.0f} % of its core in its busiest second"
+        for worker in run.client.workers
+        if worker.peak_cpu_pct is not None and worker.peak_cpu_pct >= BUSY_PCT
+    ]
+    if run.lag_s.p99 is not None and run.lag_s.p99 > LATE_S:
         reasons.append(f"requests were sent late (p99 of the lag: {run.lag_s.p99 * 1000:.1f} ms)")
     why = "; ".join(reasons) or "a worker used its core to the full"
     return (

@@ -42,7 +42,7 @@ class EmbeddedServer:
         self.ca_data: str | None = heard["ca_data"]
 
     def _command(self) -> list[str]:
-        return [sys.executable, "-m", "kabench.server"]
+        return [sys.executable, "-P", "-m", "kabench.server"]
 
     def counts(self) -> ServerCounts:
         """What the server has counted so far. Raises `ServerError` if it is no longer there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-_BESIDES_SOCKETS = 64
+_BESIDES_SOCKETS = 32
 """Files that a process has open anyway: streams, the event loop's, modules while they are read."""
 
 

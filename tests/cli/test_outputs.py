@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,36 @@ def test_percentile_files_have_the_names_that_were_promised_although_the_second_
     outputs = Outputs("run", ["keepalive", "plain"], hgrm=tmp_path / "p.hgrm")
     outputs.write(a_result(a_run(agent="keepalive", hdr={"total": times.encoded()})))
     assert [path.name for path in tmp_path.iterdir()] == ["p-keepalive.hgrm"]
+
+
+def test_a_full_disk_behind_standard_output_is_said_and_the_record_is_kept(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full")
+    command = [sys.executable, "-m", "kabench", "run", "--total", "20", "-a", "keepalive", "--quiet"]
+    with full.open("w") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 3
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(list((tmp_path / "results").iterdir())) == 1
+
+
+def test_two_outputs_do_not_share_a_file(tmp_path: Path) -> None:
+    done = kabench("run", "--json", "same", "--csv", "./same", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "kabench: --json and --csv: both would write same\n"
+
+
+def test_a_stranger_s_folder_does_not_hide_python_s_own_modules(tmp_path: Path) -> None:
+    for name in ("queue", "hdrh", "msgspec"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not that one')")
+    script = Path(sys.executable).parent / "kabench"
+    done = subprocess.run(
+        [str(script), "run", "--total", "20", "-a", "keepalive", "--quiet", "--no-save"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -250,7 +250,7 @@ def test_a_scenario_that_is_not_there_or_no_text_is_exit_2(refusal: Refusal) -> 
         (["--connect-to", "nowhere", "http://h/"], "--connect-to: 'nowhere' is no address"),
         (["--connect-to", "h:1", "--unix-socket", "x", "http://h/"], "--connect-to and --unix-socket: give only one"),
         (["--unix-socket", "x"], "are for a URL"),
-        (["--unix-socket", "x", "--agent", "urllib3", "http://h/"], "urllib3 does not know unix_socket"),
+        (["--unix-socket", "x", "--agent", "urllib3", "http://h/"], "urllib3 cannot be told of Unix sockets"),
         (["--expect-status", "99"], "99 is no status code"),
         (["--templates", "--data", "{{counting}}"], "{{counting}} is no placeholder"),
         (["--progress", "loud"], "--progress loud: there are auto, live, plain and none"),
@@ -279,3 +279,21 @@ def test_an_insecure_run_through_a_peer_does_not_fill_the_terminal(tmp_path: Pat
         options = ("--insecure", "--total", "30", "--no-save", "--quiet", "--max-sockets", "3")
         done = kabench("run", server.url, "--agent", "urllib3", *options, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "arguments", "expected"),
+    [
+        ("requests = 5", ["-d", "200ms"], {"requests": None, "duration_s": 0.2}),
+        ("requests = 5\nconcurrency = 3", ["--rate", "50", "-d", "200ms"], {"concurrency": None, "rate": 50.0}),
+        ("rate = 50\nduration = '9s'", ["-c", "2", "-n", "4"], {"rate": None, "concurrency": 2, "total": 4}),
+        ("delay = '1ms'\ntotal = 4", ["{url}"], {"total": 4}),
+        ("data = 'a'\ntotal = 4", ["--data", "b"], {"data": "b"}),
+    ],
+)
+def test_what_the_command_line_says_comes_before_its_alternatives_in_the_scenario(
+    echo_server: EmbeddedServer, tmp_path: Path, scenario: str, arguments: list[str], expected: dict[str, Any]
+) -> None:
+    words = [word.format(url=echo_server.url) for word in arguments]
+    plan = plan_with(tmp_path, f"agent = ['keepalive']\n{scenario}\n", *words)
+    assert {name: plan[name] for name in expected} == expected

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kabench.load import LoadPlan
 from kabench.load.arrivals import Arrivals
-from kabench.load.dispatcher import Dispatcher, due_times
+from kabench.load.dispatcher import Dispatcher, DueTimes
 from kabench.load.messages import SocketCounts
 from kabench.load.pacing import Stage
 from kabench.load.recorder import Recorder
@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 ZERO = 1000.0
 BATCH = 64
 ROUNDING_S = 1e-9
+
+
+class GivenTimes:
+    """Times that a test gives."""
+
+    def __init__(self, times: Iterable[float]) -> None:
+        self._times = iter(times)
+
+    def __next__(self) -> float:
+        return next(self._times)
+
+    def rest(self) -> int:
+        return sum(1 for _ in self._times)
 
 
 class MadeUpTime:
@@ -86,7 +99,7 @@ class Started:
 def dispatching(times: Iterable[float], costs_s: float = 0.0) -> tuple[MadeUpTime, Started, Dispatcher]:
     time = MadeUpTime()
     started = Started(time, costs_s)
-    return time, started, Dispatcher(iter(times), started, time.make_alarm, time.clock)
+    return time, started, Dispatcher(GivenTimes(times), started, time.make_alarm, time.clock)
 
 
 # -- starting
@@ -216,7 +229,7 @@ def test_after_stopping_nothing_is_started() -> None:
 
 def test_one_that_is_started_may_stop_the_dispatcher() -> None:
     time = MadeUpTime()
-    dispatcher = Dispatcher(iter([0.0, 0.0, 5.0]), lambda *_: dispatcher.stop(), time.make_alarm, time.clock)
+    dispatcher = Dispatcher(GivenTimes([0.0, 0.0, 5.0]), lambda *_: dispatcher.stop(), time.make_alarm, time.clock)
     dispatcher.begin(ZERO)
     time.go_off()
     assert dispatcher.is_idle
@@ -244,7 +257,7 @@ def test_to_stop_early_takes_no_longer_the_more_is_still_to_come() -> None:
 
 
 def times_of(plan: LoadPlan, share: Share | None = None) -> list[float]:
-    return list(due_times(plan, share or Share()))
+    return list(DueTimes(plan, share or Share()))
 
 
 def test_a_rate_has_ten_seconds_unless_told_otherwise() -> None:
@@ -326,7 +339,7 @@ class ScriptedArrivals(Arrivals):
         super().__init__(plan, Share(), Recorder(), self._note)
         self._dispatcher.stop()
         self.time = MadeUpTime()
-        self._dispatcher = Dispatcher(due_times(plan, Share()), self._start, self.time.make_alarm, self.time.clock)
+        self._dispatcher = Dispatcher(DueTimes(plan, Share()), self._start, self.time.make_alarm, self.time.clock)
         self._answers_s = iter(answers_s)
         self.answers_at: list[float] = []
         self.started_at: list[float] = []

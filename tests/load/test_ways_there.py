@@ -139,7 +139,7 @@ def test_https_with_an_unknown_authority_is_unreachable_unless_it_is_to_be_accep
 
 @pytest.mark.parametrize("has_key_file", [True, False])
 def test_a_client_s_own_certificate(keys: Keys, has_key_file: bool) -> None:
-    own = {"cert": keys.client_certificate_file, "key": keys.client_key_file}
+    own: dict[str, Any] = {"cert": keys.client_certificate_file, "key": keys.client_key_file}
     with serving(echo_forever, tls=keys.server_context(wants_client=True)) as server:
         given = own if has_key_file else {"cert": keys.client_file}
         assert run_here(url=server.url, total=20, cacert=keys.ca_file, **given).transactions == 20

@@ -83,7 +83,7 @@ def test_the_headline_says_what_was_asked_for(given: dict[str, Any], says: list[
 
 def saturated_run(*cpu_s: float, lag_s: LatencyStats | None = None, saturated: bool = True) -> AgentRun:
     workers = [
-        WorkerRecord(name=f"worker-{number}", host="h", transactions=1, cpu_s=cpu)
+        WorkerRecord(name=f"worker-{number}", host="h", transactions=1, cpu_s=cpu, peak_cpu_pct=50 * cpu)
         for number, cpu in enumerate(cpu_s, 1)
     ]
     return a_run(elapsed_s=2.0, saturated=saturated, client=Client(workers=workers), lag_s=lag_s or LatencyStats())
@@ -92,7 +92,7 @@ def saturated_run(*cpu_s: float, lag_s: LatencyStats | None = None, saturated: b
 def test_a_worker_that_used_its_core_is_named() -> None:
     text = bottleneck(saturated_run(1.0, 1.9))
     assert text is not None
-    assert text.startswith("kabench was the bottleneck: worker-2 used 95 % of its core.")
+    assert text.startswith("kabench was the bottleneck: worker-2 used 95 % of its core in its busiest second.")
     assert "--workers" in text
 
 
@@ -109,7 +109,7 @@ def test_where_there_was_room_nothing_is_said() -> None:
 
 
 def test_a_worker_that_was_lost_early_is_named_if_it_was_busy_until_then() -> None:
-    lost = WorkerRecord(name="worker-1", host="h", transactions=1, cpu_s=0.98, lost_at_s=1.0)
+    lost = WorkerRecord(name="worker-1", host="h", transactions=1, cpu_s=0.98, peak_cpu_pct=98.0, lost_at_s=1.0)
     other = WorkerRecord(name="worker-2", host="h", transactions=1, cpu_s=1.0)
     text = bottleneck(a_run(elapsed_s=10.0, saturated=True, client=Client(workers=[lost, other])))
     assert text is not None

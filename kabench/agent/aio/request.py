@@ -74,25 +74,26 @@ class Target:
 
 def parse_url(url: str) -> Target:
     """Take an absolute http or https URL apart. Raises `ValueError` where it is none."""
+    shown = without_credentials(url, "[redacted]@")
     if _CONTROL.search(url):
-        raise ValueError(f"{url!r} holds a control character")
+        raise ValueError(f"{shown!r} holds a control character")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"{url!r} is no URL: {error}") from None
+        raise ValueError(f"{shown!r} is no URL: {error}") from None
     if parts.scheme not in _DEFAULT_PORTS:
-        raise ValueError(f"{url!r} is no http URL (it starts with http:// or https://)")
+        raise ValueError(f"{shown!r} is no http URL (it starts with http:// or https://)")
     if not parts.hostname:
-        raise ValueError(f"{url!r} names no host")
+        raise ValueError(f"{shown!r} names no host")
     if port == 0:
-        raise ValueError(f"{url!r}: port 0 cannot be connected to")
+        raise ValueError(f"{shown!r}: port 0 cannot be connected to")
     host = parts.hostname
     if not host.isascii():
         try:
             host = host.encode("idna").decode("ascii")
         except UnicodeError as error:
-            raise ValueError(f"{url!r}: the host name cannot be encoded ({error})") from None
+            raise ValueError(f"{shown!r}: the host name cannot be encoded ({error})") from None
     path = quote(parts.path or "/", safe=_PATH_SAFE)
     if parts.query:
         path += "?" + quote(parts.query, safe=_PATH_SAFE + "?[]")
@@ -115,6 +116,12 @@ def parse_address(text: str) -> tuple[str, int]:
 def basic(credentials: str) -> str:
     """The value of an Authorization header for `name:password` (RFC 7617)."""
     return "Basic " + base64.b64encode(credentials.encode()).decode("ascii")
+
+
+def encoded_url(url: str) -> str:
+    """A URL without credentials and fragment, its path and query as they are sent. Raises `ValueError` for none."""
+    target = parse_url(url)
+    return f"{target.origin.scheme}://{target.origin.host_header}{target.path}"
 
 
 def without_credentials(url: str, instead: str = "") -> str:
