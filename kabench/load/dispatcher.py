@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import random
 from math import inf
 from time import perf_counter
@@ -33,7 +34,8 @@ _LEAST_BEFORE_S = 1e-6
 class Times(Protocol):
     """Times in order, and how many are left of them."""
 
-    def __next__(self) -> float: ...
+    def __iter__(self) -> Iterator[float]:
+        """The times."""
 
     def rest(self) -> int:
         """How many are left."""
@@ -46,48 +48,46 @@ class DueTimes:
     """
 
     def __init__(self, plan: LoadPlan, share: Share) -> None:
-        times, self._number = _arrivals(plan, share, plan.ramp, plan.ends_after_s, "load")
-        if plan.total is not None:
-            self._number = share.of(plan.total)
-            times = itertools.islice(times, self._number)
-        self._times = times
+        self._numbers: Iterator[int] | None = None
+        if plan.arrivals == "constant":
+            self._numbers = _numbers(plan.ramp, share, plan.ends_after_s, plan.total)
+            self._times = constant_arrivals(plan.ramp, self._numbers)
+        else:
+            self._times = _at_random(plan, share, plan.ramp, plan.ends_after_s, "load")
+            if plan.total is not None:
+                self._times = itertools.islice(self._times, share.of(plan.total))
         if plan.warmup_s:
-            rate = next(level for level in (plan.rate, *(stage.level for stage in plan.stages)) if level)
-            early, _ = _arrivals(plan, share, Ramp(rate), plan.warmup_s, "warm-up")
-            before = (min(time_s - plan.warmup_s, -_LEAST_BEFORE_S) for time_s in early)
-            self._times = itertools.chain(before, times)
-        self._drawn = 0
+            self._times = itertools.chain(_warmup_times(plan, share), self._times)
 
     def __iter__(self) -> Iterator[float]:
-        return self
-
-    def __next__(self) -> float:
-        time_s = next(self._times)
-        self._drawn += time_s >= 0
-        return time_s
+        return self._times
 
     def rest(self) -> int:
-        """How many are left. Where their number is not known beforehand, they are counted, one by one."""
-        return sum(1 for _ in self._times) if self._number is None else self._number - self._drawn
+        """How many are left. Those at random are counted, one by one."""
+        return sum(1 for _ in self._times) if self._numbers is None else operator.length_hint(self._numbers)
 
 
-def _arrivals(
-    plan: LoadPlan, share: Share, ramp: Ramp, ends_after_s: float | None, what: str
-) -> tuple[Iterator[float], int | None]:
-    """When a worker's requests are due, until there is an end, and how many they are, where that is known.
+def _warmup_times(plan: LoadPlan, share: Share) -> Iterator[float]:
+    ramp = Ramp(next(level for level in (plan.rate, *(stage.level for stage in plan.stages)) if level))
+    if plan.arrivals == "constant":
+        times = constant_arrivals(ramp, _numbers(ramp, share, plan.warmup_s, None))
+    else:
+        times = _at_random(plan, share, ramp, plan.warmup_s, "warm-up")
+    return (min(time_s - plan.warmup_s, -_LEAST_BEFORE_S) for time_s in times)
 
-    Constant arrivals are as many as the area says.
+
+def _numbers(ramp: Ramp, share: Share, ends_after_s: float | None, total: int | None) -> Iterator[int]:
+    """The numbers of a worker's requests: all workers together have as many as the area says, or as the total.
 
     That is a number, and not a time: no rounding of times may put one request more into it.
     """
-    if plan.arrivals == "constant":
-        times = constant_arrivals(ramp, share.index, share.workers)
-        if ends_after_s is None:
-            return times, None
-        number = share.of(math.ceil(ramp.area_at(ends_after_s) - _ROUNDING))
-        return itertools.islice(times, number), number
+    whole = math.ceil(ramp.area_at(ends_after_s) - _ROUNDING) if ends_after_s is not None else total or 0
+    return iter(range(share.index, whole, share.workers))
+
+
+def _at_random(plan: LoadPlan, share: Share, ramp: Ramp, ends_after_s: float | None, what: str) -> Iterator[float]:
     times = poisson_arrivals(ramp, random.Random(f"{plan.seed}-{share.index}-{what}"), share.workers)
-    return times if ends_after_s is None else itertools.takewhile(lambda time_s: time_s < ends_after_s, times), None
+    return times if ends_after_s is None else itertools.takewhile(lambda time_s: time_s < ends_after_s, times)
 
 
 class Dispatcher:
@@ -103,7 +103,8 @@ class Dispatcher:
         make_alarm: Callable[[Callable[[], None]], Alarm],
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        self._times = times
+        self._given = times
+        self._times = iter(times)
         self._start = start
         self._clock = clock
         self._alarm = make_alarm(self.wake)
@@ -159,6 +160,6 @@ class Dispatcher:
 
     def count_rest(self) -> int:
         """How many were left at the `end`, once."""
-        rest = 1 + self._times.rest() if self._has_more else 0
+        rest = 1 + self._given.rest() if self._has_more else 0
         self._has_more = False
         return rest

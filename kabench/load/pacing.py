@@ -7,7 +7,6 @@ when the area reaches n: that is `time_of`, the inverse of `area_at`.
 
 from __future__ import annotations
 
-import itertools
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -60,6 +59,11 @@ class Ramp:
         """How long its stages last."""
         return self._starts[-1]
 
+    @property
+    def is_level(self) -> bool:
+        """Whether its level is the same all the time, and not 0."""
+        return len(self._pieces) == 1 and self._pieces[0].level > 0
+
     def level_at(self, elapsed_s: float) -> float:
         """The level at a time."""
         piece = self._pieces[bisect_right(self._starts, elapsed_s) - 1]
@@ -82,9 +86,10 @@ class Ramp:
         return piece.start_s + 2 * rest / divisor if divisor > 0 else math.inf
 
 
-def constant_arrivals(ramp: Ramp, first: int = 0, step: int = 1) -> Iterator[float]:
-    """When requests `first`, `first + step`, ... are due: of `step` workers, each has its own."""
-    numbers = itertools.count(first, step)
+def constant_arrivals(ramp: Ramp, numbers: Iterator[int]) -> Iterator[float]:
+    """When the requests of these numbers are due, which count from 0."""
+    if ramp.is_level:
+        return map(ramp.level_at(0.0).__rtruediv__, numbers)  # number / level, as `time_of` has it, without a call
     return map(ramp.time_of, numbers)
 
 

@@ -35,8 +35,8 @@ class GivenTimes:
     def __init__(self, times: Iterable[float]) -> None:
         self._times = iter(times)
 
-    def __next__(self) -> float:
-        return next(self._times)
+    def __iter__(self) -> Iterator[float]:
+        return self._times
 
     def rest(self) -> int:
         return sum(1 for _ in self._times)

@@ -93,12 +93,12 @@ def test_what_a_ramp_to_zero_does_not_reach_is_never_due() -> None:
     assert ramp.time_of(499) == pytest.approx(10 - math.sqrt(0.2))
     assert ramp.time_of(500) == 10
     assert ramp.time_of(501) == math.inf
-    assert len(before(10, constant_arrivals(ramp))) == 500
+    assert len(before(10, constant_arrivals(ramp, itertools.count()))) == 500
 
 
 def test_a_pause_in_the_middle_is_a_pause() -> None:
     ramp = Ramp(10, [Stage(10, 0), Stage(5, 0), Stage(10, 10)])
-    due = before(25, constant_arrivals(ramp))
+    due = before(25, constant_arrivals(ramp, itertools.count()))
     assert len(due) == 100
     assert not [at for at in due if 10 < at < 15]
     assert sum(at <= 10 for at in due) in (50, 51)  # the one that is due at the end of the first stage, or after it
@@ -106,7 +106,9 @@ def test_a_pause_in_the_middle_is_a_pause() -> None:
 
 def test_a_ramp_from_zero_begins_slowly() -> None:
     ramp = Ramp(0, [Stage(10, 100)])
-    assert before(10, constant_arrivals(ramp)) == pytest.approx([math.sqrt(number / 5) for number in range(500)])
+    assert before(10, constant_arrivals(ramp, itertools.count())) == pytest.approx(
+        [math.sqrt(number / 5) for number in range(500)]
+    )
 
 
 # -- arrivals at equal distances
@@ -114,19 +116,22 @@ def test_a_ramp_from_zero_begins_slowly() -> None:
 
 @pytest.mark.parametrize("rate", [1, 3, 120 / 60, 2000, 0.25])
 def test_a_constant_rate_is_due_at_its_multiples(rate: float) -> None:
-    times = list(itertools.islice(constant_arrivals(Ramp(rate)), 5000))
+    times = list(itertools.islice(constant_arrivals(Ramp(rate), itertools.count()), 5000))
     assert times == [number / rate for number in range(5000)]
 
 
 @pytest.mark.parametrize(("rate", "seconds", "number"), [(2000, 10, 20_000), (2, 60, 120), (7, 3, 21), (0.5, 10, 5)])
 def test_a_rate_over_a_time_is_that_many_requests(rate: float, seconds: float, number: int) -> None:
-    assert len(before(seconds, constant_arrivals(Ramp(rate)))) == number
+    assert len(before(seconds, constant_arrivals(Ramp(rate), itertools.count()))) == number
 
 
 @given(ramps, st.integers(1, 17), st.integers(1, 300))
 def test_workers_together_are_due_exactly_when_one_alone_would_be(ramp: Ramp, workers: int, number: int) -> None:
-    alone = list(itertools.islice(constant_arrivals(ramp), number))
-    shared = [list(itertools.islice(constant_arrivals(ramp, index, workers), number)) for index in range(workers)]
+    alone = list(itertools.islice(constant_arrivals(ramp, itertools.count()), number))
+    shared = [
+        list(itertools.islice(constant_arrivals(ramp, itertools.count(index, workers)), number))
+        for index in range(workers)
+    ]
     by_turns = [shared[place % workers][place // workers] for place in range(number)]
     assert by_turns == alone
 
@@ -139,7 +144,10 @@ def test_as_many_are_due_as_there_is_area(start: float, given: list[Stage], work
     ramp = Ramp(start, given)
     whole = ramp.area_at(ramp.duration_s)
     assume(abs(whole - round(whole)) > 1e-6)
-    due = [len(before(ramp.duration_s, constant_arrivals(ramp, index, workers))) for index in range(workers)]
+    due = [
+        len(before(ramp.duration_s, constant_arrivals(ramp, itertools.count(index, workers))))
+        for index in range(workers)
+    ]
     assert sum(due) == math.ceil(whole)
 
 
