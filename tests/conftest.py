@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 from kabench.server import EmbeddedServer, ServerOptions
+from kabench.server.counts import ServerCounts
 from tests.sockets import LOOPS, run_in
 
 if TYPE_CHECKING:
@@ -19,8 +21,25 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, T]], T]
     return lambda main: run_in(request.param, main)
 
 
-@pytest.fixture
-def echo_server() -> Iterator[EmbeddedServer]:
-    """A delayed echo server with no delay, in its own process."""
-    with EmbeddedServer(ServerOptions(delay_s=0)) as server:
+class SharedServer(EmbeddedServer):
+    """A server that tests use one after the other; each sees what was counted since its beginning."""
+
+    def begin_anew(self) -> None:
+        self._before = super().counts()
+
+    def counts(self) -> ServerCounts:
+        now = dataclasses.asdict(super().counts())
+        return ServerCounts(**{name: now[name] - before for name, before in dataclasses.asdict(self._before).items()})
+
+
+@pytest.fixture(scope="session")
+def shared_echo_server() -> Iterator[SharedServer]:
+    with SharedServer(ServerOptions(delay_s=0)) as server:
         yield server
+
+
+@pytest.fixture
+def echo_server(shared_echo_server: SharedServer) -> EmbeddedServer:
+    """A delayed echo server with no delay, in its own process."""
+    shared_echo_server.begin_anew()
+    return shared_echo_server

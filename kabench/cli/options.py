@@ -109,6 +109,9 @@ class LoadOptions:
     warmup: Annotated[
         float | None, _duration("--warmup", help="Send load for this time first, and leave it out of the figures.")
     ] = None
+    grace: Annotated[
+        float, _duration("--grace", help="When time is over, wait for answers that are owed for this long.")
+    ] = "5s"  # type: ignore[assignment]  # as that of --free-socket-timeout
     workers: Annotated[
         int | None,
         _option(

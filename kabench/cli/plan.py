@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kabench.cli.options import LoadOptions
 
-_OPTION_OF_FIELD = {"duration_s": "duration", "delay_s": "delay", "warmup_s": "warmup"}
+_OPTION_OF_FIELD = {"duration_s": "duration", "delay_s": "delay", "warmup_s": "warmup", "grace_s": "grace"}
 _LOOPBACK = re.compile(r"https?://([^/@]*@)?(localhost|127\.[0-9.]+|\[::1\])([:/?#]|$)")
 
 
@@ -136,6 +136,7 @@ def _plan(options: LoadOptions, targets: tuple[LoadTarget, ...]) -> LoadPlan:
         total=options.total,
         duration_s=options.duration,
         warmup_s=options.warmup or 0.0,
+        grace_s=options.grace,
         delay_s=0.005 if options.delay is None else options.delay,
         tls=options.tls,
         cacert=options.cacert,

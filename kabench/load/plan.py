@@ -54,7 +54,7 @@ class LoadPlan:
 
     How long: at most one stop rule, `requests` for each user, `total` over all, or `duration_s`; stages end with the
     last. With none, 1000 requests for each user, or 10 s in the open model. `warmup_s` comes before all that, and is
-    left out of the figures.
+    left out of the figures. Where time ends the load, answers that are owed are waited for, `grace_s` at most.
 
     What is a failure: a status that is not in `expect_status` (without any: of 400 and more), a body without
     `expect_body`. `workers` processes share the load. `seed` is for what is random.
@@ -81,6 +81,7 @@ class LoadPlan:
     total: int | None = None
     duration_s: float | None = None
     warmup_s: float = 0.0
+    grace_s: float = 5.0
     delay_s: float = 0.005
     tls: bool = False
     cacert: str | None = None
@@ -157,7 +158,7 @@ class LoadPlan:
     def _check_times(self) -> None:
         if self.duration_s is not None and not (math.isfinite(self.duration_s) and self.duration_s > 0):
             raise PlanError(f"duration: {self.duration_s:g} is not above 0")
-        for name, seconds in (("delay", self.delay_s), ("warmup", self.warmup_s)):
+        for name, seconds in (("delay", self.delay_s), ("warmup", self.warmup_s), ("grace", self.grace_s)):
             if not math.isfinite(seconds) or seconds < 0:
                 raise PlanError(f"{name}: {seconds:g} is below 0")
 

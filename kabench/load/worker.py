@@ -33,11 +33,8 @@ if TYPE_CHECKING:
 _PROGRESS_EVERY_S = 0.1
 _TICKS_PER_SECOND = 10
 _TIMER_STEP_S = 0.001
-_GRACE_S = 5.0
-"""How long a run that ends by the clock waits for the answers it is owed."""
-
 _CONNECT_ERRORS = {error.kind for error in (ConnectError, ConnectTimeoutError, TlsError, CertificateError)}
-_CLOSE_PATIENCE_S = 3.0
+_CLOSE_PATIENCE_S = 1.0
 _NOBODY_LISTENS = 3
 _MOST_UNCOLLECTED = 500_000
 """Objects that a run may leave uncollected before a pause for them is better than the memory."""
@@ -110,7 +107,7 @@ class Worker:
     def _time_is_over(self) -> None:
         now = perf_counter()
         self._load.end(now)
-        self._loop.call_later(_GRACE_S, self._patience_is_over)
+        self._loop.call_later(self._plan.grace_s, self._patience_is_over)
 
     def _patience_is_over(self) -> None:
         self._load.cut_off(perf_counter())

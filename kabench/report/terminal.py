@@ -242,7 +242,7 @@ _ADVICE = {
     " needs\na new one for each request. Use keepalive, send fewer requests, or widen\nnet.ipv4.ip_local_port_range.",
     "too_many_open_files": "Too many open files: raise the limit (ulimit -n), or use fewer sockets.",
     "certificate_rejected": "The server's certificate was not accepted: name its authority with --cacert FILE.",
-    "cut_off": "Cut off: unanswered 5 s after the last request was sent.",
+    "cut_off": "Cut off: unanswered when time was over, and --grace after it.",
     "bad_answer": "Bad answer: the client's send is to return a status and a body, an int and bytes.",
     "stale_socket": "The server closes idle sockets earlier than the agent does: lower --free-socket-timeout.",
 }

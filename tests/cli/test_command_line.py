@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kabench.cli import main
 from kabench.result import load_result, parse_result, save_result
 from kabench.server import EmbeddedServer, ServerOptions
 from tests.test_result import a_result, a_run
@@ -97,13 +98,22 @@ def closed_port() -> Iterator[int]:
         (["nothing"], "nothing"),
     ],
 )
-def test_what_cannot_start_is_a_line_or_two_and_exit_2(arguments: list[str], says: str, tmp_path: Path) -> None:
-    finished = kabench(*arguments, cwd=tmp_path)
-    assert finished.returncode == 2
-    assert finished.stdout == ""
-    assert says in finished.stderr
-    assert finished.stderr.startswith("kabench: ")
-    assert len(finished.stderr.splitlines()) <= 2
+def test_what_cannot_start_is_a_line_or_two_and_exit_2(
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kabench", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert says in said.err
+    assert said.err.startswith("kabench: ")
+    assert len(said.err.splitlines()) <= 2
     assert list(tmp_path.iterdir()) == []
 
 

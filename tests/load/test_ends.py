@@ -46,7 +46,7 @@ async def hangs_at_times(peer: Peer) -> None:
 
 def test_a_request_that_hangs_does_not_change_the_rate_of_the_others() -> None:
     with serving(hangs_at_times) as server:
-        measured = run_once(url=server.url, rate=50.0, duration_s=0.6, options={"max_sockets": 100})
+        measured = run_once(url=server.url, rate=50.0, duration_s=0.6, grace_s=0.3, options={"max_sockets": 100})
     assert measured.errors == {"cut_off": 1}
     assert (measured.transactions, measured.elapsed_s) == (29, 0.6)
 

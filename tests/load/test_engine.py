@@ -222,7 +222,7 @@ def test_a_duration_ends_what_waits_and_what_hangs(
     echo_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(MeasurementError) as caught:
-        run(plan(url=f"{echo_server.url}60000", duration_s=0.3), ["keepalive"])
+        run(plan(url=f"{echo_server.url}60000", duration_s=0.3, grace_s=0.3), ["keepalive"])
     (measured,) = caught.value.result.runs
     assert measured.errors == {"cut_off": 12}  # those on a socket, and those who waited for one
     assert measured.elapsed_s == 0.3  # what came in the time that was waited after it belongs to it

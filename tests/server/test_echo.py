@@ -19,11 +19,18 @@ from kabench.server.echo import EchoServer
 from tests.sockets import PATIENCE_S, reset, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 GET = b"GET /0?size=2 HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@pytest.fixture
+def echo_server() -> Iterator[EmbeddedServer]:
+    """One of its own for each test: it is ended here."""
+    with EmbeddedServer(ServerOptions(delay_s=0)) as server:
+        yield server
 
 
 @contextlib.asynccontextmanager
