@@ -85,6 +85,9 @@ class Peer:
         return await self.reader.read(1) == b""
 
 
+_STEPS_OF_ACCEPTING = 10
+
+
 class ScriptedServer:
     """Runs `handler` for each accepted socket; when it returns, the socket is closed."""
 
@@ -147,9 +150,12 @@ class ScriptedServer:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        for _ in range(_STEPS_OF_ACCEPTING):  # who is being accepted just now has a task by then, which closes him
+            await asyncio.sleep(0)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)
 
 
 async def echo_forever(peer: Peer) -> None:

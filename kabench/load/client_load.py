@@ -98,9 +98,10 @@ class _ClientUser(CrowdUser):
         """Send no more, and do not wait for what is under way."""
         self.stop()
         self._is_given_up = True
-        with self._recorder.lock:
-            self._is_unanswered = False
-        self._finish(now)
+        if not self.is_finished:
+            with self._recorder.lock:
+                self._is_unanswered = False
+            self._finish(now)
 
 
 class _TaskUser(_ClientUser):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kabench.load import AgentProgress, MeasurementError, RunControl, run
+from kabench.load import AgentProgress, MeasurementError, RunControl, Stage, run
 from kabench.load import engine as engine_module
 from kabench.load import team as team_module
 from kabench.load.team import Team
@@ -70,6 +70,24 @@ def test_a_target_that_has_taken_a_socket_is_there_however_slow_it_is() -> None:
     with serving(answers_after_a_while) as server:
         measured = run_once(url=server.url, concurrency=1, total=1)
     assert measured.transactions == 1
+
+
+@pytest.mark.parametrize("agent", ["keepalive", "urllib3", "httpx"])
+def test_users_who_have_not_begun_when_a_run_is_stopped_are_in_nobody_s_way(
+    echo_server: EmbeddedServer, agent: str
+) -> None:
+    if agent != "keepalive":
+        pytest.importorskip(agent)
+    control = RunControl()
+
+    def stop_soon(progress: AgentProgress) -> None:
+        if progress.transactions > 3:
+            control.stop()
+
+    plan = plan_of(url=f"{echo_server.url}1", concurrency=1, stages=(Stage(60.0, 6),))
+    (measured,) = run(plan, [agent], control=control, on_progress=stop_soon).runs
+    assert measured.interrupted
+    assert measured.transactions > 3
 
 
 def test_a_worker_that_does_not_answer_is_ended_and_the_others_figures_are_kept(
