@@ -246,8 +246,9 @@ class _Part:
                 self._ended(index)
 
     def _ended(self, index: int) -> None:
-        is_lost = index not in self._done
-        self.tally.end_worker(index, lost=is_lost)
+        done = self._done.get(index)
+        is_lost = done is None
+        self.tally.end_worker(index, elapsed_s=None if done is None else done.elapsed_s, lost=is_lost)
         if is_lost and self.failure is None:
             self._lost.append(index)
             self.team.stop()

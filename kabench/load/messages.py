@@ -114,9 +114,13 @@ class Second(msgspec.Struct, frozen=True, tag="second"):
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The load is over, after the last `Second`. `unreachable` says why if no socket could ever be opened."""
+    """The load is over, after the last `Second`. `unreachable` says why if no socket could ever be opened.
+
+    `elapsed_s` is until the last answer, and at least until time was over: what was cut off later adds nothing to it.
+    """
 
     interrupted: bool
+    elapsed_s: float
     unreachable: str | None = None
 
 

@@ -37,6 +37,7 @@ class _WorkerTally:
         self.last = _NOTHING_YET
         self.seconds = 0
         self.has_ended = False
+        self.elapsed_s: float | None = None
         self.lost_at_s: float | None = None
         self.peak_cpu_pct = 0.0
 
@@ -71,7 +72,6 @@ class Tally:
     def __init__(self, agent: str, plan: LoadPlan, workers: Sequence[WorkerRecord]) -> None:
         self._agent = agent
         self._expects_status = bool(plan.expect_status)
-        self._ends_after_s = plan.ends_after_s
         self._workers = [_WorkerTally(record) for record in workers]
         self._phases = {phase: Distribution() for phase in _PHASES}
         self._points: list[_Point] = []
@@ -105,9 +105,10 @@ class Tally:
         tally.seconds += 1
         self._close_points()
 
-    def end_worker(self, worker: int, *, lost: bool) -> None:
-        """No more will come of a worker."""
+    def end_worker(self, worker: int, *, elapsed_s: float | None = None, lost: bool) -> None:
+        """No more will come of a worker; `elapsed_s` is how long its load took, without what was cut off later."""
         tally = self._workers[worker]
+        tally.elapsed_s = elapsed_s
         tally.has_ended = True
         if lost:
             tally.lost_at_s = round(tally.last.elapsed_s, 6)
@@ -164,9 +165,7 @@ class Tally:
         for last in lasts:
             statuses.update(last.totals.status_codes)
         errors = self._errors()
-        elapsed_s = max(last.elapsed_s for last in lasts)
-        if self._ends_after_s is not None:
-            elapsed_s = min(elapsed_s, self._ends_after_s)  # answers that came later were asked for before
+        elapsed_s = max(w.last.elapsed_s if w.elapsed_s is None else w.elapsed_s for w in self._workers)
         transactions = sum(statuses.values())
         socket_errors = sum(last.totals.socket_errors for last in lasts)
         bad_answers = sum(errors[kind] for kind in UNEXPECTED)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _PROGRESS_EVERY_S = 0.1
 _TICKS_PER_SECOND = 10
 _TIMER_STEP_S = 0.001
+_LOOK_FOR_ANSWERS_EVERY_S = 0.01
 _CONNECT_ERRORS = {error.kind for error in (ConnectError, ConnectTimeoutError, TlsError, CertificateError)}
 _CLOSE_PATIENCE_S = 1.0
 _NOBODY_LISTENS = 3
@@ -50,34 +51,33 @@ class Worker:
         self._load = make_load(task, Share(task.index, task.plan.workers), self._recorder, self._is_over)
         self._over = asyncio.Event()
         self._interrupted = False
-        self._has_begun = False
+        self._has_begun = self._is_cut_off = False
         self._is_measuring = not task.plan.warmup_s
         self._tick_timer: asyncio.TimerHandle | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._ticks = 0
-        self._zero = self._ends_at = self._ended_at = self._cpu_at_zero = 0.0
+        self._zero = self._load_ended_at = self._ended_at = self._cpu_at_zero = 0.0
 
     async def work(self, at: float) -> None:
         """Make the load, to its end, from a time of the monotonic clock on."""
         await asyncio.sleep(max(0.0, at - monotonic()))
         begins_at = perf_counter()
         self._zero = begins_at + self._plan.warmup_s
-        self._ended_at = self._zero
+        self._ended_at = self._load_ended_at = self._zero
         self._cpu_at_zero = process_time()
         self._has_begun = True
         self._tick_timer = self._at(begins_at + _PROGRESS_EVERY_S, self._tick)
         if self._plan.warmup_s:
             self._timers.append(self._at(self._zero, self._measure))
         if self._plan.ends_after_s is not None:
-            self._ends_at = self._zero + self._plan.ends_after_s
-            self._timers.append(self._at(self._ends_at, self._time_is_over))
+            self._timers.append(self._at(self._zero + self._plan.ends_after_s, self._time_is_over))
         if not self._interrupted:
             self._load.begin(self._zero)
             await self._over.wait()
         for timer in (*self._timers, self._tick_timer):
             timer.cancel()
         self._say_second(self._ended_at)
-        self._say(Done(self._interrupted, self._why_unreachable()))
+        self._say(Done(self._interrupted, self._load_ended_at - self._zero, self._why_unreachable()))
         await self._close()
 
     async def _close(self) -> None:
@@ -106,14 +106,27 @@ class Worker:
 
     def _time_is_over(self) -> None:
         now = perf_counter()
+        self._load_ended_at = now
         self._load.end(now)
+        self._look_for_answers(self._load.finished_requests)
         self._loop.call_later(self._plan.grace_s, self._patience_is_over)
 
+    def _look_for_answers(self, before: int) -> None:
+        """Note when the last of the answers came that were owed when time was over."""
+        finished = self._load.finished_requests
+        if finished != before:
+            self._load_ended_at = perf_counter()
+        if not self._over.is_set():
+            self._loop.call_later(_LOOK_FOR_ANSWERS_EVERY_S, self._look_for_answers, finished)
+
     def _patience_is_over(self) -> None:
+        self._is_cut_off = True
         self._load.cut_off(perf_counter())
 
     def _is_over(self, now: float) -> None:
         self._ended_at = max(now, self._zero)
+        if not self._is_cut_off:
+            self._load_ended_at = self._ended_at
         self._over.set()
 
     def _tick(self) -> None:

@@ -30,8 +30,9 @@ def test_a_low_rate_is_over_when_its_time_is(
     echo_server: EmbeddedServer, rate: float, duration_s: float, due: int
 ) -> None:
     measured = run_once(url=echo_server.url, rate=rate, duration_s=duration_s)
-    assert (measured.transactions, measured.elapsed_s) == (due, duration_s)
-    assert measured.transaction_rate == pytest.approx(due / duration_s, rel=1e-4)
+    assert measured.transactions == due
+    assert duration_s <= measured.elapsed_s < duration_s + 1.0
+    assert measured.transaction_rate == pytest.approx(due / measured.elapsed_s, rel=1e-4)
 
 
 async def hangs_at_times(peer: Peer) -> None:
@@ -48,7 +49,8 @@ def test_a_request_that_hangs_does_not_change_the_rate_of_the_others() -> None:
     with serving(hangs_at_times) as server:
         measured = run_once(url=server.url, rate=50.0, duration_s=0.6, grace_s=0.3, options={"max_sockets": 100})
     assert measured.errors == {"cut_off": 1}
-    assert (measured.transactions, measured.elapsed_s) == (29, 0.6)
+    assert measured.transactions == 29
+    assert 0.6 <= measured.elapsed_s < 0.8
 
 
 async def answers_after_a_while(peer: Peer) -> None:

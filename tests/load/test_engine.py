@@ -225,7 +225,7 @@ def test_a_duration_ends_what_waits_and_what_hangs(
         run(plan(url=f"{echo_server.url}60000", duration_s=0.3, grace_s=0.3), ["keepalive"])
     (measured,) = caught.value.result.runs
     assert measured.errors == {"cut_off": 12}  # those on a socket, and those who waited for one
-    assert measured.elapsed_s == 0.3  # what came in the time that was waited after it belongs to it
+    assert 0.3 <= measured.elapsed_s < 0.55  # what was waited for in vain adds nothing
     assert echo_server.counts().requests == 5
 
 
