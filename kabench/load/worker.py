@@ -32,13 +32,33 @@ if TYPE_CHECKING:
 
 _PROGRESS_EVERY_S = 0.1
 _TICKS_PER_SECOND = 10
-_TIMER_STEP_S = 0.001
 _LOOK_FOR_ANSWERS_EVERY_S = 0.01
 _CONNECT_ERRORS = {error.kind for error in (ConnectError, ConnectTimeoutError, TlsError, CertificateError)}
 _CLOSE_PATIENCE_S = 1.0
 _NOBODY_LISTENS = 3
 _MOST_UNCOLLECTED = 500_000
 """Objects that a run may leave uncollected before a pause for them is better than the memory."""
+
+
+class _Timer:
+    """Calls at a time of `perf_counter`, and not before, whatever steps the event loop's timers have."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, at: float, what: Callable[[], None]) -> None:
+        self._loop = loop
+        self._at = at
+        self._what = what
+        self._handle = loop.call_later(max(0.0, at - perf_counter()), self._look)
+
+    def _look(self) -> None:
+        early_s = self._at - perf_counter()
+        if early_s > 0:
+            self._handle = self._loop.call_later(early_s, self._look)
+        else:
+            self._what()
+
+    def cancel(self) -> None:
+        """Do not call."""
+        self._handle.cancel()
 
 
 class Worker:
@@ -53,8 +73,8 @@ class Worker:
         self._interrupted = False
         self._has_begun = self._is_cut_off = False
         self._is_measuring = not task.plan.warmup_s
-        self._tick_timer: asyncio.TimerHandle | None = None
-        self._timers: list[asyncio.TimerHandle] = []
+        self._tick_timer: _Timer | None = None
+        self._timers: list[_Timer] = []
         self._ticks = 0
         self._zero = self._load_ended_at = self._ended_at = self._cpu_at_zero = 0.0
 
@@ -88,9 +108,8 @@ class Worker:
         await self._load.close()
         leaving.cancel()
 
-    def _at(self, at: float, what: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call at a time, and not before, whatever steps the event loop's timers have."""
-        return self._loop.call_later(max(0.0, at - perf_counter()) + _TIMER_STEP_S, what)
+    def _at(self, at: float, what: Callable[[], None]) -> _Timer:
+        return _Timer(self._loop, at, what)
 
     def interrupt(self) -> None:
         """Stop now; what is under way is given up."""
