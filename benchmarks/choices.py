@@ -184,10 +184,11 @@ def rounds_of(count: int, choices: dict[str, Callable[[], None]]) -> Iterator[st
         yield from choices
 
 
-def client_table(rounds: int, seconds: float) -> Table:
-    seen: dict[str, list[tuple[float, float]]] = {choice: [] for choice in CLIENT_CHOICES}
+def client_table(rounds: int, seconds: float, only: list[str] | None) -> Table:
+    choices = {name: undo for name, undo in CLIENT_CHOICES.items() if only is None or name in ("as it is", *only)}
+    seen: dict[str, list[tuple[float, float]]] = {choice: [] for choice in choices}
     with nginx() as url:
-        for choice in rounds_of(rounds, CLIENT_CHOICES):
+        for choice in rounds_of(rounds, choices):
             seen[choice].append(load_with(choice, url, seconds))
     table = Table(title="the load engine, one choice undone", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("", "requests/s", "CPU us/request", "of as it is"):
@@ -229,6 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--only", nargs="*", choices=CLIENT_CHOICES, help="of the engine's; the server's are left out")
     parser.add_argument("--as-worker", choices=CLIENT_CHOICES)
     parser.add_argument("--as-server", choices=SERVER_CHOICES)
     given = parser.parse_args()
@@ -244,9 +246,10 @@ def main() -> None:
     else:
         PINNED.set()
         console = Console(width=100)
-        console.print(client_table(given.rounds, given.seconds))
-        console.print()
-        console.print(server_table(given.rounds, given.seconds))
+        console.print(client_table(given.rounds, given.seconds, given.only))
+        if given.only is None:
+            console.print()
+            console.print(server_table(given.rounds, given.seconds))
 
 
 if __name__ == "__main__":

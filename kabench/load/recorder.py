@@ -80,8 +80,13 @@ class Recorder:
         sent_at = exchange.sent_at
         if exchange.opening_at:
             sent_at = self._record_opening(exchange)
-        elif sent_at == started_at and exchange.first_byte_at == now:
-            self._at_once[int((now - started_at) * 1e6)] += 1
+        elif exchange.first_byte_at == now:  # nearly every one: no call is made for it
+            if sent_at == started_at:
+                self._at_once[int((now - started_at) * 1e6)] += 1
+            else:
+                self._queue[int((sent_at - started_at) * 1e6)] += 1
+                self._total[int((now - started_at) * 1e6)] += 1
+                self._one_piece[int((now - sent_at) * 1e6)] += 1
             return
         else:
             self._queue[int((sent_at - started_at) * 1e6)] += 1
