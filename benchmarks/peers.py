@@ -256,7 +256,7 @@ def all_peers(node_modules: Path | None) -> dict[str, Callable[[Job], Figures]]:
 # -- servers -----------------------------------------------------------------------------------------------------------
 
 NGINX = """
-worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/error.log;
+worker_processes {workers}; daemon off; pid {folder}/pid; error_log {folder}/error.log;
 events {{ worker_connections 4096; }}
 http {{
   access_log off; keepalive_requests 1000000000; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
@@ -267,8 +267,10 @@ http {{
 
 
 @contextlib.contextmanager
-def nginx(certificate: trustme.LeafCert | None = None, versions: str = "TLSv1.2 TLSv1.3") -> Iterator[str]:
-    """One nginx worker that answers at once; with a certificate, over https."""
+def nginx(
+    certificate: trustme.LeafCert | None = None, versions: str = "TLSv1.2 TLSv1.3", workers: int = 1
+) -> Iterator[str]:
+    """One nginx worker, or several, that answers at once; with a certificate, over https."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -280,7 +282,7 @@ def nginx(certificate: trustme.LeafCert | None = None, versions: str = "TLSv1.2 
             (Path(folder) / "key.pem").write_bytes(certificate.private_key_pem.bytes())
             files = f"ssl_certificate {folder}/chain.pem; ssl_certificate_key {folder}/key.pem"
             tls = f" ssl; {files}; ssl_protocols {versions}"
-        config.write_text(NGINX.format(folder=folder, port=port, tls=tls))
+        config.write_text(NGINX.format(folder=folder, port=port, tls=tls, workers=workers))
         process = subprocess.Popen(
             [program("nginx"), "-e", f"{folder}/error.log", "-c", str(config)],
             preexec_fn=pin_server,
