@@ -107,6 +107,11 @@ def is_own(spec: str) -> bool:
     return spec in _OWN
 
 
+def is_factory(spec: str) -> bool:
+    """Whether a spec names a client of the user's own."""
+    return spec not in AGENT_SPECS
+
+
 def make_agent(spec: str, options: AgentOptions, tls: TlsOptions | None, plan: LoadPlan) -> AsyncAgent:
     """Make one of kabench's asyncio agents. Raises `ValueError` for TLS options that cannot be used."""
     if spec != "keepalive":
@@ -142,7 +147,10 @@ def make_load(task: Task, share: Share, recorder: Recorder, over: Callable[[floa
         agent_options=options,
         origins=len({parse_url(target.url).origin.key for target in plan.targets_for(task.url)}),
     )
-    client = make(settings)
+    try:
+        client = make(settings)
+    except Exception as error:  # whatever the user has written there
+        raise AgentSpecError(f"{spec}: it makes no client: {type(error).__name__}: {error}") from None
     if not callable(getattr(client, "send", None)) or not callable(getattr(client, "close", None)):
         raise AgentSpecError(f"{spec}: what it makes has no send and close")
     return client_load(plan, share, recorder, over, client, iter(RequestSource(plan, task.url, share)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kabench import __version__
-from kabench.load.agents import check_spec
+from kabench.load.agents import check_spec, is_factory
 from kabench.load.messages import Counts, Done, Failed, Message, Progress, Ready, Second, SocketCounts, Task
 from kabench.load.plan import PlanError
 from kabench.load.tally import Tally, sum_of
@@ -106,6 +106,9 @@ def run(
     has_own_server = plan.url is None and not plan.targets
     server = EmbeddedServer(ServerOptions(delay_s=plan.delay_s, tls=plan.tls)) if has_own_server else None
     try:
+        for spec in agents[1:]:  # what is wrong with the first is found before anything is sent
+            if is_factory(spec):
+                _try_out(plan, spec, server)
         for spec in agents:
             run_of.carry_out(spec, server)
             if control.stopped or run_of.problem is not None:
@@ -130,6 +133,24 @@ def run(
     if problem is not None:
         raise MeasurementError(problem, result)
     return result
+
+
+def _task(plan: LoadPlan, spec: str, server: EmbeddedServer | None, index: int) -> Task:
+    url, ca_data = ("", None) if server is None else (server.url, server.ca_data)
+    return Task(plan, spec, url, ca_data, index)
+
+
+def _try_out(plan: LoadPlan, spec: str, server: EmbeddedServer | None) -> None:
+    """See whether a worker can make a user's own client. Raises `PlanError`."""
+    team = Team([_task(plan, spec, server, 0)])
+    try:
+        for heard in team.messages():
+            if heard is not None and isinstance(heard[1], Failed):
+                raise PlanError(heard[1].why)
+            if heard is not None and isinstance(heard[1], Ready):
+                return
+    finally:
+        team.end()
 
 
 class _Run:
@@ -186,8 +207,7 @@ class _Part:
         self._number = number
         self._server = server
         self._on_progress = on_progress
-        url, ca_data = ("", None) if server is None else (server.url, server.ca_data)
-        self.team = Team([Task(plan, spec, url, ca_data, index) for index in range(plan.workers)])
+        self.team = Team([_task(plan, spec, server, index) for index in range(plan.workers)])
         if server is not None:
             separate(server.process, self.team.processes)
         host = socket.gethostname()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kabench.load import MeasurementError, run
+from kabench.load import MeasurementError, PlanError, run
 from kabench.load.clients import ClientSettings, kind_of
 from tests.load.loads import plan_of
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kabench.result import AgentRun
+    from kabench.server import EmbeddedServer
 
 URL = "http://127.0.0.1:1/"
 CLIENT = """
@@ -93,6 +94,16 @@ def test_a_request_that_ends_as_it_is_cut_off_is_counted_once(folder: Path) -> N
         options={"max_sockets": 40},
     )
     assert measured.transactions + measured.socket_errors == 40
+
+
+@pytest.mark.parametrize("bad", ["mine:Nobody", "mine:Mute", "nowhere:Client"])
+def test_a_second_agent_that_cannot_be_made_is_known_before_anything_is_sent(
+    echo_server: EmbeddedServer, folder: Path, bad: str
+) -> None:
+    (folder / "mine.py").write_text("class Mute:\n    def __init__(self, settings): pass\n")
+    with pytest.raises(PlanError, match=bad):
+        run(plan_of(url=echo_server.url, total=10), ["keepalive", bad])
+    assert echo_server.counts().requests == 0
 
 
 def test_the_settings_say_how_many_origins_there_are() -> None:
