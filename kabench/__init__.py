@@ -1,6 +1,7 @@
 """kabench: a keep-alive agent library, and the load-testing toolkit that proves what keep-alive is worth.
 
-`kabench.agent` is the library. `run`, `LoadPlan` and `load_result` are the toolkit, loaded when first used.
+`kabench.agent` is the library. `run`, `compare`, `diff`, `LoadPlan`, `load_result` and `load_comparison` are the
+toolkit, loaded when first used.
 """
 
 from __future__ import annotations
@@ -9,14 +10,24 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kabench.comparison.record import load_comparison
+    from kabench.comparison.saved import diff
+    from kabench.comparison.trials import compare
     from kabench.load import LoadPlan, run
     from kabench.result import load_result
 
 __version__ = "0.1.0"
 
-__all__ = ["LoadPlan", "__version__", "load_result", "run"]
+__all__ = ["LoadPlan", "__version__", "compare", "diff", "load_comparison", "load_result", "run"]
 
-_HOMES = {"LoadPlan": "kabench.load", "load_result": "kabench.result", "run": "kabench.load"}
+_HOMES = {
+    "LoadPlan": "kabench.load",
+    "compare": "kabench.comparison.trials",
+    "diff": "kabench.comparison.saved",
+    "load_comparison": "kabench.comparison.record",
+    "load_result": "kabench.result",
+    "run": "kabench.load",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -89,6 +89,26 @@ class Distribution:
         if len(self._unfolded) > _FOLD_ABOVE:
             self._fold()
 
+    def add_encoded(self, encoded: str, stats: LatencyStats) -> None:
+        """Add a histogram that was encoded, and whose exact figures are `stats`; the buckets stay as they are.
+
+        Raises `ValueError` if it is none.
+        """
+        before = self._histogram.get_total_count()
+        try:
+            self._histogram.decode_and_add(encoded.encode("ascii"))
+        except Exception as error:  # as in decoded_cells
+            raise ValueError(f"not an encoded HdrHistogram ({type(error).__name__})") from None
+        times = self._histogram.get_total_count() - before
+        if not times or stats.mean is None:
+            return
+        mean_us, deviation_us = stats.mean * 1e6, (stats.stdev or 0.0) * 1e6
+        self.count += times
+        self.sum_us += round(mean_us * times)
+        self._sum_of_squares += round((deviation_us * deviation_us + mean_us * mean_us) * times)
+        self._min_us = min(self._min_us, round((stats.min or 0.0) * 1e6))
+        self._max_us = max(self._max_us, round((stats.max or 0.0) * 1e6))
+
     def _fold(self) -> None:
         record = self._histogram.record_value
         for value, times in self._unfolded.items():

@@ -14,17 +14,23 @@ import secrets
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
 from kabench.histogram import LatencyStats, decoded_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SCHEMA = "kabench/result/1"
 
 BUSY_PCT = 90.0
 LATE_S = 0.01
 """A run is saturated if a worker used so much of its core in a second, or the p99 of its lag is above this."""
+
+
+Record = TypeVar("Record")
 
 
 class ResultError(ValueError):
@@ -157,24 +163,42 @@ class RunResult:
 
     def to_json(self) -> bytes:
         """The record as a JSON document, indented."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        return record_to_json(self)
+
+
+def record_to_json(record: object) -> bytes:
+    """A record as a JSON document, indented."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
 
 def result_schema() -> bytes:
     """The JSON Schema (draft 2020-12) of a record, as `results/` has it."""
-    (schema,), components = msgspec.json.schema_components([RunResult], ref_template="#/$defs/{name}")
+    return record_schema(RunResult, SCHEMA, "The record of a kabench run.")
+
+
+def record_schema(record: type, name: str, description: str) -> bytes:
+    """The JSON Schema of a type of record whose `schema` is `name`."""
+    (schema,), components = msgspec.json.schema_components([record], ref_template="#/$defs/{name}")
     whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": SCHEMA,
-        "description": "The record of a kabench run. Times are seconds; README.md beside this file has the meanings.",
+        "title": name,
+        "description": f"{description} Times are seconds; README.md beside this file has the meanings.",
         **schema,
         "$defs": components,
     }
     for definition in components.values():  # the types' docstrings are for who reads the code
         definition.pop("description", None)
-    components["RunResult"]["properties"]["schema"] = {"const": SCHEMA}
-    components["RunResult"]["required"] = ["schema", *components["RunResult"]["required"]]
-    return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
+    components[record.__name__]["properties"]["schema"] = {"const": name}
+    components[record.__name__]["required"] = ["schema", *components[record.__name__]["required"]]
+    return record_to_json(whole)
+
+
+def labels(agents: Sequence[str]) -> list[str]:
+    """What agents are called beside each other: their specs, with a number behind one that was there before."""
+    return [
+        agent if agent not in agents[:index] else f"{agent} {agents[: index + 1].count(agent)}"
+        for index, agent in enumerate(agents)
+    ]
 
 
 def new_id() -> str:
@@ -184,25 +208,44 @@ def new_id() -> str:
 
 def parse_result(document: bytes, where: str) -> RunResult:
     """Read a record. Raises `ResultError`, naming `where` it came from, if it is none."""
-    try:
-        head = msgspec.json.decode(document)
-    except msgspec.DecodeError as error:
-        raise ResultError(f"{where}: not a JSON document, or cut off ({error})") from None
-    schema = head.get("schema") if isinstance(head, dict) else None
-    if schema != SCHEMA:
-        raise ResultError(f"{where}: not a {SCHEMA} record (its schema is {schema!r})")
-    try:
-        result = msgspec.convert(head, RunResult)
-    except msgspec.ValidationError as error:
-        raise ResultError(f"{where}: a broken record: {error}") from None
+    result = decode_record(document, where, RunResult, SCHEMA)
     if not result.runs:
         raise ResultError(f"{where}: a broken record: it holds no run")
     for run in result.runs:
-        _check_run(run, where)
+        check_run(run, where)
     return result
 
 
-def _check_run(run: AgentRun, where: str) -> None:
+def decode_record(document: bytes, where: str, record: type[Record], name: str) -> Record:
+    """Read a document as a type of record whose `schema` is `name`. Raises `ResultError`."""
+    head = _decoded(document, where)
+    schema = _schema_of(head)
+    if schema != name:
+        raise ResultError(f"{where}: not a {name} record (its schema is {schema!r})")
+    try:
+        return msgspec.convert(head, record)
+    except msgspec.ValidationError as error:
+        raise ResultError(f"{where}: a broken record: {error}") from None
+
+
+def schema_of(document: bytes, where: str) -> str | None:
+    """Which kind of record a document is. Raises `ResultError` if it is no JSON."""
+    return _schema_of(_decoded(document, where))
+
+
+def _decoded(document: bytes, where: str) -> object:
+    try:
+        return msgspec.json.decode(document)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ResultError(f"{where}: not a JSON document, or cut off ({error})") from None
+
+
+def _schema_of(head: object) -> str | None:
+    schema = head.get("schema") if isinstance(head, dict) else None
+    return schema if isinstance(schema, str) else None
+
+
+def check_run(run: AgentRun, where: str) -> None:
     """See what types alone do not: that status codes are numbers and histograms can be read."""
     for status in run.status_codes:
         if not (status.isascii() and status.isdigit()):
@@ -217,14 +260,25 @@ def _check_run(run: AgentRun, where: str) -> None:
 
 def load_result(path: str | os.PathLike[str]) -> RunResult:
     """Read a record from a file. Raises `ResultError` if it cannot be read or is none."""
+    return parse_result(read_file(path), str(path))
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """What is in a file. Raises `ResultError` if it cannot be read."""
     try:
-        document = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise ResultError(f"{path}: {error.strerror}") from None
-    return parse_result(document, str(path))
 
 
-def save_result(result: RunResult, path: Path) -> None:
+class Savable(Protocol):
+    """A record of any kind."""
+
+    def to_json(self) -> bytes:
+        """The record as a JSON document."""
+
+
+def save_result(result: Savable, path: Path) -> None:
     """Write a record whole or not at all: into a temporary file beside `path`, synced, then renamed over it.
 
     What is no regular file (a pipe, a device) is written into instead. Raises `ResultError`; what stood at `path`

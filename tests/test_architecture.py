@@ -16,9 +16,12 @@ LAYERS = {
     "server": set[str](),
     "histogram": set[str](),
     "result": {"agent", "server", "histogram"},
+    "metrics": {"agent", "server", "histogram", "result"},
     "load": {"agent", "server", "histogram", "result"},
-    "report": {"agent", "server", "histogram", "result"},
-    "cli": {"agent", "server", "histogram", "result", "load", "report"},
+    "comparison": {"agent", "server", "histogram", "result", "metrics", "load"},
+    "report": {"agent", "server", "histogram", "result", "metrics", "comparison"},
+    "cli": {"agent", "server", "histogram", "result", "metrics", "load", "comparison", "report"},
+    "pytest_plugin": {"server", "result", "load", "comparison"},
 }
 """What each part may import besides itself and the package's version."""
 

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from kabench import __version__
+from kabench.cli.compare import compare
+from kabench.cli.diff import diff
 from kabench.cli.errors import CommandError
 from kabench.cli.report import report
 from kabench.cli.run import run
@@ -24,6 +26,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(compare)
+app.command()(diff)
 app.command()(serve)
 app.command()(report)
 

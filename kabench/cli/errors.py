@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class CommandError(Exception):
     """Ends a command: the message is what the user reads, `exit_code` what his script does."""
 
+    TOO_BAD: ClassVar[int] = 1
     CANNOT_START: ClassVar[int] = 2
     COULD_NOT_MEASURE: ClassVar[int] = 3
     INTERRUPTED: ClassVar[int] = 130
@@ -15,3 +21,14 @@ class CommandError(Exception):
     def __init__(self, message: str, exit_code: int = CANNOT_START) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def finish(problems: Iterable[str | None], *, interrupted: bool, broken: bool) -> None:
+    """End a command that has measured: by its problems, by an interruption, by broken thresholds, in this order."""
+    said = [problem for problem in problems if problem]
+    if said:
+        raise CommandError("; ".join(said), CommandError.INTERRUPTED if interrupted else CommandError.COULD_NOT_MEASURE)
+    if interrupted:
+        raise typer.Exit(CommandError.INTERRUPTED)
+    if broken:
+        raise typer.Exit(CommandError.TOO_BAD)

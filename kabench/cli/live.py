@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from kabench.cli.console import is_live_terminal
 from kabench.cli.errors import CommandError
-from kabench.load import AgentProgress, LoadPlan, MeasurementError, RunControl, run
+from kabench.load import (
+    AgentProgress,
+    LoadPlan,
+    MeasurementError,
+    PlanError,
+    RunControl,
+    TargetUnreachableError,
+    run,
+)
+from kabench.server import ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,23 +45,49 @@ class Finished:
 
 
 def run_live(plan: LoadPlan, agents: Sequence[str], name: str, progress: str) -> Finished:
-    """Carry a plan out. `progress`: `live`, `plain`, `none`, or `auto`: live on a terminal, plain elsewhere."""
+    """Carry a plan out. `progress` is as `shown_as` has it. Raises `CommandError` where nothing can be measured."""
+    with stoppable() as control, could_not_begin(plan), _shown(progress, len(agents)) as show:
+        return _run(plan, agents, name, control, show)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[RunControl]:
+    """What Ctrl-C and SIGTERM stop while the context lasts."""
     control = RunControl()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, _stopper(control)) for number in signals}
     try:
-        with _shown(progress, len(agents)) as show:
-            return _run(plan, agents, name, control, show)
+        yield control
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
+def could_not_begin(plan: LoadPlan) -> Iterator[None]:
+    """Say what the load engine could not even begin with as a command does."""
+    try:
+        yield
+    except (ServerError, PlanError) as error:
+        raise CommandError(str(error)) from None
+    except TargetUnreachableError as error:
+        is_unknown = plan.cacert is None and "the certificate was not accepted" in str(error)
+        advice = "; name its authority with --cacert FILE" if is_unknown else ""
+        raise CommandError(f"cannot reach the target: {error}{advice}", CommandError.COULD_NOT_MEASURE) from None
+
+
+def shown_as(progress: str) -> str:
+    """`live`, `plain` or `none`; of `auto`, live on a terminal and plain elsewhere. Raises `CommandError`."""
+    if progress not in ("auto", "live", "plain", "none"):
+        raise CommandError(f"--progress {progress}: there are auto, live, plain and none")
+    if progress == "auto":
+        return "live" if is_live_terminal() else "plain"
+    return progress
+
+
+@contextlib.contextmanager
 def _shown(progress: str, agents: int) -> Iterator[Callable[[AgentProgress], None] | None]:
     """What shows the progress while the context lasts; None shows nothing."""
-    if progress == "auto":
-        progress = "live" if is_live_terminal() else "plain"
     if progress == "none":
         yield None
     elif progress == "plain":

@@ -1,7 +1,11 @@
-"""Where a run's record goes. Looked at before the load starts, so that nothing measured is lost to it."""
+"""The files that a command writes, and what it prints. Looked at before the load starts, so nothing measured is lost.
+
+A record is saved first, then come the files made of it, then what is printed.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,90 +13,102 @@ import typer
 
 from kabench.cli.console import report_console
 from kabench.cli.errors import CommandError
-from kabench.cli.published import published_result
-from kabench.report import render_result
-from kabench.report.series import percentile_text, series_csv
+from kabench.cli.extras import needs_extra
 from kabench.result import ResultError, check_writable, save_result, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kabench.cli.reports import Paths, Report
+    from kabench.comparison.record import Comparison
     from kabench.result import RunResult
 
 _LONGEST_NAME = 80
 """Of a run's name, in the name of its file."""
 
+_FOR_HTML = ("plotly", "jinja2")
+
 
 class Outputs:
-    """The files that a run is written into, and the console it is reported on. Raises `CommandError`."""
+    """Where a record and the files made of it go. Raises `CommandError` for what cannot be written."""
 
     def __init__(
         self,
-        name: str,
-        agents: Sequence[str],
+        paths: Paths,
         *,
         json: str | None = None,
-        csv: Path | None = None,
-        hgrm: Path | None = None,
         saves: bool = False,
     ) -> None:
         self._to_stdout = json == "-"
         self._json = None if json is None or self._to_stdout else Path(json)
-        self._csv = csv
-        if hgrm is not None:
-            _check_file("--hgrm", hgrm)
-        self._hgrm = hgrm_paths(hgrm, agents)
         self._folder = Path("results") if saves else None
-        self._name = name
-        taken: dict[Path, str] = {}
-        for option, path in (("--json", self._json), ("--csv", csv), *(("--hgrm", path) for path in self._hgrm)):
-            if path is not None:
-                _check_file(option, path)
-                if path.resolve() in taken:
-                    raise CommandError(f"{taken[path.resolve()]} and {option}: both would write {path}")
-                taken[path.resolve()] = option
+        check_paths(paths, self._json)
         if self._folder is not None:
             try:
                 check_writable(self._folder)
             except ResultError as error:
                 raise CommandError(f"{error}; --no-save writes none there") from None
 
-    def write(self, result: RunResult) -> str | None:
-        """Write the files, then print the report; what could not be written, and why, if anything."""
+    def write(
+        self,
+        record: RunResult | Comparison,
+        report: Report,
+    ) -> str | None:
+        """Write all, then print the report; what could not be written, and why, if anything."""
         problems = []
-        records = [] if self._json is None else [self._json]
-        if self._folder is not None:
-            records.append(self._folder / _file_name(result))
         written = []
-        for path in records:
+        for path in self._records(record):
             try:
-                save_result(result, path)
+                save_result(record, path)
                 written.append(path)
             except ResultError as error:
                 problems.append(str(error))
-        problems += write_texts(result, self._csv, self._hgrm)
+        problems += write_texts(report)
         try:
             console = report_console(stderr=self._to_stdout)
-            console.print(render_result(result, published_result()))
+            console.print(report.shown)
             for path in written:
                 console.print(f"\nRecord: {path}", style="dim", soft_wrap=True)
             if self._to_stdout:
-                typer.echo(result.to_json(), nl=False)
+                typer.echo(record.to_json(), nl=False)
         except OSError as error:
             problems.append(f"the report cannot be printed: {error.strerror}")
         return "; ".join(problems) or None
 
+    def _records(self, record: RunResult | Comparison) -> list[Path]:
+        paths = [] if self._json is None else [self._json]
+        if self._folder is not None:
+            paths.append(self._folder / record_file_name(record))
+        return paths
 
-def write_texts(result: RunResult, csv: Path | None, hgrm: Sequence[Path]) -> list[str]:
-    """Write a record's series, and each agent's percentiles; what could not be written, and why."""
-    texts = [] if csv is None else [(csv, series_csv(result))]
-    texts += [(path, percentile_text(run)) for path, run in zip(hgrm, result.runs, strict=False)]
+
+def check_paths(paths: Paths, json: Path | None = None) -> None:
+    """See that each file can be written, and no two are the same. Raises `CommandError`."""
+    taken: dict[Path, str] = {}
+    for option, path in [*([] if json is None else [("--json", json)]), *paths.by_option()]:
+        _check_file(option, path)
+        if path.resolve() in taken:
+            raise CommandError(f"{taken[path.resolve()]} and {option}: both would write {path}")
+        taken[path.resolve()] = option
+    if paths.html is not None:
+        needs_extra("--html", "html", _FOR_HTML)
+
+
+def write_texts(report: Report) -> list[str]:
+    """Write the files of a report, and GitHub's summary of the job; what could not be written, and why."""
     problems = []
-    for path, text in texts:
+    for path, text in report.texts:
         try:
-            write_whole(path, text.encode())
+            write_whole(path, text().encode())
         except ResultError as error:
             problems.append(str(error))
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        try:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(report.markdown() + "\n")
+        except OSError as error:
+            problems.append(f"$GITHUB_STEP_SUMMARY: {summary}: {error.strerror}")
     return problems
 
 
@@ -100,6 +116,7 @@ def hgrm_paths(path: Path | None, agents: Sequence[str]) -> list[Path]:
     """A file for each agent: the one that was named where there is one agent, else with the agent's name in it."""
     if path is None:
         return []
+    _check_is_file("--hgrm", path)
     if len(agents) == 1:
         return [path]
     names = [_as_file_name(agent) for agent in agents]
@@ -113,12 +130,21 @@ def hgrm_paths(path: Path | None, agents: Sequence[str]) -> list[Path]:
 def _check_file(option: str, path: Path) -> None:
     if str(path) == "-":
         raise CommandError(f"{option} -: only the record can go to standard output; name a file")
-    if path.is_dir():
-        raise CommandError(f"{option} {path}: that is a folder; name a file")
+    _check_is_file(option, path)
     if not path.parent.is_dir():
         raise CommandError(f"{option} {path}: there is no folder {path.parent}")
+    check_folder(option, path.parent)
+
+
+def _check_is_file(option: str, path: Path) -> None:
+    if path.is_dir():
+        raise CommandError(f"{option} {path}: that is a folder; name a file")
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Make a folder and see that files can be written there. Raises `CommandError`."""
     try:
-        check_writable(path.parent)
+        check_writable(folder)
     except ResultError as error:
         raise CommandError(f"{option} {error}") from None
 
@@ -127,6 +153,7 @@ def _as_file_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip(".")[:_LONGEST_NAME] or "run"
 
 
-def _file_name(result: RunResult) -> str:
-    started = result.started_at.replace("-", "").replace(":", "")
-    return f"{started}-{_as_file_name(result.name)}-{result.id[:6]}.json"
+def record_file_name(record: RunResult | Comparison) -> str:
+    """What a record's file is called: when it began, its name, the beginning of its id."""
+    started = record.started_at.replace("-", "").replace(":", "")
+    return f"{started}-{_as_file_name(record.name)}-{record.id[:6]}.json"

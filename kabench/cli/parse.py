@@ -53,6 +53,17 @@ def stage(text: str) -> GivenStage:
     return GivenStage(duration(time_text), rate(level_text), "/" in level_text)
 
 
+def percent(option: str, text: str) -> float:
+    """A share from `5%` or `5`, as a part of 1."""
+    try:
+        value = float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise CommandError(f"{option} {text}: not between 0% and 100% (try '2%')")
+    return value
+
+
 AUTO = 0
 """As many workers as there are cores for."""
 

@@ -9,7 +9,8 @@ from kabench.agent import AgentOptions
 from kabench.agent.aio.request import basic, parse_address, parse_url
 from kabench.cli import parse
 from kabench.cli.errors import CommandError
-from kabench.load import LoadPlan, PlanError
+from kabench.load import AgentSpecError, LoadPlan, PlanError
+from kabench.load.agents import check_spec
 from kabench.load.pacing import Stage
 from kabench.load.plan import PUBLISHED_BODY
 from kabench.load.targets import LoadTarget, read_requests, read_urls
@@ -18,7 +19,7 @@ from kabench.load.templates import without_placeholders
 from kabench.server.limits import most_open_sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from kabench.cli.options import LoadOptions
@@ -38,6 +39,15 @@ def plan_of(options: LoadOptions) -> LoadPlan:
     _check_files(plan)
     _check_limits(plan)
     return plan
+
+
+def check_specs(agents: Sequence[str], plan: LoadPlan) -> None:
+    """See that there are such agents, and that they can do what the plan asks for. Raises `CommandError`."""
+    try:
+        for spec in agents:
+            check_spec(spec, plan)
+    except AgentSpecError as error:
+        raise CommandError(f"--agent {error}") from None
 
 
 def _refuse_what_does_not_fit(options: LoadOptions) -> None:

@@ -3,49 +3,70 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003  # typer reads the annotations
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kabench.cli import file_options as files  # noqa: TC001  # typer reads the annotations
 from kabench.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from kabench.comparison.record import Comparison
+    from kabench.result import RunResult
 
 
 def report(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Records that kabench run has saved.")],
-    csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="PATH", help="Write the series, second by second; of one record.")
-    ] = None,
-    hgrm: Annotated[
-        Path | None,
-        typer.Option(
-            "--hgrm", metavar="PATH", help="Write the latency percentiles as HdrHistogram has them, a file an agent."
-        ),
-    ] = None,
+    records: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Records that kabench run, compare or diff has saved.")
+    ],
+    csv: files.Csv = None,
+    hgrm: files.Hgrm = None,
+    junit: files.Junit = None,
+    markdown: files.Markdown = None,
+    html: files.Html = None,
 ) -> None:
-    """Print saved records again, several side by side."""
-    if len(files) > 1 and (csv is not None or hgrm is not None):
-        raise CommandError("--csv and --hgrm are for one record at a time")
-    from rich.console import Group
-    from rich.text import Text
-
+    """Print saved records again, several runs side by side, or make files of one."""
+    if len(records) > 1 and any(path is not None for path in (csv, hgrm, junit, markdown, html)):
+        raise CommandError("--csv, --hgrm, --junit, --markdown and --html are for one record at a time")
     from kabench.cli.console import report_console
-    from kabench.cli.outputs import hgrm_paths, write_texts
-    from kabench.cli.published import published_result
-    from kabench.report import render_result
+    from kabench.cli.outputs import check_paths, hgrm_paths, write_texts
+    from kabench.cli.reports import Paths, report_of_comparison, report_of_run
     from kabench.report.terminal import render_side_by_side
-    from kabench.result import ResultError, load_result
+    from kabench.result import ResultError, RunResult, labels
 
     try:
-        results = [load_result(path) for path in files]
+        read = [_read(path) for path in records]
     except ResultError as error:
         raise CommandError(str(error)) from None
-    problems = write_texts(results[0], csv, hgrm_paths(hgrm, [run.agent for run in results[0].runs]))
+    console = report_console()
+    problems: list[str] = []
+    for record in read:
+        if isinstance(record, RunResult):
+            agents = labels([run.agent for run in record.runs])
+            paths = Paths(csv=csv, hgrm=hgrm_paths(hgrm, agents), junit=junit, markdown=markdown, html=html)
+            made = report_of_run(record, paths, ())
+        elif csv is not None or hgrm is not None:
+            raise CommandError("--csv and --hgrm are for the record of a run; this is a comparison")
+        else:
+            paths = Paths(junit=junit, markdown=markdown, html=html)
+            made = report_of_comparison(record, paths, ())
+        check_paths(paths)
+        problems += write_texts(made)
+        console.print(made.shown)
+    runs = [run for record in read if isinstance(record, RunResult) for run in record.runs]
+    if sum(isinstance(record, RunResult) for record in read) > 1:
+        console.print()
+        console.print(render_side_by_side(runs))
     if problems:
         raise CommandError("; ".join(problems))
-    published = published_result()
-    parts = [render_result(result, published) for result in results]
-    if len(results) > 1:
-        parts.append(Group(Text(), render_side_by_side([run for result in results for run in result.runs])))
-    console = report_console()
-    for part in parts:
-        console.print(part)
+
+
+def _read(path: Path) -> RunResult | Comparison:
+    """A record of either kind. Raises `ResultError`."""
+    from kabench.comparison.record import SCHEMA, parse_comparison
+    from kabench.result import parse_result, read_file, schema_of
+
+    document = read_file(path)
+    if schema_of(document, str(path)) == SCHEMA:
+        return parse_comparison(document, str(path))
+    return parse_result(document, str(path))

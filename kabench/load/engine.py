@@ -103,12 +103,9 @@ def run(
     control = control or RunControl()
     started_at = datetime.now(UTC)
     run_of = _Run(plan, on_progress, control)
-    has_own_server = plan.url is None and not plan.targets
-    server = EmbeddedServer(ServerOptions(delay_s=plan.delay_s, tls=plan.tls)) if has_own_server else None
+    server = _own_server(plan)
     try:
-        for spec in agents[1:]:  # what is wrong with the first is found before anything is sent
-            if is_factory(spec):
-                _try_out(plan, spec, server)
+        _try_out_others(plan, agents, server)
         for spec in agents:
             run_of.carry_out(spec, server)
             if control.stopped or run_of.problem is not None:
@@ -133,6 +130,37 @@ def run(
     if problem is not None:
         raise MeasurementError(problem, result)
     return result
+
+
+def check_agents(plan: LoadPlan, agents: Sequence[str]) -> None:
+    """See that all agents can carry the plan out, before anything is sent.
+
+    Raises `AgentSpecError`, `PlanError` and `ServerError` as `run` does. What is wrong with the first is left to `run`,
+    which finds it at once.
+    """
+    for spec in agents:
+        check_spec(spec, plan)
+    if any(is_factory(spec) for spec in agents[1:]):
+        server = _own_server(plan)
+        try:
+            _try_out_others(plan, agents, server)
+        finally:
+            if server is not None:
+                server.stop()
+
+
+def _own_server(plan: LoadPlan) -> EmbeddedServer | None:
+    """kabench's own server, where the plan names no other."""
+    if plan.url is not None or plan.targets:
+        return None
+    return EmbeddedServer(ServerOptions(delay_s=plan.delay_s, tls=plan.tls))
+
+
+def _try_out_others(plan: LoadPlan, agents: Sequence[str], server: EmbeddedServer | None) -> None:
+    """Try the clients of a user's own, but the first: what is wrong with that is found before anything is sent."""
+    for spec in agents[1:]:
+        if is_factory(spec):
+            _try_out(plan, spec, server)
 
 
 def _task(plan: LoadPlan, spec: str, server: EmbeddedServer | None, index: int) -> Task:

@@ -38,21 +38,34 @@ def fitted_buckets(cells: Sequence[tuple[int, int]]) -> list[Bucket]:
     `cells` are (highest value in us, count) pairs in order. Limits are evenly spaced, or, where the slowest is more
     than thirty times the fastest, in steps of 1, 2, 5.
     """
-    total = sum(count for _, count in cells)
-    if not total:
-        return []
-    low, high = cells[0][0], _tail_begins(cells, total)
-    edges = _log_edges(low, high) if high > _WIDE_RATIO * max(low, 1) else _even_edges(low, high)
-    counts = [0] * (len(edges) + 1)
-    for value, count in cells:
-        counts[bisect_right(edges, value)] += count
-    labels = [f"<{_milliseconds(edge)}ms" for edge in edges] + [f">={_milliseconds(edges[-1])}ms"]
-    rows = [Bucket(label, count, count / total) for label, count in zip(labels, counts, strict=True)]
+    rows = buckets_between(fitted_edges(cells), cells)
     while rows and not rows[0].count:
         rows.pop(0)
     while rows and not rows[-1].count:
         rows.pop()
     return rows
+
+
+def fitted_edges(cells: Sequence[tuple[int, int]], most_rows: int = _MOST_ROWS) -> list[int]:
+    """The limits of rows that fit, in us."""
+    total = sum(count for _, count in cells)
+    if not total:
+        return []
+    low, high = cells[0][0], _tail_begins(cells, total)
+    is_wide = high > _WIDE_RATIO * max(low, 1)
+    return _log_edges(low, high, most_rows) if is_wide else _even_edges(low, high, most_rows)
+
+
+def buckets_between(edges: Sequence[int], cells: Sequence[tuple[int, int]]) -> list[Bucket]:
+    """Rows with these limits."""
+    total = sum(count for _, count in cells)
+    if not edges:
+        return []
+    counts = [0] * (len(edges) + 1)
+    for value, count in cells:
+        counts[bisect_right(edges, value)] += count
+    labels = [f"<{_milliseconds(edge)}ms" for edge in edges] + [f">={_milliseconds(edges[-1])}ms"]
+    return [Bucket(label, count, count / total if total else 0.0) for label, count in zip(labels, counts, strict=True)]
 
 
 def _tail_begins(cells: Sequence[tuple[int, int]], total: int) -> int:
@@ -65,15 +78,15 @@ def _tail_begins(cells: Sequence[tuple[int, int]], total: int) -> int:
     return cells[0][0]
 
 
-def _even_edges(low: int, high: int) -> list[int]:
+def _even_edges(low: int, high: int, most_rows: int) -> list[int]:
     span = max(high - low, 10)
-    magnitude = 10 ** math.floor(math.log10(span / (_MOST_ROWS - 2)))
-    step = next(max(1, round(nice * magnitude)) for nice in _NICE_STEPS if span / (nice * magnitude) <= _MOST_ROWS - 2)
+    magnitude = 10 ** math.floor(math.log10(span / (most_rows - 2)))
+    step = next(max(1, round(nice * magnitude)) for nice in _NICE_STEPS if span / (nice * magnitude) <= most_rows - 2)
     first = (low // step + 1) * step
     return list(range(first, high + step + 1, step))
 
 
-def _log_edges(low: int, high: int) -> list[int]:
+def _log_edges(low: int, high: int, most_rows: int) -> list[int]:
     edges: list[int] = []
     decade = 10 ** math.floor(math.log10(max(low, 1)))
     while not edges or edges[-1] <= high:
@@ -81,7 +94,7 @@ def _log_edges(low: int, high: int) -> list[int]:
         decade *= 10
     within = [edge for edge in edges if edge <= high]
     edges = edges[: len(within) + 1]
-    return edges if len(edges) < _MOST_ROWS else edges[:: math.ceil(len(edges) / (_MOST_ROWS - 1))]
+    return edges if len(edges) < most_rows else edges[:: math.ceil(len(edges) / (most_rows - 1))]
 
 
 def _milliseconds(value_us: int) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
+    from kabench.comparison.thresholds import Outcome
     from kabench.result import AgentRun, RunResult
 
 WIDTH = 80
@@ -62,7 +63,7 @@ def render_result(result: RunResult, published: RunResult | None = None) -> Rend
 
 def render_agent_run(run: AgentRun, plan: Mapping[str, object]) -> RenderableType:
     """One agent: siege's lines, percentiles, histograms, phases, the socket line, errors, and what to mind."""
-    parts: list[RenderableType] = [_rule(printable(run.agent))]
+    parts: list[RenderableType] = [rule(printable(run.agent))]
     if run.interrupted:
         parts.append(Text("interrupted: what was measured until then", style="yellow"))
     parts += [Text("\n".join(siege_lines(run))), Text(), _times(run, is_open=plan.get("rate") is not None)]
@@ -89,28 +90,38 @@ def render_agent_run(run: AgentRun, plan: Mapping[str, object]) -> RenderableTyp
 
 
 def render_side_by_side(runs: Sequence[AgentRun]) -> RenderableType:
-    """The first agent against the others, with ratios (first / other)."""
+    """The first agent against the others, with ratios (other / first), as thresholds and comparisons have them."""
     names = [printable(run.agent) for run in runs]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("")
     for name in names:
         table.add_column(Text(name), justify="right")
     for other in names[1:]:
-        table.add_column(Text(f"{names[0]}/{other}" if len(names) > 2 else "ratio"), justify="right")
+        table.add_column(Text(f"{other}/{names[0]}"), justify="right", overflow="fold")
     for label, figures, decimals in _comparable(runs):
         cells = ["-" if figure is None else f"{figure:.{decimals}f}" for figure in figures]
-        ratios = ["-" if figures[0] is None or not figure else _ratio(figures[0] / figure) for figure in figures[1:]]
+        ratios = ["-" if figure is None or not figures[0] else _ratio(figure / figures[0]) for figure in figures[1:]]
         table.add_row(label, *cells, *ratios)
     title = f"{names[0]} against {', '.join(names[1:])}"
-    return Group(_rule(title), table)
+    return Group(rule(title), table)
 
 
-def _rule(title: str) -> RenderableType:
+def render_outcomes(outcomes: Sequence[Outcome]) -> RenderableType:
+    """What became of thresholds, a line each."""
+    lines: list[RenderableType] = [rule("Thresholds")]
+    for outcome in outcomes:
+        word, style = ("BROKEN", "red") if outcome.is_broken else ("within", "green")
+        lines.append(Text.assemble((word, style), f"  {printable(str(outcome))}"))
+    return Group(*lines)
+
+
+def rule(title: str) -> RenderableType:
+    """A heading over the whole width."""
     return Rule(Text(title, style="bold"), align="left", characters="-", style="dim")
 
 
 def _ratio(ratio: float) -> str:
-    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+    return f"{ratio:.2f}" if ratio >= 0.1 or not ratio else f"{ratio:.2g}"
 
 
 def _comparable(runs: Sequence[AgentRun]) -> list[tuple[str, list[float | None], int]]:

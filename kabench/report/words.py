@@ -12,6 +12,7 @@ from kabench.result import BUSY_PCT, LATE_S
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from kabench.comparison.record import Comparison
     from kabench.result import AgentRun, RunResult
 
 _ROUNDING = 1e-6
@@ -20,7 +21,7 @@ _HIDES_LEAST_S = 0.01
 """A corrected p99 that is less than twice the measured one, or nearer than this, is not worth a word."""
 
 
-def headline(result: RunResult) -> str:
+def headline(result: RunResult | Comparison) -> str:
     """What was sent where, by how many, until when."""
     plan = result.plan
     unverified = "; certificates are not verified" if plan.get("insecure") else ""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kabench.cli.outputs import Outputs, hgrm_paths
+from kabench.cli.reports import Paths, report_of_run
 from kabench.histogram import Distribution
 from kabench.report.series import percentile_text, series_csv
 from kabench.result import SeriesPoint, load_result
@@ -98,8 +99,9 @@ def test_names_of_percentile_files() -> None:
 def test_percentile_files_have_the_names_that_were_promised_although_the_second_agent_never_ran(tmp_path: Path) -> None:
     times = Distribution()
     times.add([(1000, 5)])
-    outputs = Outputs("run", ["keepalive", "plain"], hgrm=tmp_path / "p.hgrm")
-    outputs.write(a_result(a_run(agent="keepalive", hdr={"total": times.encoded()})))
+    result = a_result(a_run(agent="keepalive", hdr={"total": times.encoded()}))
+    paths = Paths(hgrm=hgrm_paths(tmp_path / "p.hgrm", ["keepalive", "plain"]))
+    Outputs(paths).write(result, report_of_run(result, paths, ()))
     assert [path.name for path in tmp_path.iterdir()] == ["p-keepalive.hgrm"]
 
 

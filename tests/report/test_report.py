@@ -108,7 +108,7 @@ def test_the_report_fits_80_columns_and_needs_no_colour() -> None:
 def test_two_agents_are_compared_with_ratios() -> None:
     text = printed(a_result(full_run("keepalive"), full_run("plain", 2)))
     (rate,) = [line for line in text.splitlines() if line.startswith("Transaction rate (")]
-    assert rate.split()[-3:] == ["1234567.89", "617283.95", "2.00"]
+    assert rate.split()[-3:] == ["1234567.89", "617283.95", "0.50"]
 
 
 def test_a_run_of_the_published_load_is_shown_beside_the_published_one() -> None:

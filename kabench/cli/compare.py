@@ -1,0 +1,96 @@
+"""`kabench compare`: agents side by side, interleaved trials, a verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from typing import Annotated
+
+import typer
+
+from kabench.cli import file_options as files
+from kabench.cli import parse
+from kabench.cli.errors import CommandError, finish
+from kabench.cli.gates import FailIf, Gates, MaxRegression, complain
+from kabench.cli.options import LoadOptions, takes_load_options
+
+_DURATION_S = 2.0
+_WARMUP_S = 0.5
+"""Of a trial, where nothing else is said: many short trials tell more than a few long ones."""
+
+
+@takes_load_options
+def compare(
+    load: LoadOptions,
+    *,
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", min=1, metavar="N", help="As many trials of each agent. Without it: until certain."),
+    ] = None,
+    max_time: Annotated[
+        float | None,
+        typer.Option(
+            "--max-time", parser=parse.duration, metavar="DURATION", help="No trial that would end later (3m)."
+        ),
+    ] = None,
+    margin: Annotated[
+        str,
+        typer.Option("--margin", metavar="N%", help="Certain enough: what does not differ does not by more than this."),
+    ] = "2%",
+    fail_if: FailIf = None,
+    max_regression: MaxRegression = None,
+    json: files.Json = None,
+    junit: files.Junit = None,
+    markdown: files.Markdown = None,
+    html: files.Html = None,
+    records: Annotated[
+        Path | None, typer.Option("--records", metavar="FOLDER", help="Save the whole record of each trial there.")
+    ] = None,
+    no_save: files.NoSave = False,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What to call it in its record.")] = "compare",
+    progress: Annotated[
+        str, typer.Option("--progress", metavar="auto|live|plain|none", help="While it runs; plain is a line a trial.")
+    ] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="As --progress none.")] = False,
+) -> None:
+    """Hold agents against the first of them: the same load through each in turn, again and again, and a verdict.
+
+    Needs two or more --agent. A trial takes 2 s after half a second of warm-up, unless something else is said. With
+    neither --trials nor --max-time it goes on until it is certain, for 3 minutes at most.
+    """
+    from kabench.cli.extras import needs_extra
+
+    needs_extra("kabench compare", "compare", ["scipy"])
+    from kabench.cli.live import shown_as
+    from kabench.cli.live_trials import StopOptions, compare_live
+    from kabench.cli.outputs import Outputs, check_folder
+    from kabench.cli.plan import check_specs, plan_of
+    from kabench.cli.reports import Paths, report_of_comparison
+    from kabench.comparison.thresholds import outcomes_of_comparison
+    from kabench.result import labels
+
+    shown = "none" if quiet else shown_as(progress)
+    plan = plan_of(_of_short_trials(load))
+    agents = load.agent or []
+    if len(agents) < 2:
+        raise CommandError("give two or more agents, the first as the base: --agent keepalive --agent plain")
+    check_specs(agents, plan)
+    stop = StopOptions(trials=trials, max_time_s=max_time, margin=parse.percent("--margin", margin))
+    gates = Gates.of(fail_if, max_regression)
+    gates.check_agents(labels(agents))
+    paths = Paths(junit=junit, markdown=markdown, html=html)
+    outputs = Outputs(paths, json=json, saves=not no_save)
+    if records is not None:
+        check_folder("--records", records)
+    finished = compare_live(plan, agents, stop, name, shown, records)
+    outcomes = outcomes_of_comparison(gates.thresholds, gates.regressions, finished.comparison)
+    report = report_of_comparison(finished.comparison, paths, outcomes, finished.problem)
+    unsaved = outputs.write(finished.comparison, report)
+    finish((finished.problem, *finished.unsaved, unsaved), interrupted=finished.interrupted, broken=complain(outcomes))
+
+
+def _of_short_trials(load: LoadOptions) -> LoadOptions:
+    has_stop_rule = any(given is not None for given in (load.requests, load.total, load.duration)) or load.stage
+    if not has_stop_rule:
+        load = dataclasses.replace(load, duration=_DURATION_S)
+    return load if load.warmup is not None else dataclasses.replace(load, warmup=_WARMUP_S)

@@ -1,0 +1,18 @@
+"""What a plain installation does not have."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+from kabench.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def needs_extra(what: str, extra: str, packages: Iterable[str]) -> None:
+    """See that an extra is installed. Raises `CommandError` if not, and says how to."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise CommandError(f"{what} needs {' and '.join(missing)}: pip install 'kabench[{extra}]'")

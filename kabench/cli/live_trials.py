@@ -1,0 +1,137 @@
+"""A comparison while it lasts: a bar on a terminal, a line a trial elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from kabench.cli.errors import CommandError
+from kabench.cli.live import could_not_begin, milliseconds, stoppable
+from kabench.cli.outputs import record_file_name
+from kabench.comparison.trials import ComparisonError, ComparisonStoppedError, TrialProgress, compare
+from kabench.result import ResultError, save_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from kabench.comparison.record import Comparison
+    from kabench.load import AgentProgress, LoadPlan
+    from kabench.result import RunResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopOptions:
+    """When to stop, as `kabench.compare` has it."""
+
+    trials: int | None
+    max_time_s: float | None
+    margin: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedComparison:
+    """A comparison that is over; `problem` is what went wrong, `unsaved` which records of trials could not be saved."""
+
+    comparison: Comparison
+    problem: str | None
+    interrupted: bool
+    unsaved: list[str] = field(default_factory=list)
+
+
+def compare_live(
+    plan: LoadPlan, agents: Sequence[str], stop: StopOptions, name: str, progress: str, records: Path | None
+) -> FinishedComparison:
+    """Compare, and show it as `progress` says: `live`, `plain` or `none`. Trials' records go into `records`.
+
+    Raises `CommandError` where nothing can be measured.
+    """
+    unsaved: list[str] = []
+
+    def keep(result: RunResult) -> None:
+        if records is not None and not unsaved:
+            try:
+                save_result(result, records / record_file_name(result))
+            except ResultError as error:
+                unsaved.append(str(error))
+
+    problem = None
+    with stoppable() as control, could_not_begin(plan), _shown(progress) as show:
+        try:
+            comparison = compare(
+                plan,
+                agents,
+                trials=stop.trials,
+                max_time_s=stop.max_time_s,
+                margin=stop.margin,
+                name=name,
+                on_trial=show.trial,
+                on_progress=show.agent,
+                keep=keep,
+                control=control,
+            )
+        except ComparisonStoppedError as error:
+            comparison, problem = error.comparison, str(error)
+        except ComparisonError as error:
+            raise CommandError(str(error), CommandError.INTERRUPTED if control.stopped else 2) from None
+    return FinishedComparison(comparison=comparison, problem=problem, interrupted=control.stopped, unsaved=unsaved)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Whom to tell of trials and of agents; None: nobody."""
+
+    trial: Callable[[TrialProgress], None] | None = None
+    agent: Callable[[AgentProgress], None] | None = None
+
+
+@contextlib.contextmanager
+def _shown(progress: str) -> Iterator[_Shown]:
+    if progress == "none":
+        yield _Shown()
+    elif progress == "plain":
+        yield _Shown(_say)
+    else:
+        with _bar() as bar:
+            task = bar.add_task("", total=None)
+
+            def on_trial(done: TrialProgress) -> None:
+                bar.update(task, total=done.most_trials, completed=done.number)
+                bar.console.print(_line(done), style="dim")
+
+            def on_agent(at: AgentProgress) -> None:
+                rate = "" if at.second is None else f" {at.second.transactions}/s"
+                bar.update(task, description=f"{at.agent}{rate}")
+
+            yield _Shown(on_trial, on_agent)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("trials at most"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True, highlight=False),
+        transient=True,
+    )
+
+
+def _line(done: TrialProgress) -> str:
+    parts = [
+        f"{each.agent} {each.figures['transaction_rate'] or 0:.0f}/s, p99 {milliseconds(each.figures['p99'])} ms"
+        for each in done.trial.runs
+    ]
+    return f"trial {done.number} of {done.most_trials} at most: {'; '.join(parts)}"
+
+
+def _say(done: TrialProgress) -> None:
+    with contextlib.suppress(OSError):  # nobody reads any more, and the record is what counts
+        sys.stderr.write(_line(done) + "\n")
+        sys.stderr.flush()

@@ -1,0 +1,149 @@
+"""`Comparison`: the record of a comparison, and its file format `kabench/comparison/1`.
+
+It has the figures of every trial and what was concluded from them, and, for reports, all trials of an agent added up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from kabench.metrics import COMPARED
+from kabench.result import AgentRun, Environment, check_run, decode_record, read_file, record_schema, record_to_json
+
+if TYPE_CHECKING:
+    import os
+
+    from kabench.result import RunResult
+
+SCHEMA = "kabench/comparison/1"
+
+BETTER: Literal["better"] = "better"
+WORSE: Literal["worse"] = "worse"
+NO_DIFFERENCE: Literal["no difference found"] = "no difference found"
+CANNOT_TELL: Literal["cannot tell"] = "cannot tell"
+
+Verdict = Literal["better", "worse", "no difference found", "cannot tell"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRun:
+    """One agent's part of a trial; `id` is that of its `RunResult`, `figures` are by the metrics' names."""
+
+    agent: str
+    id: str
+    started_at: str
+    figures: dict[str, float | None]
+    saturated: bool = False
+    interrupted: bool = False
+
+    @classmethod
+    def of(cls, label: str, result: RunResult, run: AgentRun) -> TrialRun:
+        """What a comparison keeps of one run of a record."""
+        return cls(
+            agent=label,
+            id=result.id,
+            started_at=result.started_at,
+            figures={metric.name: metric.of(run) for metric in COMPARED},
+            saturated=run.saturated,
+            interrupted=run.interrupted,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """Each agent once, in the order they ran."""
+
+    runs: list[TrialRun]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentFigure:
+    """What one metric says of one agent. `base` is the agent it is held against; None, with all below it, for a base.
+
+    `ratio` is the agent's figure over the base's, `interval` its 95 % confidence interval; None where there are too few
+    trials for one. `trials_needed` is how many it takes at least, where the verdict is "cannot tell" for that.
+    """
+
+    agent: str
+    median: float | None
+    base: str | None = None
+    ratio: float | None = None
+    interval: tuple[float, float] | None = None
+    p_value: float | None = None
+    verdict: Verdict | None = None
+    trials_needed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricFigures:
+    """One metric of all agents."""
+
+    metric: str
+    agents: list[AgentFigure]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A whole comparison. `agents` are labels: an agent that takes part twice has a number behind its spec.
+
+    `paired` says whether a trial's figures were measured in turn; `runs` are all trials of an agent added up, without
+    series; `notes` are what to mind, in words.
+    """
+
+    schema: str = SCHEMA
+    id: str
+    name: str
+    kabench_version: str
+    started_at: str
+    elapsed_s: float
+    environment: Environment
+    agents: list[str]
+    plan: dict[str, Any]  # as in a RunResult
+    paired: bool = True
+    interrupted: bool = False
+    trials: list[Trial]
+    metrics: list[MetricFigures]
+    runs: list[AgentRun] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def figure(self, metric: str, agent: str | None = None) -> AgentFigure:
+        """What a metric says of an agent; without one, of the first that is held against another.
+
+        Raises `KeyError` if the comparison has no such metric or agent.
+        """
+        for figures in self.metrics:
+            if figures.metric == metric:
+                for figure in figures.agents:
+                    if figure.agent == agent or (agent is None and figure.base is not None):
+                        return figure
+        raise KeyError(metric if agent is None else f"{agent}: {metric}")
+
+    def verdict(self, metric: str, agent: str | None = None) -> Verdict:
+        """The verdict on an agent by a metric, as `figure` finds it. A base has none, which is a `KeyError`."""
+        verdict = self.figure(metric, agent).verdict
+        if verdict is None:
+            raise KeyError(f"{agent} is what the others are held against")
+        return verdict
+
+    def to_json(self) -> bytes:
+        """The record as a JSON document, indented."""
+        return record_to_json(self)
+
+
+def comparison_schema() -> bytes:
+    """The JSON Schema (draft 2020-12) of the record, as `results/` has it."""
+    return record_schema(Comparison, SCHEMA, "The record of a comparison of agents.")
+
+
+def parse_comparison(document: bytes, where: str) -> Comparison:
+    """Read a record. Raises `ResultError`, naming `where` it came from, if it is none."""
+    comparison = decode_record(document, where, Comparison, SCHEMA)
+    for run in comparison.runs:
+        check_run(run, where)
+    return comparison
+
+
+def load_comparison(path: str | os.PathLike[str]) -> Comparison:
+    """Read a record from a file. Raises `ResultError` if it cannot be read or is none."""
+    return parse_comparison(read_file(path), str(path))

@@ -1,0 +1,161 @@
+"""`diff`: records that are there already, old ones against new ones.
+
+They were not measured in turn, so they are no pairs, and what the machine did between the two is in the ratio; the
+comparison says so. Records of different plans answer different questions and are not compared unless asked to.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from kabench import __version__
+from kabench.comparison.merged import merged_runs
+from kabench.comparison.record import Comparison, Trial, TrialRun
+from kabench.comparison.verdicts import Sides, judged
+from kabench.result import new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kabench.result import AgentRun, Environment, RunResult
+
+_SAME_WHATEVER_THE_PLAN = frozenset({"seed"})
+_SHOWN_DIFFERENCES = 6
+
+
+class DifferentPlansError(ValueError):
+    """The records are not of the same load. `differences` says in what, a line each."""
+
+    def __init__(self, differences: Sequence[str]) -> None:
+        super().__init__("; ".join(differences))
+        self.differences = list(differences)
+
+
+class NothingInCommonError(ValueError):
+    """No agent is in both the old and the new records."""
+
+
+def diff(
+    old: Sequence[RunResult], new: Sequence[RunResult], *, force: bool = False, name: str | None = None
+) -> Comparison:
+    """Hold new records against old ones, agent by agent; where each side has one agent, it may be another.
+
+    Takes scipy (`kabench[compare]`). Raises `DifferentPlansError` if their plans differ, unless `force`, and
+    `NothingInCommonError` if no agent is in both.
+    """
+    differences = plan_differences([*old, *new])
+    if differences and not force:
+        raise DifferentPlansError(differences)
+    runs = _sides(old, new)
+    trials = {label: [TrialRun.of(label, *each) for each in measured] for label, measured in runs.items()}
+    everything = [*old, *new]
+    return Comparison(
+        id=new_id(),
+        name=name or "diff",
+        kabench_version=__version__,
+        started_at=min(result.started_at for result in everything),
+        elapsed_s=sum(run.elapsed_s for side in runs.values() for _, run in side),
+        environment=new[-1].environment,
+        agents=list(runs),
+        plan=new[-1].plan,
+        paired=False,
+        trials=[Trial(runs=[each]) for part in trials.values() for each in part],
+        metrics=judged(_as_sides(trials)),
+        runs=[merged_runs(label, [run for _, run in measured]) for label, measured in runs.items()],
+        notes=[*_notes(old, new), *(f"the plans differ: {difference}" for difference in differences)],
+    )
+
+
+def _sides(old: Sequence[RunResult], new: Sequence[RunResult]) -> dict[str, list[tuple[RunResult, AgentRun]]]:
+    """The runs by label, each old one before its new one."""
+    by_agent_old, by_agent_new = _by_agent(old), _by_agent(new)
+    if len(by_agent_old) == 1 and len(by_agent_new) == 1:
+        (was,), (is_now,) = by_agent_old, by_agent_new
+        pairs = [(was, is_now)]
+    else:
+        pairs = [(agent, agent) for agent in by_agent_old if agent in by_agent_new]
+    if not pairs:
+        raise NothingInCommonError(
+            f"no agent is in both: {', '.join(by_agent_old)} in the old, {', '.join(by_agent_new)} in the new"
+        )
+    sides = {}
+    for was, is_now in pairs:
+        sides[f"old {was}"] = by_agent_old[was]
+        sides[f"new {is_now}"] = by_agent_new[is_now]
+    return sides
+
+
+def _by_agent(results: Sequence[RunResult]) -> dict[str, list[tuple[RunResult, AgentRun]]]:
+    found: dict[str, list[tuple[RunResult, AgentRun]]] = {}
+    for result in results:
+        for run in result.runs:
+            found.setdefault(run.agent, []).append((result, run))
+    return found
+
+
+def _as_sides(trials: Mapping[str, Sequence[TrialRun]]) -> Sides:
+    names = list(trials)
+    return Sides(
+        figures={label: [each.figures for each in part] for label, part in trials.items()},
+        bases={label: None if index % 2 == 0 else names[index - 1] for index, label in enumerate(names)},
+        paired=False,
+    )
+
+
+def plan_differences(results: Sequence[RunResult]) -> list[str]:
+    """In what the plans differ, field by field; a field that an older kabench did not know has no say."""
+    found = []
+    flat = [_flat(result.plan) for result in results]
+    for name in sorted(set.intersection(*(set(plan) for plan in flat)) - _SAME_WHATEVER_THE_PLAN):
+        values = list(dict.fromkeys(_shown(plan[name]) for plan in flat))
+        if len(values) > 1:
+            found.append(f"{name} is {' and '.join(values)}")
+    return found
+
+
+def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    whole: dict[str, Any] = {}
+    for name, value in plan.items():
+        if isinstance(value, dict):
+            whole |= _flat(value, f"{prefix}{name}.")
+        else:
+            whole[prefix + name] = value
+    return whole
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, str) else "none" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _notes(old: Sequence[RunResult], new: Sequence[RunResult]) -> list[str]:
+    notes = [
+        f"their environments differ: {difference}"
+        for difference in _environment_differences([result.environment for result in (*old, *new)])
+    ]
+    repeated = [id_ for id_, times in Counter(result.id for result in (*old, *new)).items() if times > 1]
+    if repeated:
+        notes.append(f"the same record is there more than once ({', '.join(repeated)}): it says nothing new")
+    if max(r.started_at for r in old) < min(r.started_at for r in new) or max(r.started_at for r in new) < min(
+        r.started_at for r in old
+    ):
+        notes.append(
+            "old and new were not measured in turn, so what the machine did between them is in the ratios; "
+            "kabench compare measures in turn"
+        )
+    return notes
+
+
+def _environment_differences(environments: Sequence[Environment]) -> list[str]:
+    found = []
+    for name in ("python", "implementation", "event_loop", "platform", "cpu_model", "cpu_count"):
+        values = list(dict.fromkeys(str(getattr(environment, name)) for environment in environments))
+        if len(values) > 1:
+            found.append(f"{name.replace('_', ' ')} {' and '.join(values)}")
+    packages = sorted({package for environment in environments for package in environment.versions})
+    for package in packages:
+        versions = list(dict.fromkeys(environment.versions.get(package, "none") for environment in environments))
+        if len(versions) > 1:
+            found.append(f"{package} {' and '.join(versions)}")
+    return found[:_SHOWN_DIFFERENCES]

@@ -1,0 +1,230 @@
+"""Limits of the user's own: figures that must not be over or under something, and regressions that must not be larger.
+
+`p99>50ms` names what must not be. It is held against each agent, or the one before a colon (`keepalive:p99>50ms`); in a
+comparison against the median of its trials. `transaction_rate.ratio<0.95` is about an agent's figure over the base's.
+A figure that is not there cannot be within its limit, so it breaks it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kabench.agent.options import parse_duration
+from kabench.metrics import COMPARED, METRICS
+from kabench.result import labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from kabench.comparison.record import AgentFigure, Comparison
+    from kabench.metrics import Metric
+    from kabench.result import AgentRun
+
+_CONDITION = re.compile(
+    r"\s*(?:(?P<agent>\S.*):)?(?P<metric>[a-z0-9_]+)(?P<ratio>\.ratio)?\s*(?P<sign>[<>]=?)\s*(?P<limit>\S.*?)\s*"
+)
+_SIGNS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_SUFFIXES = {"/s": ("/s",), "%": ("%",), "us": ("us",), "MB": ("MB", "mb"), "MB/s": ("MB/s", "mb/s"), "": ()}
+
+
+class ThresholdError(ValueError):
+    """A threshold that cannot be understood; it says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """`text` as the user wrote it: the metric of `agent` (None: of each) must not be `sign` than `limit`."""
+
+    text: str
+    agent: str | None
+    metric: Metric
+    is_ratio: bool
+    sign: str
+    limit: float
+
+    def is_broken_by(self, value: float | None) -> bool:
+        """Whether a figure is where it must not be, or is none."""
+        return value is None or _SIGNS[self.sign](value, self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Regression:
+    """No agent may be worse than its base by more than `limit` (0.05 is 5 %), by `metric` or, None, by any.
+
+    It is broken where the whole interval of the ratio is beyond that: where noise alone would hardly have done it.
+    """
+
+    text: str
+    metric: Metric | None
+    limit: float
+
+    def is_broken_by(self, metric: Metric, figure: AgentFigure) -> bool:
+        """Whether even the more favourable end of the interval is a larger regression than allowed."""
+        if figure.interval is None:
+            return False
+        low, high = figure.interval
+        return high < 1 - self.limit if metric.better == "higher" else low > 1 + self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a threshold or regression for one agent; `found` is the figure in words."""
+
+    text: str
+    agent: str
+    found: str
+    is_broken: bool
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.agent} has {self.found}"
+
+
+def parse_threshold(text: str) -> Threshold:
+    """A threshold from `p99>50ms`, `keepalive:req_per_socket<100`, `transaction_rate.ratio<0.95`.
+
+    Raises `ThresholdError`.
+    """
+    found = _CONDITION.fullmatch(text)
+    if found is None:
+        raise ThresholdError(f"{text!r}: not understood; write for instance 'p99>50ms' or 'availability<99.9'")
+    metric = _metric(found["metric"], text)
+    is_ratio = found["ratio"] is not None
+    if is_ratio and metric not in COMPARED:
+        raise ThresholdError(f"{text!r}: there are ratios of {', '.join(each.name for each in COMPARED)}")
+    limit = _number(found["limit"], text) if is_ratio else _limit(found["limit"], metric, text)
+    return Threshold(text.strip(), found["agent"], metric, is_ratio, found["sign"], limit)
+
+
+def parse_regression(text: str) -> Regression:
+    """A regression from `5%`, or `p99=10%` for one metric. Raises `ThresholdError`."""
+    name, equals, share = text.rpartition("=")
+    metric = _metric(name.strip(), text) if equals else None
+    if metric is not None and metric not in COMPARED:
+        raise ThresholdError(f"{text!r}: only {', '.join(each.name for each in COMPARED)} are compared")
+    if not share.strip().endswith("%"):
+        raise ThresholdError(f"{text!r}: not understood; write for instance '5%' or 'p99=10%'")
+    limit = _number(share.strip().removesuffix("%"), text) / 100
+    if not 0 <= limit < 1:
+        raise ThresholdError(f"{text!r}: a regression is between 0% and 100%")
+    return Regression(text.strip(), metric, limit)
+
+
+def _metric(name: str, text: str) -> Metric:
+    if name not in METRICS:
+        near = difflib.get_close_matches(name, METRICS, 1)
+        advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(METRICS)}"
+        raise ThresholdError(f"{text!r}: there is no figure {name!r}; {advice}")
+    return METRICS[name]
+
+
+def _limit(given: str, metric: Metric, text: str) -> float:
+    if metric.unit == "s":
+        try:
+            return parse_duration(given)
+        except ValueError as error:
+            raise ThresholdError(f"{text!r}: {error}") from None
+    for suffix in _SUFFIXES[metric.unit]:
+        given = given.removesuffix(suffix)
+    return _number(given, text)
+
+
+def _number(given: str, text: str) -> float:
+    try:
+        value = float(given)
+    except ValueError:
+        raise ThresholdError(f"{text!r}: {given!r} is no number") from None
+    if not abs(value) < float("inf"):
+        raise ThresholdError(f"{text!r}: {given!r} is no finite number")
+    return value
+
+
+def check_agents_of(thresholds: Iterable[Threshold], agents: Sequence[str]) -> None:
+    """See that the agents that thresholds name take part. Raises `ThresholdError`."""
+    for threshold in thresholds:
+        if threshold.agent is not None and threshold.agent not in agents:
+            raise ThresholdError(
+                f"{threshold.text!r}: {threshold.agent!r} takes no part; there are {', '.join(agents)}"
+            )
+        if threshold.is_ratio and (len(agents) < 2 or threshold.agent == agents[0]):
+            raise ThresholdError(f"{threshold.text!r}: a ratio is that of another agent to the first")
+
+
+def outcomes_of_runs(thresholds: Iterable[Threshold], runs: Sequence[AgentRun]) -> list[Outcome]:
+    """What became of thresholds in a run; ratios are to the first agent."""
+    found = []
+    for threshold in thresholds:
+        base = threshold.metric.of(runs[0]) if runs else None
+        names = labels([run.agent for run in runs])
+        for index, (name, run) in enumerate(zip(names, runs, strict=True)):
+            if threshold.agent not in (None, name) or (threshold.is_ratio and index == 0):
+                continue
+            value = threshold.metric.of(run)
+            if threshold.is_ratio:
+                value = value / base if value is not None and base else None
+            found.append(_outcome(threshold, name, value))
+    return found
+
+
+def outcomes_of_comparison(
+    thresholds: Iterable[Threshold], regressions: Iterable[Regression], comparison: Comparison
+) -> list[Outcome]:
+    """What became of thresholds and regressions in a comparison."""
+    by_metric = {figures.metric: figures.agents for figures in comparison.metrics}
+    merged = {run.agent: run for run in comparison.runs}
+    found = []
+    for threshold in thresholds:
+        figures = {figure.agent: figure for figure in by_metric.get(threshold.metric.name, ())}
+        for agent in comparison.agents:
+            figure = figures.get(agent)
+            if threshold.agent not in (None, agent) or (threshold.is_ratio and (figure is None or figure.base is None)):
+                continue
+            if figure is None:  # no metric of a comparison: all trials added up
+                value = threshold.metric.of(merged[agent]) if agent in merged else None
+            else:
+                value = figure.ratio if threshold.is_ratio else figure.median
+            found.append(_outcome(threshold, agent, value))
+    for regression in regressions:
+        for agent in comparison.agents:
+            found += _regressions_of(agent, regression, by_metric)
+    return found
+
+
+def _regressions_of(
+    agent: str, regression: Regression, by_metric: Mapping[str, Sequence[AgentFigure]]
+) -> list[Outcome]:
+    """Those of one agent, each by itself; where there are none, that."""
+    text = f"--max-regression {regression.text}"
+    held = [
+        (metric, figure)
+        for metric in COMPARED
+        for figure in by_metric.get(metric.name, ())
+        if regression.metric in (None, metric) and figure.agent == agent and figure.base is not None
+    ]
+    broken = [
+        Outcome(text, agent, f"{metric.name} {_ratio_text(figure)} of {figure.base}'s", is_broken=True)
+        for metric, figure in held
+        if regression.is_broken_by(metric, figure)
+    ]
+    return broken or ([Outcome(text, agent, "none that is larger", is_broken=False)] if held else [])
+
+
+def _outcome(threshold: Threshold, agent: str, value: float | None) -> Outcome:
+    shown = "none" if value is None else f"{value:.3f}" if threshold.is_ratio else threshold.metric.text(value)
+    return Outcome(threshold.text, agent, shown, threshold.is_broken_by(value))
+
+
+def _ratio_text(figure: AgentFigure) -> str:
+    """A ratio and its interval."""
+    if figure.ratio is None:
+        return "-"
+    shown = f"{figure.ratio:.3f}"
+    return shown if figure.interval is None else f"{shown} ({figure.interval[0]:.3f} to {figure.interval[1]:.3f})"

@@ -1,0 +1,255 @@
+"""`compare`: the trials of a comparison, in turn, until there are enough of them.
+
+A trial runs each agent once. Every second one goes backwards (A B, B A, A B, ...), so what the machine does
+steadily, as getting warm or slow, favours nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from kabench import __version__
+from kabench.comparison.looks import Look, last_look, planned_looks
+from kabench.comparison.merged import merged_runs
+from kabench.comparison.record import Comparison, Trial, TrialRun
+from kabench.comparison.statistics import LEVEL
+from kabench.comparison.verdicts import Sides, is_settled, judged
+from kabench.load import MeasurementError, PlanError, RunControl, TargetUnreachableError, check_agents, run
+from kabench.result import labels, new_id
+from kabench.server import ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kabench.load import AgentProgress, LoadPlan
+    from kabench.result import AgentRun, RunResult
+
+DEFAULT_MAX_TIME_S = 180.0
+DEFAULT_MARGIN = 0.02
+
+
+class ComparisonError(ValueError):
+    """A comparison that cannot be made; it says why."""
+
+
+class ComparisonStoppedError(RuntimeError):
+    """A comparison that could not be finished. `comparison` is what was measured until then."""
+
+    def __init__(self, why: str, comparison: Comparison) -> None:
+        super().__init__(why)
+        self.comparison = comparison
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRule:
+    """When a comparison has enough trials: after `trials` of them, or when it is certain, but not after `max_time_s`.
+
+    It is certain when each metric differs, or does not by more than `margin` (0.02 is 2 %), which is looked at after
+    12 trials and then ever more seldom. At least one of `trials` and `max_time_s` is given; with `trials` it never
+    stops because of what it has found. Raises `ComparisonError` for what makes no sense.
+    """
+
+    trials: int | None = None
+    max_time_s: float | None = None
+    margin: float = DEFAULT_MARGIN
+
+    def __post_init__(self) -> None:
+        if self.trials is None and self.max_time_s is None:
+            raise ComparisonError("trials or max_time: give at least one; it says when the comparison ends")
+        if self.trials is not None and self.trials < 1:
+            raise ComparisonError(f"trials: {self.trials} is below 1")
+        if self.max_time_s is not None and not self.max_time_s > 0:
+            raise ComparisonError(f"max_time: {self.max_time_s:g} is not above 0")
+        if not 0 < self.margin < 1:
+            raise ComparisonError(f"margin: {100 * self.margin:g}% is not between 0 and 100%")
+
+    def most_trials(self, trial_s: float) -> int:
+        """How many trials there will be at most, if one takes `trial_s`."""
+        in_time = None if self.max_time_s is None else max(1, int(self.max_time_s / trial_s))
+        return min(each for each in (self.trials, in_time) if each is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialProgress:
+    """A trial is over: the `number`-th, from 1, of `most_trials` at most."""
+
+    trial: Trial
+    number: int
+    most_trials: int
+
+
+def compare(
+    plan: LoadPlan,
+    agents: Sequence[str],
+    *,
+    trials: int | None = None,
+    max_time_s: float | None = None,
+    margin: float = DEFAULT_MARGIN,
+    name: str | None = None,
+    on_trial: Callable[[TrialProgress], None] | None = None,
+    on_progress: Callable[[AgentProgress], None] | None = None,
+    keep: Callable[[RunResult], None] | None = None,
+    control: RunControl | None = None,
+) -> Comparison:
+    """Hold agents against the first of them, by interleaved trials, each a full run of the plan.
+
+    It ends after `trials`, or when it is certain (see `StopRule`), or when another trial would end after `max_time_s`
+    (180 if neither is given). `keep` is given each trial's whole record. Takes scipy (`kabench[compare]`).
+
+    Raises `ComparisonError` for fewer than two agents, what `kabench.run` raises where nothing could be measured, and
+    `ComparisonStoppedError`, with what was measured, if a trial could not be finished.
+    """
+    if trials is None and max_time_s is None:
+        max_time_s = DEFAULT_MAX_TIME_S
+    rule = StopRule(trials=trials, max_time_s=max_time_s, margin=margin)
+    if len(agents) < 2:
+        raise ComparisonError("agents: a comparison needs two of them, the first as the base")
+    control = control or RunControl()
+
+    def measure(agent: str) -> RunResult:
+        return run(plan, [agent], name=name or "compare", on_progress=on_progress, control=control)
+
+    check_agents(plan, agents)
+    trials_of = Trials(agents, measure, rule, on_trial=on_trial, keep=keep, is_stopped=lambda: control.stopped)
+    return trials_of.carry_out(plan.as_record(), name or "compare")
+
+
+@dataclass(slots=True)
+class _Side:
+    """One agent's part: its runs of the complete trials, and their figures."""
+
+    spec: str
+    runs: list[AgentRun] = field(default_factory=list)
+    figures: list[dict[str, float | None]] = field(default_factory=list)
+
+
+class Trials:
+    """The trials of one comparison. `measure` runs an agent once; `clock` gives seconds."""
+
+    def __init__(
+        self,
+        agents: Sequence[str],
+        measure: Callable[[str], RunResult],
+        rule: StopRule,
+        *,
+        on_trial: Callable[[TrialProgress], None] | None = None,
+        keep: Callable[[RunResult], None] | None = None,
+        is_stopped: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._sides = dict(zip(labels(agents), (_Side(agent) for agent in agents), strict=True))
+        self._measure = measure
+        self._rule = rule
+        self._on_trial = on_trial
+        self._keep = keep
+        self._is_stopped = is_stopped
+        self._clock = clock
+        self._trials: list[Trial] = []
+        self._complete = 0
+        self._last_result: RunResult | None = None
+        self._problem: str | None = None
+
+    def carry_out(self, plan: dict[str, object], name: str) -> Comparison:
+        """All trials, and what they say. Raises as `compare` does."""
+        began_at, started_at = self._clock(), datetime.now(UTC)
+        looks: list[Look] = []
+        done: Look | None = None
+        most = 0
+        while self._run_trial(backwards=len(self._trials) % 2 == 1):
+            elapsed_s = self._clock() - began_at
+            if not looks:
+                most = self._rule.most_trials(elapsed_s)
+                looks = planned_looks(most, LEVEL) if self._rule.trials is None else [Look(most, LEVEL)]
+            if self._on_trial is not None:
+                self._on_trial(TrialProgress(self._trials[-1], self._complete, most))
+            now = [look for look in looks if look.trials == self._complete]
+            if now and is_settled(self._as_sides(), now[0].level, self._rule.margin):
+                done = now[0]
+                break
+            if self._complete >= most or not self._has_time_for_another(elapsed_s):
+                break
+        if done is None:
+            done = last_look(self._complete, [look for look in looks if look.trials < self._complete], LEVEL)
+        if self._last_result is None:
+            raise ComparisonError("stopped before anything was measured")
+        comparison = self._comparison(self._last_result, done, plan, name, started_at, self._clock() - began_at)
+        if self._problem is not None:
+            raise ComparisonStoppedError(self._problem, comparison)
+        return comparison
+
+    def _has_time_for_another(self, elapsed_s: float) -> bool:
+        limit_s = self._rule.max_time_s
+        return limit_s is None or elapsed_s + elapsed_s / self._complete <= limit_s
+
+    def _run_trial(self, *, backwards: bool) -> bool:
+        """Run each agent once; whether that is a complete trial."""
+        measured: dict[str, tuple[AgentRun, TrialRun]] = {}
+        self._trials.append(Trial(runs=[]))
+        for label, side in reversed(self._sides.items()) if backwards else self._sides.items():
+            if self._is_stopped():
+                return False
+            try:
+                result = self._measure(side.spec)
+            except MeasurementError as error:
+                self._problem, result = f"trial {len(self._trials)}: {error}", error.result
+            except (PlanError, ServerError, TargetUnreachableError) as error:
+                if self._last_result is None:
+                    raise
+                self._problem = f"trial {len(self._trials)}: {label}: {error}"
+                return False
+            self._last_result = result
+            if self._keep is not None:
+                self._keep(result)
+            one = TrialRun.of(label, result, result.runs[0])
+            self._trials[-1].runs.append(one)
+            measured[label] = result.runs[0], one
+            if self._problem is not None or one.interrupted:
+                return False
+        for label, (agent_run, one) in measured.items():
+            self._sides[label].runs.append(agent_run)
+            self._sides[label].figures.append(one.figures)
+        self._complete += 1
+        return True
+
+    def _as_sides(self) -> Sides:
+        base = next(iter(self._sides))
+        return Sides(
+            figures={label: side.figures for label, side in self._sides.items()},
+            bases={label: None if label == base else base for label in self._sides},
+        )
+
+    def _comparison(
+        self,
+        last: RunResult,
+        look: Look,
+        plan: dict[str, object],
+        name: str,
+        started_at: datetime,
+        elapsed_s: float,
+    ) -> Comparison:
+        saturated = sum(any(each.saturated for each in trial.runs) for trial in self._trials)
+        return Comparison(
+            id=new_id(),
+            name=name,
+            kabench_version=__version__,
+            started_at=started_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            elapsed_s=round(elapsed_s, 3),
+            environment=last.environment,
+            agents=list(self._sides),
+            plan=plan,
+            interrupted=self._problem is not None or self._is_stopped(),
+            trials=[trial for trial in self._trials if trial.runs],
+            metrics=judged(self._as_sides(), look.level),
+            runs=[merged_runs(label, side.runs) for label, side in self._sides.items() if side.runs],
+            notes=[_bottleneck(saturated, len(self._trials))] if saturated else [],
+        )
+
+
+def _bottleneck(saturated: int, trials: int) -> str:
+    return (
+        f"in {saturated} of {trials} trials kabench used its cores to the full, or was late: what differs there is "
+        "what the agents cost, not what the server can do."
+    )

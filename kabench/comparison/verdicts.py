@@ -1,0 +1,127 @@
+"""From the figures of trials to verdicts: which agent is better by which metric, as far as the trials can tell."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kabench.comparison.record import BETTER, CANNOT_TELL, NO_DIFFERENCE, WORSE, AgentFigure, MetricFigures
+from kabench.comparison.statistics import LEVEL, Sample, holm, least_p_value, trials_needed
+from kabench.metrics import COMPARED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kabench.comparison.record import Verdict
+    from kabench.metrics import Metric
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sides:
+    """What is held against what. `figures` are each agent's, by metric, a mapping a trial; `bases` name the agent that
+    each is held against, None for those that are bases themselves."""
+
+    figures: Mapping[str, Sequence[Mapping[str, float | None]]]
+    bases: Mapping[str, str | None]
+    paired: bool = True
+
+    def values(self, agent: str, metric: Metric) -> list[float | None]:
+        """An agent's figure in each trial."""
+        return [figures.get(metric.name) for figures in self.figures[agent]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Does a metric differ between an agent and its base? No sample where a trial has no figure to compare."""
+
+    metric: Metric
+    agent: str
+    base: str
+    sample: Sample | None
+
+
+def _questions(sides: Sides) -> list[_Question]:
+    return [
+        _Question(metric, agent, base, _sample(sides, metric, agent, base))
+        for metric in COMPARED
+        for agent, base in sides.bases.items()
+        if base is not None
+    ]
+
+
+def _sample(sides: Sides, metric: Metric, agent: str, base: str) -> Sample | None:
+    ours, theirs = sides.values(agent, metric), sides.values(base, metric)
+    usable = [value for value in (*ours, *theirs) if value is not None and value > 0 and math.isfinite(value)]
+    if not ours or not theirs or len(usable) < len(ours) + len(theirs):
+        return None
+    return Sample(np.asarray(theirs, dtype=float), np.asarray(ours, dtype=float), sides.paired)
+
+
+def _significant(samples: Sequence[Sample], level: float) -> list[bool]:
+    """Which differ, all questions together. What could not even be answered alone costs the others nothing (Tarone)."""
+    askable = [index for index, sample in enumerate(samples) if sample.least_p_value() <= level]
+    found = holm([float(samples[index].p_values([0.0])[0]) for index in askable], level)
+    return [index in askable and found[askable.index(index)] for index in range(len(samples))]
+
+
+def is_settled(sides: Sides, level: float, margin: float) -> bool:
+    """Whether each question has its answer: a difference, or none that is larger than `margin` (0.02 is 2 %)."""
+    samples = [question.sample for question in _questions(sides)]
+    known = [sample for sample in samples if sample is not None]
+    for sample, differs in zip(known, _significant(known, level), strict=True):
+        if not differs and max(sample.p_values([math.log1p(-margin), math.log1p(margin)])) > level:
+            return False
+    return True
+
+
+def judged(sides: Sides, level: float = LEVEL) -> list[MetricFigures]:
+    """Each metric of each agent, with verdicts that are wrong about equals in `level` of all comparisons at most."""
+    questions = _questions(sides)
+    with_sample = [question for question in questions if question.sample is not None]
+    samples = [question.sample for question in with_sample if question.sample is not None]
+    asked = sum(sample.differs_anywhere() for sample in samples)
+    needed = trials_needed(asked, level, is_paired=sides.paired)
+    answers: dict[tuple[str, str], AgentFigure] = {}
+    for question, sample, differs in zip(with_sample, samples, _significant(samples, level), strict=True):
+        few = least_p_value(len(sample.base), len(sample.other), is_paired=sides.paired) > level / max(1, asked)
+        ratio = sample.ratio()
+        answers[question.metric.name, question.agent] = AgentFigure(
+            agent=question.agent,
+            median=_median(sides, question.agent, question.metric),
+            base=question.base,
+            ratio=ratio,
+            interval=sample.interval(level),
+            p_value=float(sample.p_values([0.0])[0]),
+            verdict=CANNOT_TELL if few else _word(question.metric, ratio) if differs else NO_DIFFERENCE,
+            trials_needed=needed if few else None,
+        )
+    return [
+        MetricFigures(
+            metric=metric.name,
+            agents=[answers.get((metric.name, agent)) or _unanswered(sides, metric, agent) for agent in sides.bases],
+        )
+        for metric in COMPARED
+    ]
+
+
+def _unanswered(sides: Sides, metric: Metric, agent: str) -> AgentFigure:
+    base = sides.bases[agent]
+    return AgentFigure(
+        agent=agent,
+        median=_median(sides, agent, metric),
+        base=base,
+        verdict=None if base is None else CANNOT_TELL,
+    )
+
+
+def _median(sides: Sides, agent: str, metric: Metric) -> float | None:
+    known = [value for value in sides.values(agent, metric) if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _word(metric: Metric, ratio: float) -> Verdict:
+    return BETTER if (ratio > 1) == (metric.better == "higher") else WORSE

@@ -1,0 +1,136 @@
+"""A comparison in rows and in words; what the terminal, markdown and HTML reports of it have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kabench.comparison.record import BETTER, CANNOT_TELL, NO_DIFFERENCE, WORSE
+from kabench.metrics import METRICS
+
+if TYPE_CHECKING:
+    from kabench.comparison.record import AgentFigure, Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRow:
+    """One metric of an agent and its base, as text; `figure` has the numbers."""
+
+    metric: str
+    base: str
+    agent: str
+    ratio: str
+    interval: str
+    verdict: str
+    figure: AgentFigure
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictTable:
+    """All metrics of an agent held against its base."""
+
+    agent: str
+    base: str
+    rows: list[VerdictRow]
+
+
+def verdict_tables(comparison: Comparison) -> list[VerdictTable]:
+    """A table for each agent that is held against another."""
+    tables: dict[str, VerdictTable] = {}
+    for figures in comparison.metrics:
+        by_agent = {figure.agent: figure for figure in figures.agents}
+        for figure in figures.agents:
+            if figure.base is None or figure.verdict is None:
+                continue
+            table = tables.setdefault(figure.agent, VerdictTable(figure.agent, figure.base, []))
+            base = by_agent.get(figure.base)
+            table.rows.append(
+                VerdictRow(
+                    metric=figures.metric,
+                    base=_value(figures.metric, None if base is None else base.median),
+                    agent=_value(figures.metric, figure.median),
+                    ratio=ratio_text(figure.ratio),
+                    interval=interval_text(figure.interval),
+                    verdict=figure.verdict,
+                    figure=figure,
+                )
+            )
+    return list(tables.values())
+
+
+def _value(metric: str, value: float | None) -> str:
+    if metric in METRICS:
+        return METRICS[metric].text(value)
+    return "-" if value is None else f"{value:g}"
+
+
+def ratio_text(ratio: float | None) -> str:
+    """A ratio with as many digits as say something."""
+    if ratio is None:
+        return "-"
+    return f"{ratio:.3f}" if 0.1 <= ratio < 10 else f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2g}"
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """An interval, from its low end to its high one."""
+    return "-" if interval is None else f"{ratio_text(interval[0])}-{ratio_text(interval[1])}"
+
+
+def conclusion(table: VerdictTable) -> str:
+    """What a table says, in a sentence."""
+    said = []
+    for verdict, words in (
+        (BETTER, "is better than {base} in {metrics}"),
+        (WORSE, "is worse than {base} in {metrics}"),
+        (NO_DIFFERENCE, "no difference found in {metrics}"),
+        (CANNOT_TELL, "cannot tell about {metrics}"),
+    ):
+        metrics = [row.metric for row in table.rows if row.verdict == verdict]
+        if metrics:
+            said.append(words.format(base=table.base, metrics=", ".join(metrics)))
+    return f"{table.agent}: {'; '.join(said)}." if said else f"{table.agent}: nothing to compare."
+
+
+def trials_line(comparison: Comparison) -> str:
+    """How many trials there were, and how they were made."""
+    sides = [
+        sum(each.agent == agent for trial in comparison.trials for each in trial.runs) for agent in comparison.agents
+    ]
+    if comparison.paired:
+        return f"{min(sides, default=0)} trials of each agent in turn, in {comparison.elapsed_s:.0f} s"
+    return (
+        ", ".join(f"{runs} of {agent}" for runs, agent in zip(sides, comparison.agents, strict=True)) + ", saved before"
+    )
+
+
+def explanations(comparison: Comparison) -> list[str]:
+    """How the tables are to be read, and what to mind; a sentence or two each."""
+    test = (
+        "the signed-rank test of trials that followed each other"
+        if comparison.paired
+        else "the rank-sum test of records that were made apart"
+    )
+    said = [
+        (
+            f"Ratios are the agent's figure over its base's, with their 95 % interval, by {test}. Verdicts are "
+            "corrected for the number of metrics and of looks: of 20 comparisons of equals at most one finds a "
+            "difference in anything."
+        )
+    ]
+    figures = [(f.metric, each) for f in comparison.metrics for each in f.agents if each.base is not None]
+    needed = [each.trials_needed for _, each in figures if each.trials_needed is not None]
+    if needed:
+        said.append(f"Cannot tell: it takes at least {max(needed)} trials of each agent to tell anything.")
+    if any(each.verdict == CANNOT_TELL and each.trials_needed is None for _, each in figures):
+        said.append("Cannot tell where a trial has no such figure.")
+    alone = [metric for metric, each in figures if each.verdict == NO_DIFFERENCE and _leaves_one_out(each)]
+    if alone:
+        said.append(
+            f"The interval of {', '.join(dict.fromkeys(alone))} leaves 1.0 out, but among so many figures one does "
+            "that by chance now and then."
+        )
+    return said + [note[:1].upper() + note[1:] for note in comparison.notes]
+
+
+def _leaves_one_out(figure: AgentFigure) -> bool:
+    return figure.interval is not None and not figure.interval[0] <= 1 <= figure.interval[1]

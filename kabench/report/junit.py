@@ -1,0 +1,83 @@
+"""Reports as JUnit XML, which every CI system reads: a test case for each threshold, verdict and agent.
+
+Only a broken threshold is a failure. A verdict alone is none: whether worse is too bad is for a threshold to say.
+"Cannot tell" is a skipped test.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
+
+from kabench.comparison.record import CANNOT_TELL
+from kabench.report.comparison import verdict_tables
+from kabench.report.siege import siege_lines, socket_line
+from kabench.report.terminal import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from kabench.comparison.record import Comparison
+    from kabench.comparison.thresholds import Outcome
+    from kabench.result import RunResult
+
+
+def junit_of_run(result: RunResult, outcomes: Sequence[Outcome] = (), problem: str | None = None) -> str:
+    """A run; `problem` is what kept it from being finished."""
+    cases = []
+    for run in result.runs:
+        case = _case(f"kabench.{run.agent}", "run", run.elapsed_s)
+        case.system_out = printable("\n".join([*siege_lines(run), "", socket_line(run)]))
+        cases.append(case)
+    return _document(f"kabench {result.name}", [*cases, *_outcomes(outcomes), *_problem(problem)], result.started_at)
+
+
+def junit_of_comparison(comparison: Comparison, outcomes: Sequence[Outcome] = (), problem: str | None = None) -> str:
+    """A comparison; `problem` is what kept it from being finished."""
+    cases = []
+    for table in verdict_tables(comparison):
+        for row in table.rows:
+            case = _case(f"kabench.{table.agent} against {table.base}", f"{row.metric}: {row.verdict}")
+            case.system_out = printable(
+                f"{table.base} {row.base}, {table.agent} {row.agent}, ratio {row.ratio} ({row.interval})"
+            )
+            if row.verdict == CANNOT_TELL:
+                needed = row.figure.trials_needed
+                case.result = [Skipped("no such figure" if needed is None else f"it takes at least {needed} trials")]
+            cases.append(case)
+    cases += [*_outcomes(outcomes), *_problem(problem)]
+    return _document(f"kabench {comparison.name}", cases, comparison.started_at)
+
+
+def _outcomes(outcomes: Iterable[Outcome]) -> list[TestCase]:
+    cases = []
+    for outcome in outcomes:
+        case = _case(f"kabench.{outcome.agent}", outcome.text)
+        if outcome.is_broken:
+            case.result = [Failure(printable(str(outcome)), "threshold")]
+        cases.append(case)
+    return cases
+
+
+def _problem(problem: str | None) -> list[TestCase]:
+    if problem is None:
+        return []
+    case = _case("kabench", "finished")
+    case.result = [Error(printable(problem), "not measured")]
+    return [case]
+
+
+def _case(classname: str, name: str, time_s: float = 0.0) -> TestCase:
+    return TestCase(printable(name), printable(classname), round(time_s, 3))
+
+
+def _document(name: str, cases: Iterable[TestCase], started_at: str) -> str:
+    suite = TestSuite(printable(name))
+    suite.timestamp = started_at.removesuffix("Z")
+    for case in cases:
+        suite.add_testcase(case)
+    document = JUnitXml("kabench")
+    document.add_testsuite(suite)
+    text: bytes = document.tostring()  # type: ignore[no-untyped-call]  # junitparser's
+    return text.decode()

@@ -1,0 +1,99 @@
+"""Reports as GitHub's markdown: what a pull request or a job's summary shows."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from kabench.comparison.record import BETTER, CANNOT_TELL, WORSE
+from kabench.metrics import METRICS
+from kabench.report.comparison import conclusion, explanations, trials_line, verdict_tables
+from kabench.report.words import bottleneck, headline, not_started, what_the_closed_model_hides
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from kabench.comparison.record import Comparison
+    from kabench.comparison.thresholds import Outcome
+    from kabench.result import RunResult
+
+_SHOWN = (
+    "transaction_rate",
+    "mean",
+    "p50",
+    "p90",
+    "p99",
+    "p99_9",
+    "sockets_created",
+    "req_per_socket",
+    "cpu_us_per_transaction",
+    "availability",
+    "failed_transactions",
+)
+_MARKS = {BETTER: "🟢 ", WORSE: "🔴 ", CANNOT_TELL: "⚪ "}
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~@&])")
+
+
+def markdown_of_run(result: RunResult, outcomes: Sequence[Outcome] = ()) -> str:
+    """A run: its figures side by side, what to mind, what became of thresholds."""
+    rows = [
+        [METRICS[name].label, *(METRICS[name].text(METRICS[name].of(run)) for run in result.runs)] for name in _SHOWN
+    ]
+    warnings = [
+        f"{run.agent}: {warning}"
+        for run in result.runs
+        for warning in (bottleneck(run), not_started(run), what_the_closed_model_hides(run, result.plan))
+        if warning is not None
+    ]
+    parts = [
+        _heading(result),
+        _table(["", *(run.agent for run in result.runs)], rows),
+        *(f"- {_escaped(warning)}" for warning in warnings),
+        *_outcomes(outcomes),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_of_comparison(comparison: Comparison, outcomes: Sequence[Outcome] = ()) -> str:
+    """A comparison: a table of verdicts for each agent, and how to read it."""
+    parts = [_heading(comparison), _escaped(trials_line(comparison)) + "."]
+    for table in verdict_tables(comparison):
+        parts.append(f"**{_escaped(conclusion(table))}**")
+        parts.append(
+            _table(
+                ["", table.base, table.agent, "ratio", "95 % interval", "verdict"],
+                [
+                    [r.metric, r.base, r.agent, r.ratio, r.interval, _MARKS.get(r.verdict, "") + r.verdict]
+                    for r in table.rows
+                ],
+            )
+        )
+    parts += _outcomes(outcomes)
+    parts += [f"<sub>{_escaped(said)}</sub>" for said in explanations(comparison)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _heading(record: RunResult | Comparison) -> str:
+    first, _, rest = headline(record).partition("\n")
+    return f"### {_escaped(first)}\n\n{_escaped(rest)}"
+
+
+def _outcomes(outcomes: Sequence[Outcome]) -> list[str]:
+    if not outcomes:
+        return []
+    lines = [f"- {'❌' if outcome.is_broken else '✅'} {_escaped(str(outcome))}" for outcome in outcomes]
+    return ["\n".join(["**Thresholds**", "", *lines])]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [_row(head), _row(["---", *("---:" for _ in head[1:])], escape=False)]
+    return "\n".join([*lines, *(_row(row) for row in rows)])
+
+
+def _row(cells: Sequence[str], *, escape: bool = True) -> str:
+    return "| " + " | ".join(_escaped(cell) if escape else cell for cell in cells) + " |"
+
+
+def _escaped(text: str) -> str:
+    """Text that markdown shows as it is."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

@@ -1,0 +1,156 @@
+"""The arithmetic of comparisons, against scipy's own answers and textbook ones."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("scipy")
+
+from scipy import stats
+
+from kabench.comparison.looks import FIRST_LOOK, Look, last_look, planned_looks
+from kabench.comparison.statistics import LEVEL, Sample, holm, least_p_value, trials_needed
+
+figures = st.floats(1.0, 1e6)
+
+
+def paired(base: list[float], other: list[float]) -> Sample:
+    return Sample(np.asarray(base), np.asarray(other), is_paired=True)
+
+
+def apart(base: list[float], other: list[float]) -> Sample:
+    return Sample(np.asarray(base), np.asarray(other), is_paired=False)
+
+
+def test_pairs_get_the_p_value_of_scipys_signed_rank_test() -> None:
+    rng = np.random.default_rng(7)
+    base, other = rng.lognormal(size=12), rng.lognormal(0.3, size=12)
+    expected = stats.wilcoxon(np.log(other) - np.log(base), method="exact").pvalue
+    assert paired(list(base), list(other)).p_values([0.0])[0] == pytest.approx(expected)
+
+
+def test_records_apart_get_the_p_value_of_scipys_rank_sum_test() -> None:
+    rng = np.random.default_rng(7)
+    base, other = rng.lognormal(size=7), rng.lognormal(0.8, size=6)
+    expected = stats.mannwhitneyu(other, base, method="exact").pvalue
+    assert apart(list(base), list(other)).p_values([0.0])[0] == pytest.approx(expected)
+
+
+def test_a_constant_ratio_is_found_exactly() -> None:
+    base = [100.0, 110.0, 95.0, 102.0, 99.0, 108.0, 93.0, 105.0]
+    sample = paired(base, [0.95 * each for each in base])
+    assert sample.ratio() == pytest.approx(0.95)
+    low, high = sample.interval(LEVEL) or (0, 0)
+    assert low == pytest.approx(0.95)
+    assert high == pytest.approx(0.95)
+    assert sample.p_values([0.0])[0] == pytest.approx(2 / 2**8)
+
+
+def test_equal_figures_differ_nowhere() -> None:
+    sample = paired([100.0] * 12, [100.0] * 12)
+    assert not sample.differs_anywhere()
+    assert sample.p_values([0.0])[0] == 1.0
+    assert sample.interval(LEVEL) == (1.0, 1.0)
+    assert sample.least_p_value() == 1.0
+
+
+def test_five_pairs_are_too_few_for_an_interval_and_six_are_not() -> None:
+    base = [100.0, 101.0, 102.0, 103.0, 104.0, 105.0]
+    other = [101.0, 103.0, 105.0, 107.0, 109.0, 111.0]
+    assert paired(base[:5], other[:5]).interval(LEVEL) is None
+    low, high = paired(base, other).interval(LEVEL) or (0, 0)
+    ratios = [b / a for a, b in zip(base, other, strict=True)]
+    assert low == pytest.approx(min(ratios))
+    assert high == pytest.approx(max(ratios))
+
+
+@pytest.mark.parametrize("make", [paired, apart])
+def test_the_interval_holds_what_the_test_does_not_reject_and_nothing_else(make: type[Sample]) -> None:
+    rng = np.random.default_rng(11)
+    sample = make(list(rng.lognormal(0, 0.1, 10)), list(rng.lognormal(0.05, 0.1, 10)))  # type: ignore[arg-type, call-arg]
+    low, high = sample.interval(LEVEL) or (0, 0)
+    inside = [math.log(low) + 1e-6, math.log(high) - 1e-6]
+    outside = [math.log(low) - 1e-6, math.log(high) + 1e-6]
+    assert min(sample.p_values(inside)) > LEVEL
+    assert max(sample.p_values(outside)) <= LEVEL
+    assert low < sample.ratio() < high
+
+
+@given(st.lists(st.tuples(figures, figures), min_size=6, max_size=12))
+def test_the_estimate_lies_in_its_interval(pairs: list[tuple[float, float]]) -> None:
+    sample = paired([a for a, _ in pairs], [b for _, b in pairs])
+    interval = sample.interval(LEVEL)
+    if interval is not None:
+        assert interval[0] * (1 - 1e-9) <= sample.ratio() <= interval[1] * (1 + 1e-9)
+
+
+@given(st.lists(st.tuples(figures, figures), min_size=6, max_size=12), st.booleans())
+def test_which_side_is_the_base_changes_nothing_but_the_sign(pairs: list[tuple[float, float]], is_paired: bool) -> None:
+    base, other = [a for a, _ in pairs], [b for _, b in pairs]
+    make = paired if is_paired else apart
+    one, back = make(base, other), make(other, base)
+    assert one.p_values([0.0])[0] == pytest.approx(back.p_values([0.0])[0])
+    assert one.ratio() == pytest.approx(1 / back.ratio())
+
+
+def test_95_percent_of_intervals_hold_the_truth() -> None:
+    rng = np.random.default_rng(3)
+    held = 0
+    for _ in range(400):
+        base = rng.lognormal(0, 0.2, 12)
+        low, high = paired(list(base), list(0.9 * base * rng.lognormal(0, 0.05, 12))).interval(LEVEL) or (0, 0)
+        held += low <= 0.9 <= high
+    assert held >= 0.93 * 400
+
+
+def test_tied_records_apart_are_judged_by_permutation() -> None:
+    sample = apart([10.0] * 5, [11.0] * 5)
+    assert sample.p_values([0.0])[0] == pytest.approx(2 / 252)
+
+
+@pytest.mark.parametrize(
+    ("p_values", "expected"),
+    [
+        ([0.001, 0.02, 0.2], [True, True, False]),
+        ([0.02, 0.02, 0.2], [False, False, False]),
+        ([0.2, 0.016, 0.024], [False, True, True]),
+        ([0.06], [False]),
+        ([], []),
+    ],
+)
+def test_holm(p_values: list[float], expected: list[bool]) -> None:
+    assert holm(p_values, 0.05) == expected
+
+
+def test_eight_pairs_answer_six_questions_at_once() -> None:
+    assert trials_needed(6, LEVEL, is_paired=True) == 8
+    assert trials_needed(1, LEVEL, is_paired=True) == 6
+    assert trials_needed(6, LEVEL, is_paired=False) == 5
+    assert least_p_value(8, 8, is_paired=True) == 2 / 256
+
+
+@given(st.integers(1, 2000))
+def test_looks_spend_the_whole_level_and_no_more(most: int) -> None:
+    looks = planned_looks(most, LEVEL)
+    assert sum(look.level for look in looks) == pytest.approx(LEVEL)
+    assert all(look.level > 0 for look in looks)
+    assert [look.trials for look in looks] == sorted({look.trials for look in looks})
+    assert looks[-1].trials == most
+    assert looks[0].trials == min(most, FIRST_LOOK)
+
+
+def test_the_first_look_can_already_find_something_in_all_metrics_at_once() -> None:
+    for most in (12, 20, 50, 100, 300):
+        look = planned_looks(most, LEVEL)[0]
+        assert least_p_value(look.trials, look.trials, is_paired=True) <= look.level / 6
+
+
+def test_a_look_that_comes_too_soon_has_what_is_left() -> None:
+    look = last_look(15, [Look(12, 0.02)], 0.05)
+    assert look.trials == 15
+    assert look.level == pytest.approx(0.03)

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("scipy")
+
+from kabench.comparison.thresholds import (
+    Outcome,
+    ThresholdError,
+    check_agents_of,
+    outcomes_of_comparison,
+    outcomes_of_runs,
+    parse_regression,
+    parse_threshold,
+)
+from kabench.comparison.trials import StopRule
+from tests.comparison.figures import agent_run
+from tests.comparison.test_trials import MadeUpMachine, noisy
+
+
+def broken(outcomes: list[Outcome]) -> list[str]:
+    return [str(outcome) for outcome in outcomes if outcome.is_broken]
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "agent", "is_ratio", "sign", "limit"),
+    [
+        ("p99>50ms", "p99", None, False, ">", 0.05),
+        ("p99 > 0.05", "p99", None, False, ">", 0.05),
+        ("  p99_9>=1.5s ", "p99_9", None, False, ">=", 1.5),
+        ("req_per_socket<100", "req_per_socket", None, False, "<", 100.0),
+        ("availability<99.9", "availability", None, False, "<", 99.9),
+        ("availability<99.9%", "availability", None, False, "<", 99.9),
+        ("transaction_rate<2000/s", "transaction_rate", None, False, "<", 2000.0),
+        ("cpu_us_per_transaction>20us", "cpu_us_per_transaction", None, False, ">", 20.0),
+        ("max_rss_mb>100MB", "max_rss_mb", None, False, ">", 100.0),
+        ("transaction_rate.ratio<0.95", "transaction_rate", None, True, "<", 0.95),
+        ("keepalive:p99>50ms", "p99", "keepalive", False, ">", 0.05),
+        ("my.module:Client:p99.ratio>1.1", "p99", "my.module:Client", True, ">", 1.1),
+        ("keepalive 2:failed_transactions>0", "failed_transactions", "keepalive 2", False, ">", 0.0),
+    ],
+)
+def test_thresholds_as_people_write_them(
+    text: str, metric: str, agent: str | None, is_ratio: bool, sign: str, limit: float
+) -> None:
+    threshold = parse_threshold(text)
+    assert (threshold.metric.name, threshold.agent, threshold.is_ratio) == (metric, agent, is_ratio)
+    assert (threshold.sign, threshold.limit) == (sign, limit)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not understood"),
+        ("p99", "not understood"),
+        ("p99>", "not understood"),
+        ("p99=50ms", "not understood"),
+        ("p99!50ms", "not understood"),
+        ("p98>50ms", "did you mean p99"),
+        ("zzz>1", "there are transaction_rate, p50"),
+        ("p99>soon", "soon"),
+        ("p99>-1ms", "-1ms"),
+        ("p99>nan", "nan"),
+        ("req_per_socket<many", "'many' is no number"),
+        ("req_per_socket<inf", "no finite number"),
+        ("p99_9.ratio>1.1", "there are ratios of"),
+        ("p99.ratio>50ms", "'50ms' is no number"),
+        ("p99.quotient>1", "not understood"),
+    ],
+)
+def test_thresholds_that_make_no_sense(text: str, message: str) -> None:
+    with pytest.raises(ThresholdError, match=message):
+        parse_threshold(text)
+
+
+@pytest.mark.parametrize(("text", "limit"), [("5%", 0.05), (" 10 % ", 0.1), ("0%", 0.0), ("p99=12.5%", 0.125)])
+def test_regressions_as_people_write_them(text: str, limit: float) -> None:
+    assert parse_regression(text).limit == limit
+
+
+@pytest.mark.parametrize("text", ["5", "", "%", "p99", "p99=", "100%", "-1%", "p98=5%", "p99_9=5%", "nan%", "five%"])
+def test_regressions_that_make_no_sense(text: str) -> None:
+    with pytest.raises(ThresholdError):
+        parse_regression(text)
+
+
+def test_each_agent_of_a_run_is_held_against_its_limits() -> None:
+    runs = [agent_run("keepalive", p99_s=0.02), agent_run("plain", p99_s=0.06)]
+    assert broken(outcomes_of_runs([parse_threshold("p99>50ms")], runs)) == ["p99>50ms: plain has 60.000 ms"]
+    assert not broken(outcomes_of_runs([parse_threshold("keepalive:p99>50ms")], runs))
+
+
+def test_a_limit_itself_is_within() -> None:
+    runs = [agent_run("keepalive", p99_s=0.05)]
+    assert not broken(outcomes_of_runs([parse_threshold("p99>50ms")], runs))
+    assert broken(outcomes_of_runs([parse_threshold("p99>=50ms")], runs))
+
+
+def test_ratios_of_a_run_are_to_its_first_agent() -> None:
+    runs = [agent_run("keepalive", rate=1000.0), agent_run("plain", rate=900.0)]
+    (outcome,) = outcomes_of_runs([parse_threshold("transaction_rate.ratio<0.95")], runs)
+    assert (outcome.agent, outcome.found, outcome.is_broken) == ("plain", "0.900", True)
+
+
+def test_the_same_agent_twice_is_told_apart() -> None:
+    runs = [agent_run("keepalive", p99_s=0.02), agent_run("keepalive", p99_s=0.06)]
+    assert broken(outcomes_of_runs([parse_threshold("keepalive 2:p99>50ms")], runs))
+    assert not broken(outcomes_of_runs([parse_threshold("keepalive:p99>50ms")], runs))
+
+
+def test_what_was_not_measured_is_not_within() -> None:
+    runs = [agent_run("keepalive", p99_s=None)]
+    assert broken(outcomes_of_runs([parse_threshold("p99>50ms")], runs)) == ["p99>50ms: keepalive has none"]
+    assert broken(outcomes_of_runs([parse_threshold("lag_p99>50ms")], runs))
+
+
+def test_agents_that_take_no_part_are_refused() -> None:
+    with pytest.raises(ThresholdError, match="'plain' takes no part; there are keepalive"):
+        check_agents_of([parse_threshold("plain:p99>50ms")], ["keepalive"])
+    with pytest.raises(ThresholdError, match="a ratio is that of another agent to the first"):
+        check_agents_of([parse_threshold("p99.ratio>1.1")], ["keepalive"])
+    with pytest.raises(ThresholdError, match="a ratio is that of another agent to the first"):
+        check_agents_of([parse_threshold("keepalive:p99.ratio>1.1")], ["keepalive", "plain"])
+    check_agents_of([parse_threshold("p99.ratio>1.1")], ["keepalive", "plain"])
+
+
+def test_a_comparison_is_held_against_its_medians_and_ratios() -> None:
+    comparison = MadeUpMachine(noisy({"a": 1000, "b": 900})).compare(StopRule(trials=12), "a", "b")
+    thresholds = [
+        parse_threshold(text)
+        for text in ("transaction_rate<950", "transaction_rate.ratio<0.95", "a:transaction_rate<950", "retries>0")
+    ]
+    outcomes = outcomes_of_comparison(thresholds, [], comparison)
+    assert [(each.text, each.agent) for each in outcomes if each.is_broken] == [
+        ("transaction_rate<950", "b"),
+        ("transaction_rate.ratio<0.95", "b"),
+    ]
+    assert [each.agent for each in outcomes if each.text == "retries>0"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "is_broken"),
+    [("5%", True), ("9%", True), ("12%", False), ("transaction_rate=5%", True), ("availability=5%", False)],
+)
+def test_a_regression_is_one_where_the_interval_excludes_less(limit: str, is_broken: bool) -> None:
+    comparison = MadeUpMachine(noisy({"a": 1000, "b": 900})).compare(StopRule(trials=12), "a", "b")
+    outcomes = outcomes_of_comparison([], [parse_regression(limit)], comparison)
+    assert any(each.is_broken for each in outcomes) == is_broken
+
+
+def test_longer_times_are_a_regression_and_shorter_ones_are_none() -> None:
+    slower = MadeUpMachine(noisy({"a": 1000, "b": 900})).compare(StopRule(trials=12), "a", "b")
+    faster = MadeUpMachine(noisy({"a": 900, "b": 1000})).compare(StopRule(trials=12), "a", "b")
+    limit = [parse_regression("p99=5%")]
+    assert broken(outcomes_of_comparison([], limit, slower))
+    assert not broken(outcomes_of_comparison([], limit, faster))
+
+
+def test_too_few_trials_are_no_regression() -> None:
+    comparison = MadeUpMachine(noisy({"a": 1000, "b": 500})).compare(StopRule(trials=4), "a", "b")
+    assert not broken(outcomes_of_comparison([], [parse_regression("5%")], comparison))
