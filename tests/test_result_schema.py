@@ -9,8 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from kabench import LoadPlan, run
+from kabench import LoadPlan, compare, load_comparison, run
 from kabench.agent import AgentOptions
+from kabench.comparison.record import comparison_schema
 from kabench.result import load_result, result_schema
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -39,6 +40,22 @@ def test_records_of_real_runs_are_valid(given: dict[str, Any]) -> None:
     record = json.loads(result.to_json())
     assert valid(record)
     assert record["runs"][0]["hdr"]["total"]
+
+
+def test_records_of_comparisons_have_a_schema_too() -> None:
+    pytest.importorskip("scipy")
+    file = RESULTS / "kabench-comparison-1.schema.json"
+    assert file.read_bytes() == comparison_schema(), "write comparison_schema() into it anew"
+    validator = jsonschema.Draft202012Validator(json.loads(file.read_bytes()))
+    made = compare(LoadPlan(requests=5, concurrency=3, delay_s=0.0), ["keepalive", "plain"], trials=2)
+    record = json.loads(made.to_json())
+    assert not list(validator.iter_errors(record))
+    assert list(validator.iter_errors(record | {"trials": None}))
+
+
+def test_the_samples_can_be_read() -> None:
+    assert [run.agent for run in load_result(RESULTS / "published-benchmark.json").runs] == ["keepalive", "plain"]
+    assert load_comparison(RESULTS / "comparison.json").verdict("req_per_socket", "plain") == "worse"
 
 
 def test_the_published_record_is_valid() -> None:

@@ -120,8 +120,9 @@ def _placed(row: VerdictRow, reach: float) -> _Row:
     ratio, interval = row.figure.ratio, row.figure.interval
     if ratio is None:
         return _Row(row, None, None, None, is_beyond=False)
-    low, high = (None, None) if interval is None else map(place, interval)
-    return _Row(row, low, high, place(ratio), is_beyond=ratio <= 0 or abs(math.log(ratio)) > reach)
+    is_beyond = ratio <= 0 or abs(math.log(ratio)) > reach
+    low, high = (None, None) if interval is None or is_beyond else map(place, interval)
+    return _Row(row, low, high, place(ratio), is_beyond)
 
 
 def _page(
