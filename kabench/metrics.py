@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -31,7 +32,9 @@ class Metric:
             return f"{value * 1000:.3f} ms"
         if self.unit == "":
             return f"{value:.0f}" if value == int(value) else f"{value:.2f}"
-        return f"{value:.2f}{self.unit}" if self.unit in ("/s", "%") else f"{value:.2f} {self.unit}"
+        if self.unit == "%":
+            return f"{math.floor(value * 100) / 100:.2f}%"  # 99.999 % are not all
+        return f"{value:.2f}{self.unit}" if self.unit == "/s" else f"{value:.2f} {self.unit}"
 
 
 def _time(name: str, label: str) -> Metric:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from kabench.histogram import LatencyStats, decoded_cells
+from kabench.histogram import Distribution, LatencyStats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,9 @@ LATE_S = 0.01
 
 
 Record = TypeVar("Record")
+
+_LONGEST_S = 1e6
+"""More than a histogram can have, by far."""
 
 
 class ResultError(ValueError):
@@ -252,10 +255,15 @@ def check_run(run: AgentRun, where: str) -> None:
             raise ResultError(f"{where}: a broken record: {status!r} is no status code")
     for phase, encoded in run.hdr.items():
         try:
-            for _ in decoded_cells(encoded):
-                break
+            Distribution().add_encoded(encoded, LatencyStats())
         except ValueError as error:
             raise ResultError(f"{where}: a broken record: hdr.{phase}: {error}") from None
+    phases = (run.phases.queue, run.phases.connect, run.phases.first_byte, run.phases.total)
+    for stats in (run.response_time_s, run.service_time_s, run.lag_s, *phases):
+        for field_ in fields(stats):
+            value = getattr(stats, field_.name)
+            if value is not None and not 0 <= value <= _LONGEST_S:
+                raise ResultError(f"{where}: a broken record: a time of {value:g} s")
 
 
 def load_result(path: str | os.PathLike[str]) -> RunResult:

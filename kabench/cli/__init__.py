@@ -11,7 +11,7 @@ import typer
 from kabench import __version__
 from kabench.cli.compare import compare
 from kabench.cli.diff import diff
-from kabench.cli.errors import CommandError
+from kabench.cli.errors import CommandError, say
 from kabench.cli.report import report
 from kabench.cli.run import run
 from kabench.cli.serve import serve
@@ -58,7 +58,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except CommandError as error:
-        typer.echo(f"kabench: {error}", err=True)
+        say(f"kabench: {error}")
         code = error.exit_code
     except typer.Abort:
         code = CommandError.INTERRUPTED
@@ -70,6 +70,8 @@ def main() -> None:
 
 def _flushed(code: int) -> int:
     """The exit code, once all that was printed is out; what cannot be printed is lost, as on a full disk."""
+    if sys.stdout is None:  # closed before it began
+        return code
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -83,4 +85,4 @@ def _explain(error: Exception) -> None:
     if text:
         context = getattr(error, "ctx", None)
         command = "kabench" if context is None else context.command_path
-        typer.echo(f"kabench: {text}\nTry '{command} --help'.", err=True)
+        say(f"kabench: {text}\nTry '{command} --help'.")

@@ -30,12 +30,19 @@ def compare(
     max_time: Annotated[
         float | None,
         typer.Option(
-            "--max-time", parser=parse.duration, metavar="DURATION", help="No trial that would end later (3m)."
+            "--max-time",
+            parser=parse.duration,
+            metavar="DURATION",
+            help="Begin no trial that would end after this time (3m without --trials).",
         ),
     ] = None,
     margin: Annotated[
         str,
-        typer.Option("--margin", metavar="N%", help="Certain enough: what does not differ does not by more than this."),
+        typer.Option(
+            "--margin",
+            metavar="N%",
+            help="Without --trials: stop when what does not differ does not by more than this.",
+        ),
     ] = "2%",
     fail_if: FailIf = None,
     max_regression: MaxRegression = None,
@@ -47,26 +54,27 @@ def compare(
         Path | None, typer.Option("--records", metavar="FOLDER", help="Save the whole record of each trial there.")
     ] = None,
     no_save: files.NoSave = False,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What to call it in its record.")] = "compare",
+    name: files.Name = "compare",
     progress: Annotated[
         str, typer.Option("--progress", metavar="auto|live|plain|none", help="While it runs; plain is a line a trial.")
     ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="As --progress none.")] = False,
 ) -> None:
-    """Hold agents against the first of them: the same load through each in turn, again and again, and a verdict.
+    """Compare agents with the first: the same load through each in turn, several times, and a verdict.
 
-    Needs two or more --agent. A trial takes 2 s after half a second of warm-up, unless something else is said. With
-    neither --trials nor --max-time it goes on until it is certain, for 3 minutes at most.
+    Give --agent twice or more. A trial sends load for 2 s after half a second of warm-up, unless another stop rule is
+    given. Without --trials it goes on until it is certain, for 3 minutes at most.
     """
     from kabench.cli.extras import needs_extra
 
     needs_extra("kabench compare", "compare", ["scipy"])
-    from kabench.cli.live import shown_as
+    from kabench.cli.live import shown_as, stoppable
     from kabench.cli.live_trials import StopOptions, compare_live
     from kabench.cli.outputs import Outputs, check_folder
     from kabench.cli.plan import check_specs, plan_of
     from kabench.cli.reports import Paths, report_of_comparison
     from kabench.comparison.thresholds import outcomes_of_comparison
+    from kabench.comparison.trials import DEFAULT_MAX_TIME_S
     from kabench.result import labels
 
     shown = "none" if quiet else shown_as(progress)
@@ -75,18 +83,22 @@ def compare(
     if len(agents) < 2:
         raise CommandError("give two or more agents, the first as the base: --agent keepalive --agent plain")
     check_specs(agents, plan)
+    if trials is None and max_time is None:
+        max_time = DEFAULT_MAX_TIME_S
     stop = StopOptions(trials=trials, max_time_s=max_time, margin=parse.percent("--margin", margin))
     gates = Gates.of(fail_if, max_regression)
-    gates.check_agents(labels(agents))
+    gates.check_agents(labels(agents), agents[:1])
     paths = Paths(junit=junit, markdown=markdown, html=html)
     outputs = Outputs(paths, json=json, saves=not no_save)
     if records is not None:
         check_folder("--records", records)
-    finished = compare_live(plan, agents, stop, name, shown, records)
-    outcomes = outcomes_of_comparison(gates.thresholds, gates.regressions, finished.comparison)
-    report = report_of_comparison(finished.comparison, paths, outcomes, finished.problem)
-    unsaved = outputs.write(finished.comparison, report)
-    finish((finished.problem, *finished.unsaved, unsaved), interrupted=finished.interrupted, broken=complain(outcomes))
+    with stoppable() as control:
+        finished = compare_live(plan, agents, stop, name, shown, records, control)
+        comparison = finished.comparison
+        outcomes = outcomes_of_comparison(gates.thresholds, gates.regressions, comparison)
+        unsaved = outputs.write(comparison, lambda: report_of_comparison(comparison, paths, outcomes))
+    problems = (comparison.problem, *finished.unsaved, unsaved)
+    finish(problems, interrupted=finished.interrupted, broken=complain(outcomes))
 
 
 def _of_short_trials(load: LoadOptions) -> LoadOptions:

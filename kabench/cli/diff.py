@@ -34,9 +34,9 @@ def diff(
     junit: files.Junit = None,
     markdown: files.Markdown = None,
     html: files.Html = None,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What to call it in its record.")] = "diff",
+    name: files.Name = "diff",
 ) -> None:
-    """Hold saved records against older ones: the same table and verdicts as of kabench compare.
+    """Compare saved records with older ones: the same table and verdicts as of kabench compare.
 
     It takes five or more on each side to tell anything. The environments may differ, and the day of the machine does:
     what is measured in turn, by kabench compare, tells more.
@@ -61,9 +61,10 @@ def diff(
         raise CommandError(f"the plans differ: {error}; --force compares them all the same") from None
     except NothingInCommonError as error:
         raise CommandError(str(error)) from None
-    gates.check_agents(comparison.agents)
+    bases = {figure.base for figures in comparison.metrics for figure in figures.agents if figure.base is not None}
+    gates.check_agents(comparison.agents, bases)
     outcomes = outcomes_of_comparison(gates.thresholds, gates.regressions, comparison)
-    unsaved = outputs.write(comparison, report_of_comparison(comparison, paths, outcomes))
+    unsaved = outputs.write(comparison, lambda: report_of_comparison(comparison, paths, outcomes))
     finish([unsaved], interrupted=False, broken=complain(outcomes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
 import typer
@@ -21,6 +22,13 @@ class CommandError(Exception):
     def __init__(self, message: str, exit_code: int = CANNOT_START) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def say(text: str) -> None:
+    """A line to whoever reads errors, without what a terminal would obey; if nobody can, it is lost."""
+    shown = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+    with contextlib.suppress(OSError, ValueError):
+        typer.echo(shown, err=True)
 
 
 def finish(problems: Iterable[str | None], *, interrupted: bool, broken: bool) -> None:

@@ -24,4 +24,13 @@ Html = Annotated[
     Path | None,
     typer.Option("--html", metavar="PATH", help="Write a page with charts that works offline (kabench[html])."),
 ]
+Name = Annotated[
+    str,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="What to call it in its record.",
+        callback=lambda text: text.encode("utf-8", "replace").decode(),  # a record is UTF-8, whatever the shell's is
+    ),
+]
 NoSave = Annotated[bool, typer.Option("--no-save", help="Write no record into results/.")]

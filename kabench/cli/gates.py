@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kabench.cli.errors import CommandError
+from kabench.cli.errors import CommandError, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from kabench.comparison.thresholds import Outcome, Regression, Threshold
 
@@ -29,7 +29,7 @@ MaxRegression = Annotated[
     typer.Option(
         "--max-regression",
         metavar="[METRIC=]N%",
-        help="Exit 1 if an agent is worse than its base by more, beyond what noise could do; may be repeated.",
+        help="Exit 1 if an agent is found worse than its base, and by more than this; may be repeated.",
     ),
 ]
 
@@ -55,12 +55,12 @@ class Gates:
         except ThresholdError as error:
             raise CommandError(f"--max-regression {error}") from None
 
-    def check_agents(self, agents: Sequence[str]) -> None:
-        """See that those they name take part. Raises `CommandError`."""
+    def check_agents(self, agents: Sequence[str], bases: Collection[str]) -> None:
+        """See that those they name take part, and have a base where it takes one. Raises `CommandError`."""
         from kabench.comparison.thresholds import ThresholdError, check_agents_of
 
         try:
-            check_agents_of(self.thresholds, agents)
+            check_agents_of(self.thresholds, agents, bases)
         except ThresholdError as error:
             raise CommandError(f"--fail-if {error}") from None
 
@@ -69,5 +69,5 @@ def complain(outcomes: Sequence[Outcome]) -> bool:
     """Say which are broken, a line each; whether any is."""
     broken = [outcome for outcome in outcomes if outcome.is_broken]
     for outcome in broken:
-        typer.echo(f"kabench: broken: {outcome}", err=True)
+        say(f"kabench: broken: {outcome}")
     return bool(broken)

@@ -44,15 +44,15 @@ class Finished:
     interrupted: bool
 
 
-def run_live(plan: LoadPlan, agents: Sequence[str], name: str, progress: str) -> Finished:
+def run_live(plan: LoadPlan, agents: Sequence[str], name: str, progress: str, control: RunControl) -> Finished:
     """Carry a plan out. `progress` is as `shown_as` has it. Raises `CommandError` where nothing can be measured."""
-    with stoppable() as control, could_not_begin(plan), _shown(progress, len(agents)) as show:
+    with could_not_begin(plan), _shown(progress, len(agents)) as show:
         return _run(plan, agents, name, control, show)
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[RunControl]:
-    """What Ctrl-C and SIGTERM stop while the context lasts."""
+    """What Ctrl-C and SIGTERM stop while the context lasts: the load, and not what is done with what it measured."""
     control = RunControl()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, _stopper(control)) for number in signals}

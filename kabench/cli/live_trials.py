@@ -7,11 +7,11 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from kabench.cli.console import lasting_console
 from kabench.cli.errors import CommandError
-from kabench.cli.live import could_not_begin, milliseconds, stoppable
+from kabench.cli.live import could_not_begin, milliseconds
 from kabench.cli.outputs import record_file_name
 from kabench.comparison.trials import ComparisonError, ComparisonStoppedError, TrialProgress, compare
 from kabench.result import ResultError, save_result
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kabench.comparison.record import Comparison
-    from kabench.load import AgentProgress, LoadPlan
+    from kabench.load import AgentProgress, LoadPlan, RunControl
     from kabench.result import RunResult
 
 
@@ -36,16 +36,21 @@ class StopOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedComparison:
-    """A comparison that is over; `problem` is what went wrong, `unsaved` which records of trials could not be saved."""
+    """A comparison that is over; `unsaved` says which records of trials could not be saved."""
 
     comparison: Comparison
-    problem: str | None
     interrupted: bool
     unsaved: list[str] = field(default_factory=list)
 
 
 def compare_live(
-    plan: LoadPlan, agents: Sequence[str], stop: StopOptions, name: str, progress: str, records: Path | None
+    plan: LoadPlan,
+    agents: Sequence[str],
+    stop: StopOptions,
+    name: str,
+    progress: str,
+    records: Path | None,
+    control: RunControl,
 ) -> FinishedComparison:
     """Compare, and show it as `progress` says: `live`, `plain` or `none`. Trials' records go into `records`.
 
@@ -60,8 +65,7 @@ def compare_live(
             except ResultError as error:
                 unsaved.append(str(error))
 
-    problem = None
-    with stoppable() as control, could_not_begin(plan), _shown(progress) as show:
+    with could_not_begin(plan), _shown(progress, stop) as show:
         try:
             comparison = compare(
                 plan,
@@ -76,10 +80,10 @@ def compare_live(
                 control=control,
             )
         except ComparisonStoppedError as error:
-            comparison, problem = error.comparison, str(error)
+            comparison = error.comparison
         except ComparisonError as error:
             raise CommandError(str(error), CommandError.INTERRUPTED if control.stopped else 2) from None
-    return FinishedComparison(comparison=comparison, problem=problem, interrupted=control.stopped, unsaved=unsaved)
+    return FinishedComparison(comparison=comparison, interrupted=control.stopped, unsaved=unsaved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +95,20 @@ class _Shown:
 
 
 @contextlib.contextmanager
-def _shown(progress: str) -> Iterator[_Shown]:
+def _shown(progress: str, stop: StopOptions) -> Iterator[_Shown]:
     if progress == "none":
         yield _Shown()
     elif progress == "plain":
         yield _Shown(_say)
     else:
-        with _bar() as bar:
+        most = "" if stop.max_time_s is None else f" of {stop.max_time_s:g} s at most"
+        with _bar(most) as bar:
             task = bar.add_task("", total=None)
 
             def on_trial(done: TrialProgress) -> None:
                 bar.update(task, total=done.most_trials, completed=done.number)
-                bar.console.print(_line(done), style="dim")
+                with contextlib.suppress(OSError):
+                    bar.console.print(_line(done), style="dim", markup=False)
 
             def on_agent(at: AgentProgress) -> None:
                 rate = "" if at.second is None else f" {at.second.transactions}/s"
@@ -111,14 +117,15 @@ def _shown(progress: str) -> Iterator[_Shown]:
             yield _Shown(on_trial, on_agent)
 
 
-def _bar() -> Progress:
+def _bar(most: str) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("trials at most"),
+        TextColumn("trials,", markup=False),
         TimeElapsedColumn(),
-        console=Console(stderr=True, highlight=False),
+        TextColumn(f"so far{most}", markup=False),
+        console=lasting_console(stderr=True),
         transient=True,
     )
 
@@ -128,7 +135,7 @@ def _line(done: TrialProgress) -> str:
         f"{each.agent} {each.figures['transaction_rate'] or 0:.0f}/s, p99 {milliseconds(each.figures['p99'])} ms"
         for each in done.trial.runs
     ]
-    return f"trial {done.number} of {done.most_trials} at most: {'; '.join(parts)}"
+    return f"trial {done.number} of {done.most_trials}: {'; '.join(parts)}"
 
 
 def _say(done: TrialProgress) -> None:

@@ -59,7 +59,7 @@ class LoadOptions:
             "-a",
             metavar="AGENT",
             help="keepalive, plain, plain-handoff, urllib3-keepalive, urllib3-plain, urllib3, requests, httpx, "
-            "aiohttp or package.module:factory; may be repeated. Without it: keepalive and plain.",
+            "aiohttp or package.module:factory; may be repeated. kabench run without it: keepalive and plain.",
         ),
     ] = None
     # -- how much, how long

@@ -17,7 +17,7 @@ from kabench.cli.extras import needs_extra
 from kabench.result import ResultError, check_writable, save_result, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kabench.cli.reports import Paths, Report
     from kabench.comparison.record import Comparison
@@ -52,9 +52,9 @@ class Outputs:
     def write(
         self,
         record: RunResult | Comparison,
-        report: Report,
+        make_report: Callable[[], Report],
     ) -> str | None:
-        """Write all, then print the report; what could not be written, and why, if anything."""
+        """Save the record, then write and print what is made of it; what could not be, and why, if anything."""
         problems = []
         written = []
         for path in self._records(record):
@@ -63,12 +63,14 @@ class Outputs:
                 written.append(path)
             except ResultError as error:
                 problems.append(str(error))
+        report = make_report()
         problems += write_texts(report)
         try:
             console = report_console(stderr=self._to_stdout)
             console.print(report.shown)
+            console.print()
             for path in written:
-                console.print(f"\nRecord: {path}", style="dim", soft_wrap=True)
+                console.print(f"Record: {path}", style="dim", soft_wrap=True, markup=False)
             if self._to_stdout:
                 typer.echo(record.to_json(), nl=False)
         except OSError as error:

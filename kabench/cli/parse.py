@@ -54,14 +54,13 @@ def stage(text: str) -> GivenStage:
 
 
 def percent(option: str, text: str) -> float:
-    """A share from `5%` or `5`, as a part of 1."""
+    """A share from `5%`, as a part of 1."""
+    from kabench.comparison.thresholds import ThresholdError, parse_share
+
     try:
-        value = float(text.strip().removesuffix("%")) / 100
-    except ValueError:
-        value = math.nan
-    if not 0 < value < 1:
-        raise CommandError(f"{option} {text}: not between 0% and 100% (try '2%')")
-    return value
+        return parse_share(text, text)
+    except ThresholdError as error:
+        raise CommandError(f"{option} {error}") from None
 
 
 AUTO = 0

@@ -11,6 +11,8 @@ from kabench.cli import file_options as files  # noqa: TC001  # typer reads the 
 from kabench.cli.errors import CommandError
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
     from kabench.comparison.record import Comparison
     from kabench.result import RunResult
 
@@ -28,6 +30,9 @@ def report(
     """Print saved records again, several runs side by side, or make files of one."""
     if len(records) > 1 and any(path is not None for path in (csv, hgrm, junit, markdown, html)):
         raise CommandError("--csv, --hgrm, --junit, --markdown and --html are for one record at a time")
+    from rich.console import Group
+    from rich.text import Text
+
     from kabench.cli.console import report_console
     from kabench.cli.outputs import check_paths, hgrm_paths, write_texts
     from kabench.cli.reports import Paths, report_of_comparison, report_of_run
@@ -52,13 +57,19 @@ def report(
             made = report_of_comparison(record, paths, ())
         check_paths(paths)
         problems += write_texts(made)
-        console.print(made.shown)
+        _print(console, made.shown)
     runs = [run for record in read if isinstance(record, RunResult) for run in record.runs]
     if sum(isinstance(record, RunResult) for record in read) > 1:
-        console.print()
-        console.print(render_side_by_side(runs))
+        _print(console, Group(Text(), render_side_by_side(runs)))
     if problems:
         raise CommandError("; ".join(problems))
+
+
+def _print(console: Console, shown: RenderableType) -> None:
+    try:
+        console.print(shown)
+    except OSError as error:
+        raise CommandError(f"the report cannot be printed: {error.strerror}", CommandError.COULD_NOT_MEASURE) from None
 
 
 def _read(path: Path) -> RunResult | Comparison:

@@ -14,6 +14,7 @@ from kabench.report.series import percentile_text, series_csv
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from types import ModuleType
 
     from rich.console import RenderableType
 
@@ -55,7 +56,7 @@ class Report:
 
 def report_of_run(result: RunResult, paths: Paths, outcomes: Sequence[Outcome], problem: str | None = None) -> Report:
     """All that is asked for of a run; `problem` is what kept it from being finished."""
-    markdown = partial(markdown_of_run, result, outcomes)
+    markdown = partial(markdown_of_run, result, outcomes, problem)
     report = Report(_with_outcomes(render_result(result, published_result()), outcomes), markdown)
     if paths.csv is not None:
         report.texts.append((paths.csv, partial(series_csv, result)))
@@ -63,37 +64,39 @@ def report_of_run(result: RunResult, paths: Paths, outcomes: Sequence[Outcome], 
         (path, partial(percentile_text, run)) for path, run in zip(paths.hgrm, result.runs, strict=False)
     )
     if paths.junit is not None:
-        from kabench.report.junit import junit_of_run
-
-        report.texts.append((paths.junit, partial(junit_of_run, result, outcomes, problem)))
+        report.texts.append((paths.junit, lambda: _junit().junit_of_run(result, outcomes, problem)))
     if paths.markdown is not None:
         report.texts.append((paths.markdown, markdown))
     if paths.html is not None:
-        from kabench.report.html import html_of_run
-
-        report.texts.append((paths.html, partial(html_of_run, result, outcomes)))
+        report.texts.append((paths.html, lambda: _html().html_of_run(result, outcomes)))
     return report
 
 
-def report_of_comparison(
-    comparison: Comparison, paths: Paths, outcomes: Sequence[Outcome], problem: str | None = None
-) -> Report:
-    """All that is asked for of a comparison; `problem` is what kept it from being finished."""
+def report_of_comparison(comparison: Comparison, paths: Paths, outcomes: Sequence[Outcome]) -> Report:
+    """All that is asked for of a comparison."""
     from kabench.report.terminal_comparison import render_comparison
 
     markdown = partial(markdown_of_comparison, comparison, outcomes)
     report = Report(_with_outcomes(render_comparison(comparison), outcomes), markdown)
     if paths.junit is not None:
-        from kabench.report.junit import junit_of_comparison
-
-        report.texts.append((paths.junit, partial(junit_of_comparison, comparison, outcomes, problem)))
+        report.texts.append((paths.junit, lambda: _junit().junit_of_comparison(comparison, outcomes)))
     if paths.markdown is not None:
         report.texts.append((paths.markdown, markdown))
     if paths.html is not None:
-        from kabench.report.html import html_of_comparison
-
-        report.texts.append((paths.html, partial(html_of_comparison, comparison, outcomes)))
+        report.texts.append((paths.html, lambda: _html().html_of_comparison(comparison, outcomes)))
     return report
+
+
+def _junit() -> ModuleType:
+    from kabench.report import junit
+
+    return junit
+
+
+def _html() -> ModuleType:
+    from kabench.report import html
+
+    return html
 
 
 def _with_outcomes(shown: RenderableType, outcomes: Sequence[Outcome]) -> RenderableType:

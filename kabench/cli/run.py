@@ -24,7 +24,7 @@ def run(
     markdown: files.Markdown = None,
     html: files.Html = None,
     no_save: files.NoSave = False,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What to call this run in its record.")] = "run",
+    name: files.Name = "run",
     progress: Annotated[
         str,
         typer.Option("--progress", metavar="auto|live|plain|none", help="While it runs; plain is a line a second."),
@@ -36,7 +36,7 @@ def run(
     With no options it is agentkeepalive's published benchmark: 60 users with 1000 requests each, 50 sockets, a server
     that answers after 5 ms.
     """
-    from kabench.cli.live import run_live, shown_as
+    from kabench.cli.live import run_live, shown_as, stoppable
     from kabench.cli.outputs import Outputs, hgrm_paths
     from kabench.cli.plan import check_specs, plan_of
     from kabench.cli.reports import Paths, report_of_run
@@ -48,10 +48,13 @@ def run(
     agents = load.agent or ["keepalive", "plain"]
     check_specs(agents, plan)
     gates = Gates.of(fail_if)
-    gates.check_agents(labels(agents))
+    gates.check_agents(labels(agents), agents[:1])
     paths = Paths(csv=csv, hgrm=hgrm_paths(hgrm, agents), junit=junit, markdown=markdown, html=html)
     outputs = Outputs(paths, json=json, saves=not no_save)
-    finished = run_live(plan, agents, name, shown)
-    outcomes = outcomes_of_runs(gates.thresholds, finished.result.runs)
-    unsaved = outputs.write(finished.result, report_of_run(finished.result, paths, outcomes, finished.problem))
+    with stoppable() as control:
+        finished = run_live(plan, agents, name, shown, control)
+        outcomes = outcomes_of_runs(gates.thresholds, finished.result.runs)
+        unsaved = outputs.write(
+            finished.result, lambda: report_of_run(finished.result, paths, outcomes, finished.problem)
+        )
     finish((finished.problem, unsaved), interrupted=finished.interrupted, broken=complain(outcomes))

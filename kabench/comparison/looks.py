@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from kabench.comparison.statistics import least_p_value
+
 FIRST_LOOK = 12
 """Trials: with fewer, only one look's whole level would be enough for several metrics at once."""
 
-_GROWTH = 1.5
+_GROWTH = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,11 @@ class Look:
     level: float
 
 
-def planned_looks(most_trials: int, level: float) -> list[Look]:
-    """The looks of a comparison of at most so many trials; the last one is at the end."""
+def planned_looks(most_trials: int, level: float, questions: int) -> list[Look]:
+    """The looks of a comparison of at most so many trials, with so many questions at once; the last one is at the end.
+
+    Where a look's part of the level could answer none of them, there is none, and the next one has that part too.
+    """
     at: list[int] = []
     trials = FIRST_LOOK
     while trials < most_trials:
@@ -36,8 +41,10 @@ def planned_looks(most_trials: int, level: float) -> list[Look]:
     looks, spent = [], 0.0
     for trials in at:
         spent_then = level * math.log(1 + (math.e - 1) * trials / most_trials)
-        looks.append(Look(trials, spent_then - spent))
-        spent = spent_then
+        least = least_p_value(trials, trials, is_paired=True)
+        if least <= (spent_then - spent) / max(1, questions) or trials == most_trials:
+            looks.append(Look(trials, spent_then - spent))
+            spent = spent_then
     return looks
 
 

@@ -73,7 +73,10 @@ _PHASES: dict[str, Callable[[AgentRun], LatencyStats]] = {
 
 
 def _added_up(parts: Sequence[tuple[str | None, LatencyStats]]) -> Distribution:
+    """All of them together; nothing where one is missing that had something to say."""
     whole = Distribution()
+    if any(encoded is None and stats.mean is not None for encoded, stats in parts):
+        return whole
     for encoded, stats in parts:
         if encoded is not None:
             whole.add_encoded(encoded, stats)
@@ -99,3 +102,27 @@ def _sockets(parts: Sequence[Sockets]) -> Sockets:
 
 def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
+
+
+def notes_on(runs: Sequence[AgentRun]) -> list[str]:
+    """What to mind of these runs, which no figure that is compared may show: failures, of which kind."""
+    return [
+        f"{run.agent}: {run.failed_transactions} of {run.transactions + run.socket_errors} requests failed"
+        f" ({', '.join(_failures(run))})."
+        for run in runs
+        if run.failed_transactions
+    ]
+
+
+def _failures(run: AgentRun) -> list[str]:
+    kinds = [f"{times} {kind.replace('_', ' ')}" for kind, times in run.errors.items()]
+    statuses = [f"{times} with status {status}" for status, times in run.status_codes.items() if int(status) >= 400]
+    return [*kinds, *statuses]
+
+
+def bottleneck_note(saturated: int, trials: int, what: str = "trials") -> str:
+    """What to mind where kabench was saturated."""
+    return (
+        f"in {saturated} of {trials} {what} kabench used its cores to the full, or was late: what differs there is "
+        "what the agents cost, not what the server can do."
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from kabench.metrics import COMPARED
+from kabench.metrics import METRICS
 from kabench.result import AgentRun, Environment, check_run, decode_record, read_file, record_schema, record_to_json
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ Verdict = Literal["better", "worse", "no difference found", "cannot tell"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRun:
-    """One agent's part of a trial; `id` is that of its `RunResult`, `figures` are by the metrics' names."""
+    """One agent's part of a trial; `id` is that of its `RunResult`, `figures` are by the names of `METRICS`."""
 
     agent: str
     id: str
@@ -44,7 +44,7 @@ class TrialRun:
             agent=label,
             id=result.id,
             started_at=result.started_at,
-            figures={metric.name: metric.of(run) for metric in COMPARED},
+            figures={name: metric.of(run) for name, metric in METRICS.items()},
             saturated=run.saturated,
             interrupted=run.interrupted,
         )
@@ -74,6 +74,20 @@ class AgentFigure:
     verdict: Verdict | None = None
     trials_needed: int | None = None
 
+    @property
+    def ratio_text(self) -> str:
+        """The ratio, with as many digits as say something."""
+        return "-" if self.ratio is None else _shown(self.ratio)
+
+    @property
+    def interval_text(self) -> str:
+        """The interval, from its low end to its high one."""
+        return "-" if self.interval is None else f"{_shown(self.interval[0])}-{_shown(self.interval[1])}"
+
+
+def _shown(ratio: float) -> str:
+    return f"{ratio:.3f}" if 0.1 <= ratio < 10 else f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2g}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricFigures:
@@ -87,8 +101,9 @@ class MetricFigures:
 class Comparison:
     """A whole comparison. `agents` are labels: an agent that takes part twice has a number behind its spec.
 
-    `paired` says whether a trial's figures were measured in turn; `runs` are all trials of an agent added up, without
-    series; `notes` are what to mind, in words.
+    `paired` says whether a trial's figures were measured in turn; `runs` are all runs of an agent added up, without
+    series; `notes` are what to mind, in words. `problem` is what kept it from being finished, `interrupted` says that
+    somebody did.
     """
 
     schema: str = SCHEMA
@@ -102,10 +117,21 @@ class Comparison:
     plan: dict[str, Any]  # as in a RunResult
     paired: bool = True
     interrupted: bool = False
+    problem: str | None = None
     trials: list[Trial]
     metrics: list[MetricFigures]
     runs: list[AgentRun] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def complete_trials(self) -> list[Trial]:
+        """Those that were finished, which is what figures and verdicts are of."""
+        return [
+            trial
+            for trial in self.trials
+            if not any(run.interrupted for run in trial.runs)
+            and (not self.paired or len(trial.runs) == len(self.agents))
+        ]
 
     def figure(self, metric: str, agent: str | None = None) -> AgentFigure:
         """What a metric says of an agent; without one, of the first that is held against another.

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from kabench import __version__
-from kabench.comparison.merged import merged_runs
+from kabench.comparison.merged import bottleneck_note, merged_runs, notes_on
 from kabench.comparison.record import Comparison, Trial, TrialRun
 from kabench.comparison.verdicts import Sides, judged
 from kabench.result import new_id
@@ -49,6 +49,7 @@ def diff(
         raise DifferentPlansError(differences)
     runs = _sides(old, new)
     trials = {label: [TrialRun.of(label, *each) for each in measured] for label, measured in runs.items()}
+    merged = [merged_runs(label, [run for _, run in measured]) for label, measured in runs.items()]
     everything = [*old, *new]
     return Comparison(
         id=new_id(),
@@ -62,8 +63,12 @@ def diff(
         paired=False,
         trials=[Trial(runs=[each]) for part in trials.values() for each in part],
         metrics=judged(_as_sides(trials)),
-        runs=[merged_runs(label, [run for _, run in measured]) for label, measured in runs.items()],
-        notes=[*_notes(old, new), *(f"the plans differ: {difference}" for difference in differences)],
+        runs=merged,
+        notes=[
+            *notes_on(merged),
+            *_notes(old, new, list(runs)),
+            *(f"the plans differ: {difference}" for difference in differences),
+        ],
     )
 
 
@@ -107,8 +112,8 @@ def plan_differences(results: Sequence[RunResult]) -> list[str]:
     """In what the plans differ, field by field; a field that an older kabench did not know has no say."""
     found = []
     flat = [_flat(result.plan) for result in results]
-    for name in sorted(set.intersection(*(set(plan) for plan in flat)) - _SAME_WHATEVER_THE_PLAN):
-        values = list(dict.fromkeys(_shown(plan[name]) for plan in flat))
+    for name in sorted(set().union(*flat) - _SAME_WHATEVER_THE_PLAN):
+        values = list(dict.fromkeys(_shown(plan[name]) for plan in flat if name in plan))
         if len(values) > 1:
             found.append(f"{name} is {' and '.join(values)}")
     return found
@@ -129,8 +134,23 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _notes(old: Sequence[RunResult], new: Sequence[RunResult]) -> list[str]:
+def _notes(old: Sequence[RunResult], new: Sequence[RunResult], compared: Sequence[str]) -> list[str]:
+    everything = [*old, *new]
+    saturated = sum(any(run.saturated for run in result.runs) for result in everything)
+    left_out = [
+        label
+        for label in (*(f"old {agent}" for agent in _by_agent(old)), *(f"new {agent}" for agent in _by_agent(new)))
+        if label not in compared
+    ]
+    versions = list(dict.fromkeys(result.kabench_version for result in everything))
+    without_plan = sum(not result.plan for result in everything)
     notes = [
+        *([bottleneck_note(saturated, len(everything), "records")] if saturated else []),
+        *([f"left out, since the other side has none: {', '.join(left_out)}"] if left_out else []),
+        *([f"made by kabench {' and '.join(versions)}"] if len(versions) > 1 else []),
+        *([f"{without_plan} records do not say what load they are of"] if without_plan else []),
+    ]
+    notes += [
         f"their environments differ: {difference}"
         for difference in _environment_differences([result.environment for result in (*old, *new)])
     ]
@@ -158,4 +178,5 @@ def _environment_differences(environments: Sequence[Environment]) -> list[str]:
         versions = list(dict.fromkeys(environment.versions.get(package, "none") for environment in environments))
         if len(versions) > 1:
             found.append(f"{package} {' and '.join(versions)}")
-    return found[:_SHOWN_DIFFERENCES]
+    more = [f"{len(found) - _SHOWN_DIFFERENCES} packages more"] if len(found) > _SHOWN_DIFFERENCES else []
+    return found[:_SHOWN_DIFFERENCES] + more

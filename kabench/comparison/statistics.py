@@ -11,6 +11,7 @@ same test would not reject, its middle the estimate of Hodges and Lehmann (1963)
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -31,7 +32,8 @@ LEVEL = 0.05
 _EXACT_UP_TO = 50
 """Pairs; above that the normal distribution is as good, as scipy has it."""
 
-_RESAMPLES = 20_000
+_RESAMPLES = 1000
+"""Groupings that are tried where figures tie, all of them; where there are more, the normal distribution is as good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,24 @@ class Sample:
             return bool(np.any(self.base != self.other))
         return len(np.unique(np.concatenate((self.base, self.other)))) > 1
 
-    def p_values(self, log_ratios: Sequence[float] | Floats) -> Floats:
-        """For each ratio: how probable figures at least as far from it are, if the true ratio is that (two-sided)."""
-        base, other = np.log(self.base), np.log(self.other)
-        shifts = np.asarray(log_ratios, dtype=float)[:, np.newaxis]
-        return _signed_rank(other - base - shifts) if self.is_paired else _rank_sum(base, other - shifts)
+    def p_above(self, log_ratio: float) -> float:
+        """How probable figures at least as far above this ratio are, if the true one is not above it."""
+        return self._p(log_ratio, "greater")
+
+    def p_below(self, log_ratio: float) -> float:
+        """How probable figures at least as far below this ratio are, if the true one is not below it."""
+        return self._p(log_ratio, "less")
+
+    def p_value(self) -> float:
+        """How probable figures at least as far from equal are, if the sides are (two-sided).
+
+        Figures that are equal speak for neither side: each is held against the difference.
+        """
+        return min(1.0, 2 * min(self.p_above(_NOTHING), self.p_below(-_NOTHING)))
+
+    def is_above(self) -> bool:
+        """Whether the other side is the one with the higher figures, as the test sees it."""
+        return self.p_above(_NOTHING) < self.p_below(-_NOTHING)
 
     def least_p_value(self) -> float:
         """The smallest p-value that figures which differ in as many trials could have."""
@@ -72,48 +87,61 @@ class Sample:
 
     def ratio(self) -> float:
         """The estimate of the ratio of the other side to the base."""
-        return float(np.exp(np.median(self.shifts)))
+        with np.errstate(over="ignore"):
+            return float(np.exp(np.median(self.shifts)))
 
     def interval(self, level: float) -> tuple[float, float] | None:
         """The ratios that are not rejected at this level; None where there are too few figures to reject any."""
-        edges = np.unique(np.round(self.shifts, 12))
-        if len(edges) == 1:
-            edges = np.repeat(edges, 2)
-        between = np.concatenate(([edges[0] - 1.0], (edges[:-1] + edges[1:]) / 2, [edges[-1] + 1.0]))
-        kept = np.flatnonzero(self.p_values(between) > level)
-        if not len(kept):
-            middle = self.ratio()
-            return middle, middle
-        if kept[0] == 0 or kept[-1] == len(between) - 1:
+        edges = np.unique(np.round(self.shifts, _DIGITS))
+        if max(self.p_above(edges[0] - 1.0), self.p_below(edges[-1] + 1.0)) > level / 2:
             return None
-        return float(np.exp(edges[kept[0] - 1])), float(np.exp(edges[kept[-1]]))
-
-
-def _signed_rank(differences: Floats) -> Floats:
-    """p-values of rows of differences. Zeros say nothing and are left out; ties get middle ranks, which makes the exact
-    distribution a little too wide, never too narrow."""
-    method = "exact" if differences.shape[-1] <= _EXACT_UP_TO else "asymptotic"
-    found = np.ones(len(differences))
-    telling = np.any(differences != 0, axis=-1)
-    if np.any(telling):
-        found[telling] = stats.wilcoxon(differences[telling], method=method, axis=-1).pvalue
-    return found
-
-
-def _rank_sum(base: Floats, others: Floats) -> Floats:
-    """p-values of rows against the base; by permutation where ties make the exact distribution wrong."""
-    found = []
-    for other in others:
-        pooled = np.concatenate((base, other))
-        has_ties = len(np.unique(pooled)) < len(pooled)
-        is_small = min(len(base), len(other)) > 1 and math.comb(len(pooled), len(base)) <= _RESAMPLES
-        method = (
-            stats.PermutationMethod(n_resamples=_RESAMPLES, rng=np.random.default_rng(1))
-            if has_ties and is_small
-            else "auto"
+        low = _first(len(edges), lambda index: self.p_above(edges[index] + _NOTHING) > level / 2)
+        high = (
+            len(edges)
+            - 1
+            - _first(len(edges), lambda index: self.p_below(edges[len(edges) - 1 - index] - _NOTHING) > level / 2)
         )
-        found.append(float(stats.mannwhitneyu(other, base, method=method).pvalue))
-    return np.asarray(found)
+        with np.errstate(over="ignore"):
+            return float(np.exp(edges[min(low, high)])), float(np.exp(edges[max(low, high)]))
+
+    def _p(self, log_ratio: float, alternative: str) -> float:
+        base, other = np.log(self.base), np.log(self.other)
+        if self.is_paired:
+            return _signed_rank(other - base - log_ratio, alternative)
+        return _rank_sum(base, other - log_ratio, alternative)
+
+
+_NOTHING = 1e-9
+"""Far less than two figures that differ are apart, as a logarithm of their ratio."""
+
+_DIGITS = 12
+
+
+def _first(count: int, is_it: Callable[[int], bool]) -> int:
+    """The first of so many for which it is so; it is for all behind that one, and at least for the last."""
+    return bisect.bisect_left(range(count - 1), True, key=is_it)
+
+
+def _signed_rank(differences: Floats, alternative: str) -> float:
+    """Wilcoxon's one-sided p-value. Ties get middle ranks, for which the exact distribution is a little off."""
+    method = "exact" if len(differences) <= _EXACT_UP_TO else "asymptotic"
+    differences = differences[differences != 0]
+    if not len(differences):
+        return 1.0
+    return float(stats.wilcoxon(differences, method=method, alternative=alternative).pvalue)
+
+
+def _rank_sum(base: Floats, other: Floats, alternative: str) -> float:
+    """Mann and Whitney's one-sided p-value; by permutation where ties make the exact distribution wrong."""
+    pooled = np.concatenate((base, other))
+    has_ties = len(np.unique(pooled)) < len(pooled)
+    is_small = min(len(base), len(other)) > 1 and math.comb(len(pooled), len(base)) <= _RESAMPLES
+    method = (
+        stats.PermutationMethod(n_resamples=_RESAMPLES, rng=np.random.default_rng(1))
+        if has_ties and is_small
+        else "auto"
+    )
+    return float(stats.mannwhitneyu(other, base, method=method, alternative=alternative).pvalue)
 
 
 def least_p_value(base: int, other: int, *, is_paired: bool) -> float:

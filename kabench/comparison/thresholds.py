@@ -10,15 +10,17 @@ from __future__ import annotations
 import difflib
 import operator
 import re
+import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kabench.agent.options import parse_duration
+from kabench.comparison.record import WORSE
 from kabench.metrics import COMPARED, METRICS
 from kabench.result import labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from kabench.comparison.record import AgentFigure, Comparison
     from kabench.metrics import Metric
@@ -34,6 +36,11 @@ _SIGNS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
 }
 _SUFFIXES = {"/s": ("/s",), "%": ("%",), "us": ("us",), "MB": ("MB", "mb"), "MB/s": ("MB/s", "mb/s"), "": ()}
+
+
+WITHIN: Literal["within"] = "within"
+BROKEN: Literal["broken"] = "broken"
+UNTOLD: Literal["cannot tell"] = "cannot tell"
 
 
 class ThresholdError(ValueError):
@@ -60,7 +67,8 @@ class Threshold:
 class Regression:
     """No agent may be worse than its base by more than `limit` (0.05 is 5 %), by `metric` or, None, by any.
 
-    It is broken where the whole interval of the ratio is beyond that: where noise alone would hardly have done it.
+    It is broken where the verdict is "worse" and the whole interval of the ratio is beyond that: where noise alone
+    would hardly have done it.
     """
 
     text: str
@@ -69,7 +77,7 @@ class Regression:
 
     def is_broken_by(self, metric: Metric, figure: AgentFigure) -> bool:
         """Whether even the more favourable end of the interval is a larger regression than allowed."""
-        if figure.interval is None:
+        if figure.interval is None or figure.verdict != WORSE:
             return False
         low, high = figure.interval
         return high < 1 - self.limit if metric.better == "higher" else low > 1 + self.limit
@@ -77,12 +85,17 @@ class Regression:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a threshold or regression for one agent; `found` is the figure in words."""
+    """What became of a threshold or regression for one agent: "within", "broken" or "cannot tell"; `found` says why."""
 
     text: str
     agent: str
     found: str
-    is_broken: bool
+    verdict: Literal["within", "broken", "cannot tell"]
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it is to fail what it is a threshold of."""
+        return self.verdict == BROKEN
 
     def __str__(self) -> str:
         return f"{self.text}: {self.agent} has {self.found}"
@@ -101,6 +114,8 @@ def parse_threshold(text: str) -> Threshold:
     if is_ratio and metric not in COMPARED:
         raise ThresholdError(f"{text!r}: there are ratios of {', '.join(each.name for each in COMPARED)}")
     limit = _number(found["limit"], text) if is_ratio else _limit(found["limit"], metric, text)
+    if metric.unit == "s" and not is_ratio and found["limit"][-1].isdigit():
+        text = f"{text.strip()}s"  # so that nobody takes plain seconds for milliseconds
     return Threshold(text.strip(), found["agent"], metric, is_ratio, found["sign"], limit)
 
 
@@ -110,12 +125,17 @@ def parse_regression(text: str) -> Regression:
     metric = _metric(name.strip(), text) if equals else None
     if metric is not None and metric not in COMPARED:
         raise ThresholdError(f"{text!r}: only {', '.join(each.name for each in COMPARED)} are compared")
+    return Regression(text.strip(), metric, parse_share(share, text))
+
+
+def parse_share(share: str, text: str) -> float:
+    """A part of 1 from `5%`, which is the end of `text`. Raises `ThresholdError`."""
     if not share.strip().endswith("%"):
         raise ThresholdError(f"{text!r}: not understood; write for instance '5%' or 'p99=10%'")
-    limit = _number(share.strip().removesuffix("%"), text) / 100
-    if not 0 <= limit < 1:
-        raise ThresholdError(f"{text!r}: a regression is between 0% and 100%")
-    return Regression(text.strip(), metric, limit)
+    value = _number(share.strip().removesuffix("%"), text) / 100
+    if not 0 <= value < 1:
+        raise ThresholdError(f"{text!r}: not between 0% and 100%")
+    return value
 
 
 def _metric(name: str, text: str) -> Metric:
@@ -147,14 +167,14 @@ def _number(given: str, text: str) -> float:
     return value
 
 
-def check_agents_of(thresholds: Iterable[Threshold], agents: Sequence[str]) -> None:
-    """See that the agents that thresholds name take part. Raises `ThresholdError`."""
+def check_agents_of(thresholds: Iterable[Threshold], agents: Sequence[str], bases: Collection[str]) -> None:
+    """See that agents that are named take part, and have a base where it takes one. Raises `ThresholdError`."""
     for threshold in thresholds:
         if threshold.agent is not None and threshold.agent not in agents:
             raise ThresholdError(
                 f"{threshold.text!r}: {threshold.agent!r} takes no part; there are {', '.join(agents)}"
             )
-        if threshold.is_ratio and (len(agents) < 2 or threshold.agent == agents[0]):
+        if threshold.is_ratio and (threshold.agent in bases or set(agents) <= set(bases)):
             raise ThresholdError(f"{threshold.text!r}: a ratio is that of another agent to the first")
 
 
@@ -179,19 +199,16 @@ def outcomes_of_comparison(
 ) -> list[Outcome]:
     """What became of thresholds and regressions in a comparison."""
     by_metric = {figures.metric: figures.agents for figures in comparison.metrics}
-    merged = {run.agent: run for run in comparison.runs}
     found = []
     for threshold in thresholds:
         figures = {figure.agent: figure for figure in by_metric.get(threshold.metric.name, ())}
         for agent in comparison.agents:
-            figure = figures.get(agent)
-            if threshold.agent not in (None, agent) or (threshold.is_ratio and (figure is None or figure.base is None)):
+            if threshold.agent not in (None, agent):
                 continue
-            if figure is None:  # no metric of a comparison: all trials added up
-                value = threshold.metric.of(merged[agent]) if agent in merged else None
-            else:
-                value = figure.ratio if threshold.is_ratio else figure.median
-            found.append(_outcome(threshold, agent, value))
+            if not threshold.is_ratio:
+                found.append(_outcome(threshold, agent, _median(comparison, agent, threshold.metric)))
+            elif (figure := figures.get(agent)) is not None and figure.base is not None:
+                found.append(_outcome(threshold, agent, figure.ratio))
     for regression in regressions:
         for agent in comparison.agents:
             found += _regressions_of(agent, regression, by_metric)
@@ -210,21 +227,28 @@ def _regressions_of(
         if regression.metric in (None, metric) and figure.agent == agent and figure.base is not None
     ]
     broken = [
-        Outcome(text, agent, f"{metric.name} {_ratio_text(figure)} of {figure.base}'s", is_broken=True)
+        Outcome(text, agent, f"{metric.name} {_with_interval(figure)} of {figure.base}'s", BROKEN)
         for metric, figure in held
         if regression.is_broken_by(metric, figure)
     ]
-    return broken or ([Outcome(text, agent, "none that is larger", is_broken=False)] if held else [])
+    needed = [figure.trials_needed for _, figure in held if figure.trials_needed is not None]
+    if needed:
+        return [Outcome(text, agent, f"too few trials: it takes {max(needed)} to tell", UNTOLD)]
+    return broken or ([Outcome(text, agent, "none that is larger", WITHIN)] if held else [])
+
+
+def _median(comparison: Comparison, agent: str, metric: Metric) -> float | None:
+    values = [
+        run.figures.get(metric.name) for trial in comparison.complete_trials for run in trial.runs if run.agent == agent
+    ]
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known and len(known) == len(values) else None
 
 
 def _outcome(threshold: Threshold, agent: str, value: float | None) -> Outcome:
     shown = "none" if value is None else f"{value:.3f}" if threshold.is_ratio else threshold.metric.text(value)
-    return Outcome(threshold.text, agent, shown, threshold.is_broken_by(value))
+    return Outcome(threshold.text, agent, shown, BROKEN if threshold.is_broken_by(value) else WITHIN)
 
 
-def _ratio_text(figure: AgentFigure) -> str:
-    """A ratio and its interval."""
-    if figure.ratio is None:
-        return "-"
-    shown = f"{figure.ratio:.3f}"
-    return shown if figure.interval is None else f"{shown} ({figure.interval[0]:.3f} to {figure.interval[1]:.3f})"
+def _with_interval(figure: AgentFigure) -> str:
+    return figure.ratio_text if figure.interval is None else f"{figure.ratio_text} ({figure.interval_text})"

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from kabench import __version__
 from kabench.comparison.looks import Look, last_look, planned_looks
-from kabench.comparison.merged import merged_runs
+from kabench.comparison.merged import bottleneck_note, merged_runs, notes_on
 from kabench.comparison.record import Comparison, Trial, TrialRun
 from kabench.comparison.statistics import LEVEL
-from kabench.comparison.verdicts import Sides, is_settled, judged
+from kabench.comparison.verdicts import Sides, is_settled, judged, most_questions
 from kabench.load import MeasurementError, PlanError, RunControl, TargetUnreachableError, check_agents, run
 from kabench.result import labels, new_id
 from kabench.server import ServerError
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_TIME_S = 180.0
 DEFAULT_MARGIN = 0.02
+
+_RECKONED_BY = 3
+"""Trials after which it is settled how many will fit into the time, before anything is looked at."""
 
 
 class ComparisonError(ValueError):
@@ -48,7 +51,8 @@ class StopRule:
     """When a comparison has enough trials: after `trials` of them, or when it is certain, but not after `max_time_s`.
 
     It is certain when each metric differs, or does not by more than `margin` (0.02 is 2 %), which is looked at after
-    12 trials and then ever more seldom. At least one of `trials` and `max_time_s` is given; with `trials` it never
+    12 trials and then ever more seldom; there are as many at most as the first three say will fit into the time. At
+    least one of `trials` and `max_time_s` is given; with `trials` it never
     stops because of what it has found. Raises `ComparisonError` for what makes no sense.
     """
 
@@ -68,8 +72,9 @@ class StopRule:
 
     def most_trials(self, trial_s: float) -> int:
         """How many trials there will be at most, if one takes `trial_s`."""
-        in_time = None if self.max_time_s is None else max(1, int(self.max_time_s / trial_s))
-        return min(each for each in (self.trials, in_time) if each is not None)
+        if self.trials is not None or self.max_time_s is None:
+            return self.trials or 1
+        return max(1, int(self.max_time_s / trial_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,7 @@ def compare(
 
 @dataclass(slots=True)
 class _Side:
-    """One agent's part: its runs of the complete trials, and their figures."""
+    """One agent's part: all its runs, and the figures of those that are of complete trials."""
 
     spec: str
     runs: list[AgentRun] = field(default_factory=list)
@@ -160,9 +165,9 @@ class Trials:
         most = 0
         while self._run_trial(backwards=len(self._trials) % 2 == 1):
             elapsed_s = self._clock() - began_at
-            if not looks:
-                most = self._rule.most_trials(elapsed_s)
-                looks = planned_looks(most, LEVEL) if self._rule.trials is None else [Look(most, LEVEL)]
+            if self._complete <= _RECKONED_BY:
+                most = self._rule.most_trials(elapsed_s / self._complete)
+                looks = self._looks(most)
             if self._on_trial is not None:
                 self._on_trial(TrialProgress(self._trials[-1], self._complete, most))
             now = [look for look in looks if look.trials == self._complete]
@@ -180,13 +185,19 @@ class Trials:
             raise ComparisonStoppedError(self._problem, comparison)
         return comparison
 
+    def _looks(self, most_trials: int) -> list[Look]:
+        """When to look: once, at the end, where the number of trials was asked for."""
+        if self._rule.trials is not None:
+            return [Look(most_trials, LEVEL)]
+        return planned_looks(most_trials, LEVEL, most_questions(len(self._sides)))
+
     def _has_time_for_another(self, elapsed_s: float) -> bool:
         limit_s = self._rule.max_time_s
         return limit_s is None or elapsed_s + elapsed_s / self._complete <= limit_s
 
     def _run_trial(self, *, backwards: bool) -> bool:
         """Run each agent once; whether that is a complete trial."""
-        measured: dict[str, tuple[AgentRun, TrialRun]] = {}
+        measured: dict[str, TrialRun] = {}
         self._trials.append(Trial(runs=[]))
         for label, side in reversed(self._sides.items()) if backwards else self._sides.items():
             if self._is_stopped():
@@ -205,11 +216,11 @@ class Trials:
                 self._keep(result)
             one = TrialRun.of(label, result, result.runs[0])
             self._trials[-1].runs.append(one)
-            measured[label] = result.runs[0], one
+            side.runs.append(result.runs[0])
+            measured[label] = one
             if self._problem is not None or one.interrupted:
                 return False
-        for label, (agent_run, one) in measured.items():
-            self._sides[label].runs.append(agent_run)
+        for label, one in measured.items():
             self._sides[label].figures.append(one.figures)
         self._complete += 1
         return True
@@ -230,7 +241,9 @@ class Trials:
         started_at: datetime,
         elapsed_s: float,
     ) -> Comparison:
-        saturated = sum(any(each.saturated for each in trial.runs) for trial in self._trials)
+        trials = [trial for trial in self._trials if trial.runs]
+        merged = [merged_runs(label, side.runs) for label, side in self._sides.items() if side.runs]
+        saturated = sum(any(each.saturated for each in trial.runs) for trial in trials)
         return Comparison(
             id=new_id(),
             name=name,
@@ -240,16 +253,14 @@ class Trials:
             environment=last.environment,
             agents=list(self._sides),
             plan=plan,
-            interrupted=self._problem is not None or self._is_stopped(),
-            trials=[trial for trial in self._trials if trial.runs],
+            interrupted=self._problem is None and self._is_stopped(),
+            problem=self._problem,
+            trials=trials,
             metrics=judged(self._as_sides(), look.level),
-            runs=[merged_runs(label, side.runs) for label, side in self._sides.items() if side.runs],
-            notes=[_bottleneck(saturated, len(self._trials))] if saturated else [],
+            runs=merged,
+            notes=[
+                *([] if self._complete else ["no trial was completed, so there is nothing to compare."]),
+                *notes_on(merged),
+                *([bottleneck_note(saturated, len(trials))] if saturated else []),
+            ],
         )
-
-
-def _bottleneck(saturated: int, trials: int) -> str:
-    return (
-        f"in {saturated} of {trials} trials kabench used its cores to the full, or was late: what differs there is "
-        "what the agents cost, not what the server can do."
-    )

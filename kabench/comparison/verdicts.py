@@ -64,8 +64,8 @@ def _sample(sides: Sides, metric: Metric, agent: str, base: str) -> Sample | Non
 def _significant(samples: Sequence[Sample], level: float) -> list[bool]:
     """Which differ, all questions together. What could not even be answered alone costs the others nothing (Tarone)."""
     askable = [index for index, sample in enumerate(samples) if sample.least_p_value() <= level]
-    found = holm([float(samples[index].p_values([0.0])[0]) for index in askable], level)
-    return [index in askable and found[askable.index(index)] for index in range(len(samples))]
+    found = dict(zip(askable, holm([samples[index].p_value() for index in askable], level), strict=True))
+    return [found.get(index, False) for index in range(len(samples))]
 
 
 def is_settled(sides: Sides, level: float, margin: float) -> bool:
@@ -73,7 +73,8 @@ def is_settled(sides: Sides, level: float, margin: float) -> bool:
     samples = [question.sample for question in _questions(sides)]
     known = [sample for sample in samples if sample is not None]
     for sample, differs in zip(known, _significant(known, level), strict=True):
-        if not differs and max(sample.p_values([math.log1p(-margin), math.log1p(margin)])) > level:
+        is_within = max(sample.p_above(math.log1p(-margin)), sample.p_below(math.log1p(margin))) <= level / 2
+        if not differs and not is_within:
             return False
     return True
 
@@ -83,20 +84,21 @@ def judged(sides: Sides, level: float = LEVEL) -> list[MetricFigures]:
     questions = _questions(sides)
     with_sample = [question for question in questions if question.sample is not None]
     samples = [question.sample for question in with_sample if question.sample is not None]
-    asked = sum(sample.differs_anywhere() for sample in samples)
+    asked = sum(sample.least_p_value() <= level for sample in samples) or sum(
+        sample.differs_anywhere() for sample in samples
+    )
     needed = trials_needed(asked, level, is_paired=sides.paired)
     answers: dict[tuple[str, str], AgentFigure] = {}
     for question, sample, differs in zip(with_sample, samples, _significant(samples, level), strict=True):
         few = least_p_value(len(sample.base), len(sample.other), is_paired=sides.paired) > level / max(1, asked)
-        ratio = sample.ratio()
         answers[question.metric.name, question.agent] = AgentFigure(
             agent=question.agent,
             median=_median(sides, question.agent, question.metric),
             base=question.base,
-            ratio=ratio,
+            ratio=sample.ratio(),
             interval=sample.interval(level),
-            p_value=float(sample.p_values([0.0])[0]),
-            verdict=CANNOT_TELL if few else _word(question.metric, ratio) if differs else NO_DIFFERENCE,
+            p_value=sample.p_value(),
+            verdict=CANNOT_TELL if few else _word(question.metric, sample) if differs else NO_DIFFERENCE,
             trials_needed=needed if few else None,
         )
     return [
@@ -123,5 +125,10 @@ def _median(sides: Sides, agent: str, metric: Metric) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _word(metric: Metric, ratio: float) -> Verdict:
-    return BETTER if (ratio > 1) == (metric.better == "higher") else WORSE
+def _word(metric: Metric, sample: Sample) -> Verdict:
+    return BETTER if sample.is_above() == (metric.better == "higher") else WORSE
+
+
+def most_questions(agents: int) -> int:
+    """How many questions a comparison of so many agents may ask at once."""
+    return len(COMPARED) * max(1, agents - 1)

@@ -15,6 +15,7 @@ from plotly.subplots import make_subplots
 
 from kabench.histogram import decoded_cells
 from kabench.report.buckets import buckets_between, fitted_edges
+from kabench.report.comparison import figure_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,6 +42,7 @@ _MOST_POINTS = 300
 _MOST_BARS = 24
 _LOG_ABOVE = 30
 _SHORTEST_SECOND_S = 0.2
+_FEWEST_SECONDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def percentiles(names: Sequence[str], runs: Sequence[AgentRun]) -> Chart | None:
 
 def over_time(names: Sequence[str], runs: Sequence[AgentRun]) -> Chart | None:
     """Rate, p99 and sockets, second by second."""
-    if not any(run.series for run in runs):
+    if all(len(list(_seconds(run.series))) < _FEWEST_SECONDS for run in runs):
         return None
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.07)
     rows: list[list[str]] = []
@@ -163,6 +165,7 @@ def over_time(names: Sequence[str], runs: Sequence[AgentRun]) -> Chart | None:
     figure.update_yaxes(title="requests/s", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title="p99, ms", rangemode="tozero", row=2, col=1)
     figure.update_yaxes(title="sockets", rangemode="tozero", row=3, col=1)
+    figure.update_xaxes(rangemode="tozero")
     figure.update_xaxes(title="seconds", row=3, col=1)
     head = ["agent", "second", "requests/s", "p50 ms", "p99 ms", "active", "free", "pending", "created", "errors"]
     return _chart(
@@ -255,7 +258,7 @@ def phases(names: Sequence[str], runs: Sequence[AgentRun]) -> Chart | None:
 def trials(comparison: Comparison) -> Chart | None:
     """The rate of each trial, in order: what is noise, and what the machine did meanwhile."""
     figure = go.Figure()
-    numbered = list(enumerate(comparison.trials, 1))
+    numbered = list(enumerate(comparison.complete_trials, 1))
     if not numbered:
         return None
     for index, agent in enumerate(comparison.agents):
@@ -277,7 +280,7 @@ def trials(comparison: Comparison) -> Chart | None:
     figure.update_yaxes(title="requests/s")
     metrics = [figures.metric for figures in comparison.metrics]
     rows = [
-        [str(number), each.agent, *(_number(each.figures.get(metric)) for metric in metrics), each.id]
+        [str(number), each.agent, *(figure_text(metric, each.figures.get(metric)) for metric in metrics), each.id]
         for number, trial in numbered
         for each in trial.runs
     ]
@@ -343,7 +346,3 @@ def _plain(text: str) -> str:
 
 def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:.3f}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6g}"

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from kabench.comparison.record import AgentFigure, Comparison
 
 
+INTERRUPTED = "Interrupted: this is what was measured until then."
+
+
 @dataclass(frozen=True, slots=True)
 class VerdictRow:
     """One metric of an agent and its base, as text; `figure` has the numbers."""
@@ -47,10 +50,10 @@ def verdict_tables(comparison: Comparison) -> list[VerdictTable]:
             table.rows.append(
                 VerdictRow(
                     metric=figures.metric,
-                    base=_value(figures.metric, None if base is None else base.median),
-                    agent=_value(figures.metric, figure.median),
-                    ratio=ratio_text(figure.ratio),
-                    interval=interval_text(figure.interval),
+                    base=figure_text(figures.metric, None if base is None else base.median),
+                    agent=figure_text(figures.metric, figure.median),
+                    ratio=figure.ratio_text,
+                    interval=figure.interval_text,
                     verdict=figure.verdict,
                     figure=figure,
                 )
@@ -58,22 +61,11 @@ def verdict_tables(comparison: Comparison) -> list[VerdictTable]:
     return list(tables.values())
 
 
-def _value(metric: str, value: float | None) -> str:
+def figure_text(metric: str, value: float | None) -> str:
+    """A figure with its unit; of a metric that a later version has, the number."""
     if metric in METRICS:
         return METRICS[metric].text(value)
     return "-" if value is None else f"{value:g}"
-
-
-def ratio_text(ratio: float | None) -> str:
-    """A ratio with as many digits as say something."""
-    if ratio is None:
-        return "-"
-    return f"{ratio:.3f}" if 0.1 <= ratio < 10 else f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2g}"
-
-
-def interval_text(interval: tuple[float, float] | None) -> str:
-    """An interval, from its low end to its high one."""
-    return "-" if interval is None else f"{ratio_text(interval[0])}-{ratio_text(interval[1])}"
 
 
 def conclusion(table: VerdictTable) -> str:
@@ -88,19 +80,29 @@ def conclusion(table: VerdictTable) -> str:
         metrics = [row.metric for row in table.rows if row.verdict == verdict]
         if metrics:
             said.append(words.format(base=table.base, metrics=", ".join(metrics)))
-    return f"{table.agent}: {'; '.join(said)}." if said else f"{table.agent}: nothing to compare."
+    if not said:
+        return f"{table.agent}: nothing to compare."
+    return f"{table.agent}{' ' if said[0].startswith('is ') else ': '}{'; '.join(said)}."
 
 
 def trials_line(comparison: Comparison) -> str:
     """How many trials there were, and how they were made."""
-    sides = [
-        sum(each.agent == agent for trial in comparison.trials for each in trial.runs) for agent in comparison.agents
-    ]
+    complete = comparison.complete_trials
     if comparison.paired:
-        return f"{min(sides, default=0)} trials of each agent in turn, in {comparison.elapsed_s:.0f} s"
-    return (
-        ", ".join(f"{runs} of {agent}" for runs, agent in zip(sides, comparison.agents, strict=True)) + ", saved before"
+        trials = f"{len(complete)} trial{'' if len(complete) == 1 else 's'} of each agent"
+        unfinished = ", and one that was not finished" if len(complete) < len(comparison.trials) else ""
+        return f"{trials} in turn, in {comparison.elapsed_s:.0f} s{unfinished}"
+    counts = [sum(run.agent == agent for trial in complete for run in trial.runs) for agent in comparison.agents]
+    return "saved records: " + ", ".join(
+        f"{count} of {agent}" for count, agent in zip(counts, comparison.agents, strict=True)
     )
+
+
+def ending(comparison: Comparison) -> str | None:
+    """Why it ended before it was finished, if it did."""
+    if comparison.problem is not None:
+        return f"Stopped: {comparison.problem}. This is what was measured until then."
+    return INTERRUPTED if comparison.interrupted else None
 
 
 def explanations(comparison: Comparison) -> list[str]:
@@ -112,9 +114,9 @@ def explanations(comparison: Comparison) -> list[str]:
     )
     said = [
         (
-            f"Ratios are the agent's figure over its base's, with their 95 % interval, by {test}. Verdicts are "
-            "corrected for the number of metrics and of looks: of 20 comparisons of equals at most one finds a "
-            "difference in anything."
+            "Figures are medians of trials. The ratio is the agent's figure over its base's, the middle of what the "
+            f"trials say (not of the medians), with its 95 % interval, by {test}. Verdicts are corrected for the "
+            "number of figures and of looks: of 20 comparisons of equals at most one finds a difference in anything."
         )
     ]
     figures = [(f.metric, each) for f in comparison.metrics for each in f.agents if each.base is not None]
@@ -126,8 +128,8 @@ def explanations(comparison: Comparison) -> list[str]:
     alone = [metric for metric, each in figures if each.verdict == NO_DIFFERENCE and _leaves_one_out(each)]
     if alone:
         said.append(
-            f"The interval of {', '.join(dict.fromkeys(alone))} leaves 1.0 out, but among so many figures one does "
-            "that by chance now and then."
+            f"The interval of {', '.join(dict.fromkeys(alone))} is beside 1, but among so many figures one is "
+            "by chance now and then."
         )
     return said + [note[:1].upper() + note[1:] for note in comparison.notes]
 

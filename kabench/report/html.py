@@ -14,9 +14,18 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from kabench import __version__
+from kabench.comparison.record import Comparison
 from kabench.metrics import METRICS
 from kabench.report.charts import Chart, charts_of, trials
-from kabench.report.comparison import VerdictRow, conclusion, explanations, trials_line, verdict_tables
+from kabench.report.comparison import (
+    INTERRUPTED,
+    VerdictRow,
+    conclusion,
+    ending,
+    explanations,
+    trials_line,
+    verdict_tables,
+)
 from kabench.report.siege import siege_lines, socket_line
 from kabench.report.words import bottleneck, headline, not_started, what_the_closed_model_hides
 from kabench.result import labels
@@ -24,7 +33,6 @@ from kabench.result import labels
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kabench.comparison.record import Comparison
     from kabench.comparison.thresholds import Outcome
     from kabench.result import AgentRun, RunResult
 
@@ -145,7 +153,7 @@ def _page(
         title=title,
         rest=rest,
         trials=trials,
-        interrupted=_is_interrupted(record),
+        ended=_ending(record),
         environment=_environment(record),
         key_figures=[
             [METRICS[name].label, *(METRICS[name].text(METRICS[name].of(run)) for run in runs)] for name in _KEY_FIGURES
@@ -168,8 +176,10 @@ def _page(
     )
 
 
-def _is_interrupted(record: RunResult | Comparison) -> bool:
-    return any(run.interrupted for run in record.runs) or bool(getattr(record, "interrupted", False))
+def _ending(record: RunResult | Comparison) -> str | None:
+    if isinstance(record, Comparison):
+        return ending(record)
+    return INTERRUPTED if any(run.interrupted for run in record.runs) else None
 
 
 def _environment(record: RunResult | Comparison) -> list[tuple[str, str]]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from kabench.comparison.record import CANNOT_TELL
-from kabench.report.comparison import verdict_tables
+from kabench.comparison.thresholds import UNTOLD
+from kabench.report.comparison import ending, verdict_tables
 from kabench.report.siege import siege_lines, socket_line
 from kabench.report.terminal import printable
 
@@ -33,30 +34,36 @@ def junit_of_run(result: RunResult, outcomes: Sequence[Outcome] = (), problem: s
     return _document(f"kabench {result.name}", [*cases, *_outcomes(outcomes), *_problem(problem)], result.started_at)
 
 
-def junit_of_comparison(comparison: Comparison, outcomes: Sequence[Outcome] = (), problem: str | None = None) -> str:
-    """A comparison; `problem` is what kept it from being finished."""
+def junit_of_comparison(comparison: Comparison, outcomes: Sequence[Outcome] = ()) -> str:
+    """A comparison. A case has the same name whatever its verdict, so that CI systems know it again."""
     cases = []
     for table in verdict_tables(comparison):
         for row in table.rows:
-            case = _case(f"kabench.{table.agent} against {table.base}", f"{row.metric}: {row.verdict}")
+            case = _case(f"kabench.{table.agent} against {table.base}", row.metric)
             case.system_out = printable(
-                f"{table.base} {row.base}, {table.agent} {row.agent}, ratio {row.ratio} ({row.interval})"
+                f"{row.verdict}: {table.base} {row.base}, {table.agent} {row.agent}, ratio {row.ratio} ({row.interval})"
             )
             if row.verdict == CANNOT_TELL:
                 needed = row.figure.trials_needed
                 case.result = [Skipped("no such figure" if needed is None else f"it takes at least {needed} trials")]
             cases.append(case)
-    cases += [*_outcomes(outcomes), *_problem(problem)]
+    ended = ending(comparison)
+    cases += [*_outcomes(outcomes), *_problem(ended)]
     return _document(f"kabench {comparison.name}", cases, comparison.started_at)
 
 
 def _outcomes(outcomes: Iterable[Outcome]) -> list[TestCase]:
-    cases = []
+    cases: list[TestCase] = []
     for outcome in outcomes:
         case = _case(f"kabench.{outcome.agent}", outcome.text)
         if outcome.is_broken:
             case.result = [Failure(printable(str(outcome)), "threshold")]
-        cases.append(case)
+        elif outcome.verdict == UNTOLD:
+            case.result = [Skipped(printable(outcome.found))]
+        if (case.classname, case.name) in [(other.classname, other.name) for other in cases]:
+            cases[-1].result += case.result  # one threshold, broken by several figures
+        else:
+            cases.append(case)
     return cases
 
 
@@ -74,7 +81,7 @@ def _case(classname: str, name: str, time_s: float = 0.0) -> TestCase:
 
 def _document(name: str, cases: Iterable[TestCase], started_at: str) -> str:
     suite = TestSuite(printable(name))
-    suite.timestamp = started_at.removesuffix("Z")
+    suite.timestamp = printable(started_at).removesuffix("Z")
     for case in cases:
         suite.add_testcase(case)
     document = JUnitXml("kabench")

@@ -6,8 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 from kabench.comparison.record import BETTER, CANNOT_TELL, WORSE
+from kabench.comparison.thresholds import BROKEN, UNTOLD, WITHIN
 from kabench.metrics import METRICS
-from kabench.report.comparison import conclusion, explanations, trials_line, verdict_tables
+from kabench.report.comparison import INTERRUPTED, conclusion, ending, explanations, trials_line, verdict_tables
+from kabench.report.terminal import printable
 from kabench.report.words import bottleneck, headline, not_started, what_the_closed_model_hides
 
 if TYPE_CHECKING:
@@ -31,14 +33,18 @@ _SHOWN = (
     "failed_transactions",
 )
 _MARKS = {BETTER: "🟢 ", WORSE: "🔴 ", CANNOT_TELL: "⚪ "}
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~@&])")
+_OUTCOMES = {WITHIN: "✅", BROKEN: "❌", UNTOLD: "⚪ cannot tell"}
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~@&$]|:(?=//|[\w+-]+:)|(?<=www)\.)")
+_DIRECTIONS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F])
+"""Characters that would turn the order of what is behind them."""
 
 
-def markdown_of_run(result: RunResult, outcomes: Sequence[Outcome] = ()) -> str:
-    """A run: its figures side by side, what to mind, what became of thresholds."""
+def markdown_of_run(result: RunResult, outcomes: Sequence[Outcome] = (), problem: str | None = None) -> str:
+    """A run: its figures side by side, what to mind, what became of thresholds; `problem` is what stopped it."""
     rows = [
         [METRICS[name].label, *(METRICS[name].text(METRICS[name].of(run)) for run in result.runs)] for name in _SHOWN
     ]
+    interrupted = problem is None and any(run.interrupted for run in result.runs)
     warnings = [
         f"{run.agent}: {warning}"
         for run in result.runs
@@ -47,6 +53,8 @@ def markdown_of_run(result: RunResult, outcomes: Sequence[Outcome] = ()) -> str:
     ]
     parts = [
         _heading(result),
+        *([f"**⚠️ Stopped: {_escaped(problem)}**"] if problem is not None else []),
+        *([f"**⚠️ {INTERRUPTED}**"] if interrupted else []),
         _table(["", *(run.agent for run in result.runs)], rows),
         *(f"- {_escaped(warning)}" for warning in warnings),
         *_outcomes(outcomes),
@@ -56,7 +64,9 @@ def markdown_of_run(result: RunResult, outcomes: Sequence[Outcome] = ()) -> str:
 
 def markdown_of_comparison(comparison: Comparison, outcomes: Sequence[Outcome] = ()) -> str:
     """A comparison: a table of verdicts for each agent, and how to read it."""
+    ended = ending(comparison)
     parts = [_heading(comparison), _escaped(trials_line(comparison)) + "."]
+    parts += [] if ended is None else [f"**⚠️ {_escaped(ended)}**"]
     for table in verdict_tables(comparison):
         parts.append(f"**{_escaped(conclusion(table))}**")
         parts.append(
@@ -81,7 +91,7 @@ def _heading(record: RunResult | Comparison) -> str:
 def _outcomes(outcomes: Sequence[Outcome]) -> list[str]:
     if not outcomes:
         return []
-    lines = [f"- {'❌' if outcome.is_broken else '✅'} {_escaped(str(outcome))}" for outcome in outcomes]
+    lines = [f"- {_OUTCOMES[outcome.verdict]} {_escaped(str(outcome))}" for outcome in outcomes]
     return ["\n".join(["**Thresholds**", "", *lines])]
 
 
@@ -96,4 +106,4 @@ def _row(cells: Sequence[str], *, escape: bool = True) -> str:
 
 def _escaped(text: str) -> str:
     """Text that markdown shows as it is."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\1", printable(" ".join(text.split())).translate(_DIRECTIONS))

@@ -32,6 +32,8 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 _SAME_LOAD = ("concurrency", "requests", "delay_s", "rate", "warmup_s")
 """What two plans must have in common, besides their sockets, to be the same load."""
 
+_OUTCOME_STYLES = {"within": "green", "broken": "red", "cannot tell": "yellow"}
+
 _FIGURES = (
     ("mean", "mean"),
     ("stdev", "deviation"),
@@ -110,8 +112,8 @@ def render_outcomes(outcomes: Sequence[Outcome]) -> RenderableType:
     """What became of thresholds, a line each."""
     lines: list[RenderableType] = [rule("Thresholds")]
     for outcome in outcomes:
-        word, style = ("BROKEN", "red") if outcome.is_broken else ("within", "green")
-        lines.append(Text.assemble((word, style), f"  {printable(str(outcome))}"))
+        word = outcome.verdict.upper() if outcome.is_broken else outcome.verdict
+        lines.append(Text.assemble((word, _OUTCOME_STYLES[outcome.verdict]), f"  {printable(str(outcome))}"))
     return Group(*lines)
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from kabench.comparison.record import BETTER, CANNOT_TELL, WORSE
 from kabench.metrics import METRICS
-from kabench.report.comparison import VerdictTable, conclusion, explanations, trials_line, verdict_tables
+from kabench.report.comparison import VerdictTable, conclusion, ending, explanations, trials_line, verdict_tables
 from kabench.report.terminal import WIDTH, printable, rule
 from kabench.report.words import headline, wrapped
 
@@ -29,8 +29,9 @@ def render_comparison(comparison: Comparison) -> RenderableType:
         Text(printable(headline(comparison)), style="bold"),
         Text(wrapped(printable(trials_line(comparison)), WIDTH)),
     ]
-    if comparison.interrupted:
-        parts.append(Text("interrupted: what was measured until then", style="yellow"))
+    ended = ending(comparison)
+    if ended is not None:
+        parts.append(Text(wrapped(printable(ended), WIDTH), style="yellow"))
     tables = verdict_tables(comparison)
     for table in tables:
         parts += [Text(), rule(printable(f"{table.agent} against {table.base}")), _table(table)]
@@ -47,10 +48,10 @@ def _table(verdicts: VerdictTable) -> Table:
     for name in (verdicts.base, verdicts.agent):
         table.add_column(Text(printable(name)), justify="right", min_width=_NAME_WIDTH, overflow="fold")
     table.add_column("ratio", justify="right", no_wrap=True)
-    table.add_column("95 % within", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for row in verdicts.rows:
         verdict = Text(row.verdict, style=_STYLES.get(row.verdict, ""))
         label = METRICS[row.metric].label if row.metric in METRICS else printable(row.metric)
-        table.add_row(label, row.base, row.agent, row.ratio, row.interval, verdict)
+        table.add_row(Text(label), row.base, row.agent, row.ratio, row.interval, verdict)
     return table

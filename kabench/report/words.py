@@ -22,24 +22,30 @@ _HIDES_LEAST_S = 0.01
 
 
 def headline(result: RunResult | Comparison) -> str:
-    """What was sent where, by how many, until when."""
+    """What was sent where, by how many, until when. A plan is data: what is not as it should be is shown as it is."""
     plan = result.plan
     unverified = "; certificates are not verified" if plan.get("insecure") else ""
     parts = [_load(plan), _sockets(plan), _until(plan)]
     if plan.get("warmup_s"):
-        parts.append(f"after a warm-up of {plan['warmup_s']:g} s")
-    if (plan.get("workers") or 1) > 1:
-        parts.append(f"{plan['workers']} workers")
+        parts.append(f"after a warm-up of {_number(plan['warmup_s'])} s")
+    if plan.get("workers") not in (None, 1):
+        parts.append(f"{_number(plan['workers'])} workers")
     return (
         f"{result.name}: {_target(plan)}\n{', '.join(part for part in parts if part)}{unverified}"
-        f"  ({result.started_at}, kabench {result.kabench_version})"
+        f" ({result.started_at}, kabench {result.kabench_version})"
     )
+
+
+def _number(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _target(plan: Mapping[str, object]) -> str:
     targets = plan.get("targets")
     if isinstance(targets, list) and targets:
-        return f"{len(targets)} requests to choose from"
+        first = targets[0].get("url") if isinstance(targets[0], dict) else None
+        others = f" and {len(targets) - 1} other{'s' if len(targets) > 2 else ''}" if len(targets) > 1 else ""
+        return f"{first or 'several requests'}{others}"
     delay_s = plan.get("delay_s")
     delay_ms = delay_s * 1000 if isinstance(delay_s, int | float) else 0.0
     own = f"kabench's own echo server{' over https' if plan.get('tls') else ''}, {delay_ms:g} ms"
@@ -49,11 +55,11 @@ def _target(plan: Mapping[str, object]) -> str:
 def _load(plan: Mapping[str, object]) -> str:
     rate = plan.get("rate")
     unit = "users" if rate is None else "requests/s"
-    start = plan.get("concurrency", "?") if rate is None else f"{rate:g}"
+    start = _number(plan.get("concurrency", "?") if rate is None else rate)
     stages = plan.get("stages")
     if isinstance(stages, list) and stages:
         return f"{start} {unit} at first, then " + ", ".join(
-            f"{stage.get('level', 0):g} in {stage.get('duration_s', 0):g} s"
+            f"{_number(stage.get('level', 0))} in {_number(stage.get('duration_s', 0))} s"
             for stage in stages
             if isinstance(stage, dict)
         )
@@ -72,7 +78,7 @@ def _until(plan: Mapping[str, object]) -> str:
     if plan.get("total") is not None:
         return f"{plan['total']} requests"
     if plan.get("duration_s") is not None:
-        return f"{plan['duration_s']} s"
+        return f"{_number(plan['duration_s'])} s"
     return f"{plan.get('requests', '?')} requests a user"
 
 

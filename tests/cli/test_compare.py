@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,10 +55,10 @@ def test_a_comparison_from_beginning_to_end(tmp_path: Path) -> None:
         "kabench: broken: req_per_socket.ratio<0.5: plain has 0.042",
         (
             "kabench: broken: --max-regression req_per_socket=50%: "
-            "plain has req_per_socket 0.042 (0.042 to 0.042) of keepalive's"
+            "plain has req_per_socket 0.042 (0.042-0.042) of keepalive's"
         ),
     ]
-    assert "trial 8 of 8 at most: " in done.stderr
+    assert "trial 8 of 8: " in done.stderr
     comparison = load_comparison(tmp_path / "c.json")
     assert comparison.verdict("req_per_socket") == WORSE
     ids = {run.id for trial in comparison.trials for run in trial.runs}
@@ -103,7 +104,7 @@ def test_without_a_stop_rule_trials_are_short_and_it_has_a_time_limit(tmp_path: 
         (["compare", "-a", "keepalive", "-a", "plain", "--trials", "0"], "--trials"),
         (["compare", "-a", "keepalive", "-a", "plain", "--max-time", "soon"], "soon"),
         (["compare", "-a", "keepalive", "-a", "plain", "--max-time", "0"], "max_time: 0 is not above 0"),
-        (["compare", "-a", "keepalive", "-a", "plain", "--margin", "2x"], "--margin 2x: not between 0% and 100%"),
+        (["compare", "-a", "keepalive", "-a", "plain", "--margin", "2x"], "--margin '2x': not understood"),
         (["compare", "-a", "keepalive", "-a", "plain", "--fail-if", "p98>1s"], "did you mean p99?"),
         (["compare", "-a", "keepalive", "-a", "plain", "--fail-if", "httpx:p99>1s"], "'httpx' takes no part"),
         (["compare", "-a", "keepalive", "-a", "plain", "--max-regression", "5"], "write for instance '5%'"),
@@ -151,7 +152,7 @@ def test_a_run_that_breaks_a_threshold_is_exit_1_and_is_saved(tmp_path: Path) ->
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("kabench: broken: p50>0.000001: keepalive has ")
+    assert line.startswith("kabench: broken: p50>0.000001s: keepalive has ")
     assert "within  p50>1s: keepalive has" in done.stdout
     assert len(list((tmp_path / "results").iterdir())) == 1
 
@@ -186,6 +187,61 @@ def test_a_run_writes_what_ci_reads(tmp_path: Path) -> None:
     assert "Response time by percentile" in (tmp_path / "r.html").read_text()
 
 
+def test_what_nobody_can_read_any_more_costs_no_record(tmp_path: Path) -> None:
+    script = f"{sys.executable} -m kabench compare -a keepalive -a plain {' '.join(SHORT)} --trials 2 --json c.json "
+    for number, rest in enumerate(("--progress live 2>/dev/full", ">&- -q", ">/dev/full -q")):
+        done = subprocess.run(["bash", "-c", script + rest], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == (3 if "/dev/full -q" in rest else 0), (rest, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert len(load_comparison(tmp_path / "c.json").trials) == 2
+        assert len(list((tmp_path / "results").iterdir())) == number + 1
+        (tmp_path / "c.json").unlink()
+
+
+def test_an_error_that_nobody_can_read_has_its_exit_code(tmp_path: Path) -> None:
+    script = f"{sys.executable} -m kabench diff nowhere nowhere 2>/dev/full"
+    assert subprocess.run(["bash", "-c", script], cwd=tmp_path, timeout=60).returncode == 2
+
+
+def test_a_name_that_is_no_utf_8_is_shown_as_well_as_it_can_be(tmp_path: Path) -> None:
+    command: list[str | bytes] = [
+        sys.executable,
+        "-m",
+        "kabench",
+        "run",
+        *QUICK,
+        "-a",
+        "keepalive",
+        "-q",
+        "--name",
+        b"a\xff",
+    ]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60).returncode == 0
+    (saved,) = (tmp_path / "results").iterdir()
+    assert load_result(saved).name == "a?"
+
+
+def test_records_are_data_and_nothing_that_a_terminal_or_parser_obeys(records: Path) -> None:
+    evil = "\x1b]0;pwn\x07[red]x[/b]"
+    for side in ("old", "new"):
+        document = json.loads((records / side / "0.json").read_text())
+        document["runs"][0]["agent"] = evil
+        document["plan"] |= {"warmup_s": evil, "workers": [evil], "rate": evil, "stages": [{"level": evil}]}
+        document["started_at"] = evil
+        (records / f"{side}.json").write_text(json.dumps(document))
+    files = ("--junit", "d.xml", "--markdown", "d.md", "--json", "d.json")
+    done = kabench("diff", "old.json", "new.json", "--fail-if", "p50>0", *files, cwd=records)
+    assert done.returncode == 1
+    shown = done.stdout + done.stderr + (records / "d.md").read_text() + (records / "d.xml").read_text()
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    ET.parse(records / "d.xml")
+    for name in ("old.json", "d.json"):
+        again = kabench("report", name, "--html", "r.html", cwd=records)
+        assert again.returncode == 0, again.stderr
+        assert "\x1b" not in again.stdout
+
+
 def test_a_summary_that_cannot_be_written_is_exit_3_and_the_record_is_there(tmp_path: Path) -> None:
     done = kabench("run", *QUICK, "-q", cwd=tmp_path, GITHUB_STEP_SUMMARY="/nowhere/summary.md")
     assert done.returncode == 3
@@ -200,11 +256,11 @@ def test_ctrl_c_reports_the_trials_so_far(tmp_path: Path) -> None:
         env=os.environ | {"COLUMNS": "200"},
     )  # fmt: skip
     assert process.stderr is not None
-    assert process.stderr.readline().startswith("trial 1 of 999")
+    assert process.stderr.readline().startswith("trial 1 of 999:")
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted: what was measured until then" in out
+    assert "Interrupted: this is what was measured until then" in out
     comparison = load_comparison(tmp_path / "c.json")
     assert comparison.interrupted
     assert comparison.runs[0].transactions >= 120
@@ -250,7 +306,7 @@ def test_folders_of_records_are_compared(records: Path) -> None:
     done = kabench("diff", "old", "new", "--max-regression", "5%", "--json", "d.json", cwd=records)
     assert done.returncode == 1
     assert "broken: --max-regression 5%: new keepalive has transaction_rate 0.900" in done.stderr
-    assert "new keepalive: is worse than old keepalive in transaction_rate" in " ".join(done.stdout.split())
+    assert "new keepalive is worse than old keepalive in transaction_rate" in " ".join(done.stdout.split())
     assert load_comparison(records / "d.json").verdict("p99") == WORSE
     assert not (records / "results").exists()
 

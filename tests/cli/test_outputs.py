@@ -101,7 +101,7 @@ def test_percentile_files_have_the_names_that_were_promised_although_the_second_
     times.add([(1000, 5)])
     result = a_result(a_run(agent="keepalive", hdr={"total": times.encoded()}))
     paths = Paths(hgrm=hgrm_paths(tmp_path / "p.hgrm", ["keepalive", "plain"]))
-    Outputs(paths).write(result, report_of_run(result, paths, ()))
+    Outputs(paths).write(result, lambda: report_of_run(result, paths, ()))
     assert [path.name for path in tmp_path.iterdir()] == ["p-keepalive.hgrm"]
 
 

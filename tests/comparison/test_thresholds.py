@@ -116,26 +116,32 @@ def test_what_was_not_measured_is_not_within() -> None:
 
 def test_agents_that_take_no_part_are_refused() -> None:
     with pytest.raises(ThresholdError, match="'plain' takes no part; there are keepalive"):
-        check_agents_of([parse_threshold("plain:p99>50ms")], ["keepalive"])
+        check_agents_of([parse_threshold("plain:p99>50ms")], ["keepalive"], [])
     with pytest.raises(ThresholdError, match="a ratio is that of another agent to the first"):
-        check_agents_of([parse_threshold("p99.ratio>1.1")], ["keepalive"])
+        check_agents_of([parse_threshold("p99.ratio>1.1")], ["keepalive"], ["keepalive"])
     with pytest.raises(ThresholdError, match="a ratio is that of another agent to the first"):
-        check_agents_of([parse_threshold("keepalive:p99.ratio>1.1")], ["keepalive", "plain"])
-    check_agents_of([parse_threshold("p99.ratio>1.1")], ["keepalive", "plain"])
+        check_agents_of([parse_threshold("b:p99.ratio>1.1")], ["a", "a 2", "b", "b 2"], ["a", "b"])
+    check_agents_of([parse_threshold("p99.ratio>1.1")], ["keepalive", "plain"], ["keepalive"])
 
 
 def test_a_comparison_is_held_against_its_medians_and_ratios() -> None:
     comparison = MadeUpMachine(noisy({"a": 1000, "b": 900})).compare(StopRule(trials=12), "a", "b")
     thresholds = [
         parse_threshold(text)
-        for text in ("transaction_rate<950", "transaction_rate.ratio<0.95", "a:transaction_rate<950", "retries>0")
+        for text in (
+            "transaction_rate<950",
+            "transaction_rate.ratio<0.95",
+            "a:transaction_rate<950",
+            "socket_errors>0",
+            "sockets_created>10",
+        )
     ]
     outcomes = outcomes_of_comparison(thresholds, [], comparison)
     assert [(each.text, each.agent) for each in outcomes if each.is_broken] == [
         ("transaction_rate<950", "b"),
         ("transaction_rate.ratio<0.95", "b"),
     ]
-    assert [each.agent for each in outcomes if each.text == "retries>0"] == ["a", "b"]
+    assert [each.found for each in outcomes if each.text == "sockets_created>10"] == ["10", "10"]  # a trial, not all
 
 
 @pytest.mark.parametrize(
@@ -156,6 +162,14 @@ def test_longer_times_are_a_regression_and_shorter_ones_are_none() -> None:
     assert not broken(outcomes_of_comparison([], limit, faster))
 
 
-def test_too_few_trials_are_no_regression() -> None:
-    comparison = MadeUpMachine(noisy({"a": 1000, "b": 500})).compare(StopRule(trials=4), "a", "b")
-    assert not broken(outcomes_of_comparison([], [parse_regression("5%")], comparison))
+@pytest.mark.parametrize("trials", [4, 7])
+def test_too_few_trials_are_no_regression_and_say_so(trials: int) -> None:
+    comparison = MadeUpMachine(noisy({"a": 1000, "b": 500})).compare(StopRule(trials=trials), "a", "b")
+    (outcome,) = outcomes_of_comparison([], [parse_regression("5%")], comparison)
+    assert outcome.verdict == "cannot tell"
+    assert outcome.found == "too few trials: it takes 8 to tell"
+
+
+def test_plain_seconds_are_shown_as_such() -> None:
+    assert parse_threshold("p99>50").text == "p99>50s"
+    assert parse_threshold("p99.ratio>2").text == "p99.ratio>2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -95,7 +96,7 @@ def test_too_few_trials_cannot_tell_and_say_how_many_it_takes() -> None:
 
 def test_it_stops_as_soon_as_it_is_certain() -> None:
     machine = MadeUpMachine(noisy({"a": 1000, "b": 500}))
-    comparison = machine.compare(StopRule(max_time_s=1000), "a", "b")
+    comparison = machine.compare(StopRule(max_time_s=200), "a", "b")
     assert len(comparison.trials) == 12
     assert comparison.verdict("transaction_rate") == WORSE
 
@@ -105,6 +106,17 @@ def test_what_never_gets_certain_ends_with_its_time() -> None:
     comparison = machine.compare(StopRule(max_time_s=61), "a", "b")
     assert len(comparison.trials) == 30
     assert machine.now == 60
+
+
+def test_trials_that_were_asked_for_are_made_although_the_first_was_slow() -> None:
+    machine = MadeUpMachine(noisy({"a": 1000, "b": 500}))
+
+    def first_slow(agent: str) -> RunResult:
+        machine.now += 10 if not machine.measured else 0
+        return machine.measure(agent)
+
+    rule = StopRule(trials=20, max_time_s=60)
+    assert len(Trials(["a", "b"], first_slow, rule, clock=lambda: machine.now).carry_out({}, "x").trials) == 20
 
 
 def test_trials_that_were_asked_for_are_all_made_however_certain_it_is() -> None:
@@ -143,7 +155,9 @@ def test_an_interrupted_trial_is_in_the_record_and_in_no_figure() -> None:
     assert comparison.interrupted
     assert len(comparison.trials) == 3
     assert [len(trial.runs) for trial in comparison.trials] == [2, 2, 1]
-    assert comparison.runs[0].elapsed_s == 2.0
+    assert len(comparison.complete_trials) == 2
+    assert comparison.figure("transaction_rate", "a").median == pytest.approx(1000, rel=0.01)
+    assert comparison.runs[0].elapsed_s == 3.0  # nothing measured is lost
 
 
 def test_a_trial_that_cannot_be_finished_ends_it_and_the_others_are_kept() -> None:
@@ -160,9 +174,26 @@ def test_a_trial_that_cannot_be_finished_ends_it_and_the_others_are_kept() -> No
     with pytest.raises(ComparisonStoppedError, match=r"trial 4: worker-1 died") as raised:
         Trials(["a", "b"], measure, StopRule(trials=12)).carry_out({}, "x")
     comparison = raised.value.comparison
-    assert comparison.interrupted
-    assert comparison.runs[0].elapsed_s == 3.0
+    assert not comparison.interrupted
+    assert comparison.problem == "trial 4: worker-1 died (SIGKILL)"
+    assert [run.elapsed_s for run in comparison.runs] == [3.0, 4.0]
     assert len(comparison.trials) == 4
+
+
+def test_failures_that_no_figure_shows_are_noted() -> None:
+    def measure(agent: str) -> RunResult:
+        run = agent_run(agent, transactions=90, failed_transactions=15, socket_errors=10)
+        return result_of([replace(run, errors={"connect_failed": 10}, status_codes={"200": 85, "500": 5})])
+
+    comparison = Trials(["a", "b"], measure, StopRule(trials=2)).carry_out({}, "x")
+    assert "a: 30 of 200 requests failed (20 connect failed, 10 with status 500)." in comparison.notes
+
+
+def test_without_a_complete_trial_it_says_so() -> None:
+    machine = MadeUpMachine(noisy({"a": 1000, "b": 900}))
+    comparison = machine.compare(StopRule(trials=12), "a", "b", is_stopped=lambda: len(machine.measured) == 1)
+    assert "no trial was completed, so there is nothing to compare." in comparison.notes
+    assert [run.agent for run in comparison.runs] == ["a"]
 
 
 def test_a_target_that_goes_away_ends_it_and_the_others_are_kept() -> None:

@@ -157,6 +157,20 @@ def test_without_any_trial_there_is_nothing_but_the_question() -> None:
     assert first.agents[1].median is None
 
 
+def test_a_difference_in_some_trials_and_none_in_the_others_has_the_right_direction() -> None:
+    base = [figures(availability=99.0, p50=100.0) for _ in range(30)]
+    other = [figures(availability=100.0 if i < 25 else 99.0, p50=101.0 if i < 25 else 100.0) for i in range(30)]
+    verdicts = {f.metric: f.agents[1].verdict for f in judged(sides(base, other))}
+    assert (verdicts["availability"], verdicts["p50"]) == (BETTER, WORSE)
+
+
+def test_a_difference_beyond_the_margin_that_is_not_certain_yet_is_not_settled() -> None:
+    base = [figures() for _ in range(12)]
+    other = [figures(p50=107.0 + 6 * ((i * 5) % 7 - 3)) for i in range(12)]
+    assert judged(sides(base, other), 0.002)[1].agents[1].verdict != WORSE
+    assert not is_settled(sides(base, other), 0.002, 0.02)
+
+
 def test_settled_is_what_differs_or_is_the_same_within_the_margin() -> None:
     base = [figures(p50=100 + 0.1 * (i % 5)) for i in range(12)]
     same = [figures(p50=100 + 0.1 * (i % 7)) for i in range(12)]

@@ -18,7 +18,7 @@ pytest.importorskip("scipy")
 
 from kabench import LoadPlan, compare, run
 from kabench.agent import AgentOptions
-from kabench.comparison.thresholds import Outcome
+from kabench.comparison.thresholds import BROKEN, Outcome
 from kabench.report.html import html_of_comparison, html_of_run
 from tests.comparison.figures import agent_run, result_of
 
@@ -187,9 +187,7 @@ def test_every_chart_has_a_table_behind_it(result: RunResult) -> None:
 
 def test_what_people_wrote_is_nothing_but_text() -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
-    page = html_of_run(
-        result_of([agent_run(evil, errors={evil: 1})], name=evil), [Outcome(evil, evil, evil, is_broken=True)]
-    )
+    page = html_of_run(result_of([agent_run(evil, errors={evil: 1})], name=evil), [Outcome(evil, evil, evil, BROKEN)])
     assert "<script>alert(1)" not in page
     assert html.escape(evil) in page
 
@@ -208,7 +206,7 @@ def test_a_comparison_without_a_whole_trial_is_a_page_all_the_same(comparison: C
 
 
 def test_broken_thresholds_and_intervals_are_in_it(comparison: Comparison) -> None:
-    page = html_of_comparison(comparison, [Outcome("p99>5ms", "plain", "9.000 ms", is_broken=True)])
+    page = html_of_comparison(comparison, [Outcome("p99>5ms", "plain", "9.000 ms", BROKEN)])
     assert "p99&gt;5ms: plain has 9.000 ms" in page
     assert page.count('<svg role="img"') == 12
     assert "req_per_socket" in page

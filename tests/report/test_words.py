@@ -67,7 +67,7 @@ def run_of(values_us: list[int], **given: Any) -> AgentRun:
         ({"warmup_s": 2.5}, ["after a warm-up of 2.5 s"]),
         ({"workers": 3}, ["3 workers"]),
         ({"url": "http://h/x", "method": "GET"}, ["GET http://h/x"]),
-        ({"targets": (LoadTarget(url="http://h/a"), LoadTarget(url="http://h/b"))}, ["2 requests to choose from"]),
+        ({"targets": (LoadTarget(url="http://h/a"), LoadTarget(url="http://h/b"))}, ["http://h/a and 1 other"]),
         ({"url": "https://h/", "insecure": True}, ["certificates are not verified"]),
     ],
 )
