@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def lasting_console(*, stderr: bool = False) -> Console:
-    """A console that, where nobody reads any more, goes on in silence: the record is what counts."""
+class _WhileItLasts:
+    """A stream whose writes are lost where they fail."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+def progress_console() -> Console:
+    """The console for what is shown while load is sent, on standard error; what it cannot say is lost."""
     from rich.console import Console
 
-    class LastingConsole(Console):
+    return Console(file=cast("TextIO", _WhileItLasts(sys.stderr)), highlight=False)
+
+
+def report_console(*, stderr: bool = False) -> Console:
+    """The console for reports. Where nobody reads any more, it goes on in silence: the record is what counts."""
+    from rich.console import Console
+
+    from kabench.report.terminal import WIDTH
+
+    class ReportConsole(Console):
         def on_broken_pipe(self) -> None:
             self.quiet = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
-    return LastingConsole(stderr=stderr, highlight=False)
-
-
-def report_console(*, stderr: bool = False) -> Console:
-    """The console for reports."""
-    from kabench.report.terminal import WIDTH
-
-    console = lasting_console(stderr=stderr)
+    console = ReportConsole(stderr=stderr, highlight=False)
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     return console
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from kabench.cli.console import lasting_console
+from kabench.cli.console import progress_console
 from kabench.cli.errors import CommandError
 from kabench.cli.live import could_not_begin, milliseconds
 from kabench.cli.outputs import record_file_name
@@ -107,8 +107,7 @@ def _shown(progress: str, stop: StopOptions) -> Iterator[_Shown]:
 
             def on_trial(done: TrialProgress) -> None:
                 bar.update(task, total=done.most_trials, completed=done.number)
-                with contextlib.suppress(OSError):
-                    bar.console.print(_line(done), style="dim", markup=False)
+                bar.console.print(_line(done), style="dim", markup=False)
 
             def on_agent(at: AgentProgress) -> None:
                 rate = "" if at.second is None else f" {at.second.transactions}/s"
@@ -125,7 +124,7 @@ def _bar(most: str) -> Progress:
         TextColumn("trials,", markup=False),
         TimeElapsedColumn(),
         TextColumn(f"so far{most}", markup=False),
-        console=lasting_console(stderr=True),
+        console=progress_console(),
         transient=True,
     )
 

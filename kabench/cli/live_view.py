@@ -6,20 +6,21 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kabench.cli.console import progress_console
 from kabench.cli.live import SHORTEST_SHOWN_S, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from rich.console import ConsoleOptions, RenderableType, RenderResult
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
     from kabench.load import AgentProgress
 
@@ -38,7 +39,7 @@ class LiveView:
         self._at: AgentProgress | None = None
         self._history: deque[_Seen] = deque(maxlen=_SECONDS_SHOWN)
         self._live = Live(
-            console=console or Console(stderr=True),
+            console=console or progress_console(),
             transient=True,
             refresh_per_second=_REFRESH_PER_SECOND,
             get_renderable=self._render,

@@ -70,13 +70,16 @@ def _significant(samples: Sequence[Sample], level: float) -> list[bool]:
 
 def is_settled(sides: Sides, level: float, margin: float) -> bool:
     """Whether each question has its answer: a difference, or none that is larger than `margin` (0.02 is 2 %)."""
-    samples = [question.sample for question in _questions(sides)]
-    known = [sample for sample in samples if sample is not None]
-    for sample, differs in zip(known, _significant(known, level), strict=True):
-        is_within = max(sample.p_above(math.log1p(-margin)), sample.p_below(math.log1p(margin))) <= level / 2
-        if not differs and not is_within:
-            return False
-    return True
+    known = [question.sample for question in _questions(sides) if question.sample is not None]
+    outside = [
+        index
+        for index, sample in enumerate(known)
+        if sample.p_above(math.log1p(-margin)) > level / 2 or sample.p_below(math.log1p(margin)) > level / 2
+    ]
+    if any(known[index].p_value() > level for index in outside):
+        return False  # nor can it differ, all questions together
+    differs = _significant(known, level)
+    return all(differs[index] for index in outside)
 
 
 def judged(sides: Sides, level: float = LEVEL) -> list[MetricFigures]:

@@ -83,7 +83,9 @@ class Ramp:
         # level * x + slope / 2 * x^2 = rest, solved without the difference of two near numbers
         root = math.sqrt(max(0.0, piece.level * piece.level + 2 * piece.slope * rest))
         divisor = piece.level + root
-        return piece.start_s + 2 * rest / divisor if divisor > 0 else math.inf
+        if divisor > 0:
+            return piece.start_s + 2 * rest / divisor
+        return piece.start_s if piece.slope > 0 else math.inf  # a rest that is too small for its square root
 
 
 def constant_arrivals(ramp: Ramp, numbers: Iterator[int]) -> Iterator[float]:

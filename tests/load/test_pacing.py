@@ -81,6 +81,10 @@ def test_more_is_never_due_earlier(ramp: Ramp, parts: list[float]) -> None:
         assert later == earlier == math.inf or later >= earlier - 1e-9 * (1 + earlier)
 
 
+def test_the_smallest_number_there_is_is_due_at_the_beginning() -> None:
+    assert Ramp(0, [Stage(4, 0.5)]).time_of(5e-324) == 0.0
+
+
 def test_a_ramp_that_is_flat_at_zero_never_gets_anywhere() -> None:
     for ramp in (Ramp(0), Ramp(0, [Stage(10, 0)])):
         assert ramp.area_at(1e6) == 0
