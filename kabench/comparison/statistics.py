@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,6 +123,8 @@ def _first(count: int, is_it: Callable[[int], bool]) -> int:
 
 def _signed_rank(differences: Floats, alternative: str) -> float:
     """Wilcoxon's one-sided p-value. Ties get middle ranks, for which the exact distribution is a little off."""
+    from scipy import stats  # takes most of a second, in which a command line that is wrong has its answer
+
     method = "exact" if len(differences) <= _EXACT_UP_TO else "asymptotic"
     differences = differences[differences != 0]
     if not len(differences):
@@ -133,6 +134,8 @@ def _signed_rank(differences: Floats, alternative: str) -> float:
 
 def _rank_sum(base: Floats, other: Floats, alternative: str) -> float:
     """Mann and Whitney's one-sided p-value; by permutation where ties make the exact distribution wrong."""
+    from scipy import stats
+
     pooled = np.concatenate((base, other))
     has_ties = len(np.unique(pooled)) < len(pooled)
     is_small = min(len(base), len(other)) > 1 and math.comb(len(pooled), len(base)) <= _RESAMPLES
