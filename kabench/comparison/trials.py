@@ -6,7 +6,7 @@ steadily, as getting warm or slow, favours nobody.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -52,8 +52,8 @@ class StopRule:
 
     It is certain when each metric differs, or does not by more than `margin` (0.02 is 2 %), which is looked at after
     12 trials and then ever more seldom; there are as many at most as the first three say will fit into the time. At
-    least one of `trials` and `max_time_s` is given; with `trials` it never
-    stops because of what it has found. Raises `ComparisonError` for what makes no sense.
+    least one of `trials` and `max_time_s` is given; with `trials` it never stops because of what it has found. Raises
+    `ComparisonError` for what makes no sense.
     """
 
     trials: int | None = None
@@ -215,6 +215,8 @@ class Trials:
             if self._keep is not None:
                 self._keep(result)
             one = TrialRun.of(label, result, result.runs[0])
+            if self._problem is not None:
+                one = replace(one, interrupted=True)
             self._trials[-1].runs.append(one)
             side.runs.append(result.runs[0])
             measured[label] = one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -93,7 +94,11 @@ def run_of(values_us: list[int], **others: Any) -> AgentRun:
 def test_runs_are_added_up_and_not_averaged() -> None:
     first = run_of([100, 200, 300], buckets={"<10ms": 3}, errors={"timeout": 1}, status_codes={"200": 3})
     second = run_of([1000] * 7, buckets={"<10ms": 7}, errors={"timeout": 2}, status_codes={"200": 7}, elapsed_s=3.0)
+    first = replace(first, concurrency=2.0, client=replace(first.client, max_rss_mb=50.0))
+    second = replace(second, concurrency=6.0, client=replace(second.client, max_rss_mb=40.0))
     both = merged_runs("a", [first, second])
+    assert both.concurrency == 5.0  # one second of 2 and three of 6
+    assert both.client.max_rss_mb == 50.0
     whole = Distribution()
     whole.add([(100, 1), (200, 1), (300, 1), (1000, 7)])
     assert both.response_time_s.p50 == whole.stats().p50
@@ -105,6 +110,12 @@ def test_runs_are_added_up_and_not_averaged() -> None:
     assert (both.buckets, both.errors, both.status_codes) == ({"<10ms": 10}, {"timeout": 3}, {"200": 10})
     assert both.sockets.created == 20
     assert both.client.cpu_us_per_transaction == 0.0
+
+
+def test_distributions_of_which_a_part_is_missing_are_left_out() -> None:
+    first = run_of([100, 200])
+    both = merged_runs("a", [first, replace(first, hdr={})])
+    assert (both.transactions, both.response_time_s.p50, both.hdr) == (4, None, {})
 
 
 def test_a_run_without_histograms_can_be_added() -> None:

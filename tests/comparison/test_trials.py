@@ -177,7 +177,21 @@ def test_a_trial_that_cannot_be_finished_ends_it_and_the_others_are_kept() -> No
     assert not comparison.interrupted
     assert comparison.problem == "trial 4: worker-1 died (SIGKILL)"
     assert [run.elapsed_s for run in comparison.runs] == [3.0, 4.0]
+    assert len(comparison.complete_trials) == 3
     assert len(comparison.trials) == 4
+
+
+def test_a_trial_whose_last_agent_got_nowhere_is_not_complete() -> None:
+    def measure(agent: str) -> RunResult:
+        result = result_of([agent_run(agent)])
+        if agent == "b":
+            raise MeasurementError("b: not one successful transaction", result)
+        return result
+
+    with pytest.raises(ComparisonStoppedError) as raised:
+        Trials(["a", "b"], measure, StopRule(trials=3)).carry_out({}, "x")
+    assert raised.value.comparison.complete_trials == []
+    assert len(raised.value.comparison.runs) == 2
 
 
 def test_failures_that_no_figure_shows_are_noted() -> None:

@@ -19,7 +19,7 @@ pytest.importorskip("scipy")
 from kabench import LoadPlan, compare, run
 from kabench.agent import AgentOptions
 from kabench.comparison.thresholds import BROKEN, Outcome
-from kabench.report.html import html_of_comparison, html_of_run
+from kabench.report.html import _as_script, html_of_comparison, html_of_run
 from tests.comparison.figures import agent_run, result_of
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ def test_what_people_wrote_is_nothing_but_text() -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
     page = html_of_run(result_of([agent_run(evil, errors={evil: 1})], name=evil), [Outcome(evil, evil, evil, BROKEN)])
     assert "<script>alert(1)" not in page
+    assert not set("<>&") & set(_as_script({"x": evil}))
     assert html.escape(evil) in page
 
 
