@@ -60,9 +60,9 @@ def compare(
     ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="As --progress none.")] = False,
 ) -> None:
-    """Compare agents with the first: the same load through each in turn, several times, and a verdict.
+    """Compare agents in interleaved trials, with a verdict.
 
-    Give --agent twice or more. A trial sends load for 2 s after half a second of warm-up, unless another stop rule is
+    All are compared with the first. Give --agent twice or more. A trial sends load for 2 s after half a second of warm-up, unless another stop rule is
     given. Without --trials it goes on until it is certain, for 3 minutes at most.
     """
     from kabench.cli.extras import needs_extra

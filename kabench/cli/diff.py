@@ -36,9 +36,9 @@ def diff(
     html: files.Html = None,
     name: files.Name = "diff",
 ) -> None:
-    """Compare saved records with older ones: the same table and verdicts as of kabench compare.
+    """Compare saved records with older ones.
 
-    It takes five or more on each side to tell anything. The environments may differ, and the day of the machine does:
+    The table and the verdicts are those of kabench compare. It takes five or more on each side to tell anything. The environments may differ, and the day of the machine does:
     what is measured in turn, by kabench compare, tells more.
     """
     from kabench.cli.extras import needs_extra

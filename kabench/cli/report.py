@@ -27,7 +27,7 @@ def report(
     markdown: files.Markdown = None,
     html: files.Html = None,
 ) -> None:
-    """Print saved records again, several runs side by side, or make files of one."""
+    """Print saved records again, or make files of one."""
     if len(records) > 1 and any(path is not None for path in (csv, hgrm, junit, markdown, html)):
         raise CommandError("--csv, --hgrm, --junit, --markdown and --html are for one record at a time")
     from rich.console import Group
