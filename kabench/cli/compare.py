@@ -62,8 +62,8 @@ def compare(
 ) -> None:
     """Compare agents in interleaved trials, with a verdict.
 
-    All are compared with the first. Give --agent twice or more. A trial sends load for 2 s after half a second of warm-up, unless another stop rule is
-    given. Without --trials it goes on until it is certain, for 3 minutes at most.
+    All are compared with the first. Give --agent twice or more. A trial sends load for 2 s after half a second of
+    warm-up, unless another stop rule is given. Without --trials it goes on until it is certain, for 3 minutes at most.
     """
     from kabench.cli.extras import needs_extra
 

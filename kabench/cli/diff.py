@@ -38,8 +38,8 @@ def diff(
 ) -> None:
     """Compare saved records with older ones.
 
-    The table and the verdicts are those of kabench compare. It takes five or more on each side to tell anything. The environments may differ, and the day of the machine does:
-    what is measured in turn, by kabench compare, tells more.
+    The table and the verdicts are those of kabench compare. It takes five or more on each side to tell anything. The
+    environments may differ, and the day of the machine does: what is measured in turn, by kabench compare, tells more.
     """
     from kabench.cli.extras import needs_extra
 

@@ -170,11 +170,11 @@ class Trials:
                 looks = self._looks(most)
             if self._on_trial is not None:
                 self._on_trial(TrialProgress(self._trials[-1], self._complete, most))
+            if self._complete >= most or not self._has_time_for_another(elapsed_s):
+                break
             now = [look for look in looks if look.trials == self._complete]
             if now and is_settled(self._as_sides(), now[0].level, self._rule.margin):
                 done = now[0]
-                break
-            if self._complete >= most or not self._has_time_for_another(elapsed_s):
                 break
         if done is None:
             done = last_look(self._complete, [look for look in looks if look.trials < self._complete], LEVEL)

@@ -61,10 +61,10 @@ def _sample(sides: Sides, metric: Metric, agent: str, base: str) -> Sample | Non
     return Sample(np.asarray(theirs, dtype=float), np.asarray(ours, dtype=float), sides.paired)
 
 
-def _significant(samples: Sequence[Sample], level: float) -> list[bool]:
+def _significant(samples: Sequence[Sample], p_values: Sequence[float], level: float) -> list[bool]:
     """Which differ, all questions together. What could not even be answered alone costs the others nothing (Tarone)."""
     askable = [index for index, sample in enumerate(samples) if sample.least_p_value() <= level]
-    found = dict(zip(askable, holm([samples[index].p_value() for index in askable], level), strict=True))
+    found = dict(zip(askable, holm([p_values[index] for index in askable], level), strict=True))
     return [found.get(index, False) for index in range(len(samples))]
 
 
@@ -78,7 +78,7 @@ def is_settled(sides: Sides, level: float, margin: float) -> bool:
     ]
     if any(known[index].p_value() > level for index in outside):
         return False  # nor can it differ, all questions together
-    differs = _significant(known, level)
+    differs = _significant(known, [sample.p_value() for sample in known], level)
     return all(differs[index] for index in outside)
 
 
@@ -91,8 +91,10 @@ def judged(sides: Sides, level: float = LEVEL) -> list[MetricFigures]:
         sample.differs_anywhere() for sample in samples
     )
     needed = trials_needed(asked, level, is_paired=sides.paired)
+    p_values = [sample.p_value() for sample in samples]
+    significant = _significant(samples, p_values, level)
     answers: dict[tuple[str, str], AgentFigure] = {}
-    for question, sample, differs in zip(with_sample, samples, _significant(samples, level), strict=True):
+    for question, sample, p_value, differs in zip(with_sample, samples, p_values, significant, strict=True):
         few = least_p_value(len(sample.base), len(sample.other), is_paired=sides.paired) > level / max(1, asked)
         answers[question.metric.name, question.agent] = AgentFigure(
             agent=question.agent,
@@ -100,7 +102,7 @@ def judged(sides: Sides, level: float = LEVEL) -> list[MetricFigures]:
             base=question.base,
             ratio=sample.ratio(),
             interval=sample.interval(level),
-            p_value=sample.p_value(),
+            p_value=p_value,
             verdict=CANNOT_TELL if few else _word(question.metric, sample) if differs else NO_DIFFERENCE,
             trials_needed=needed if few else None,
         )
