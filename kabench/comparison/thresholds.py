@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from kabench.agent.options import parse_duration
-from kabench.comparison.record import WORSE
+from kabench.comparison.record import CANNOT_TELL, WORSE
 from kabench.metrics import COMPARED, METRICS
 from kabench.result import labels
 
@@ -231,10 +231,15 @@ def _regressions_of(
         for metric, figure in held
         if regression.is_broken_by(metric, figure)
     ]
+    if broken or not held:
+        return broken
     needed = [figure.trials_needed for _, figure in held if figure.trials_needed is not None]
     if needed:
         return [Outcome(text, agent, f"too few trials: it takes {max(needed)} to tell", UNTOLD)]
-    return broken or ([Outcome(text, agent, "none that is larger", WITHIN)] if held else [])
+    unknown = [metric.name for metric, figure in held if figure.verdict == CANNOT_TELL]
+    if unknown:
+        return [Outcome(text, agent, f"no {', '.join(unknown)} in some trials", UNTOLD)]
+    return [Outcome(text, agent, "none that is larger", WITHIN)]
 
 
 def _median(comparison: Comparison, agent: str, metric: Metric) -> float | None:

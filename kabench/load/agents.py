@@ -23,6 +23,7 @@ from kabench.load.clients import (
     Urllib3Client,
     load_factory,
 )
+from kabench.load.driver import Setup
 from kabench.load.source import PreparedSource, RequestSource
 from kabench.load.users import AgentUsers
 
@@ -122,6 +123,7 @@ def make_agent(spec: str, options: AgentOptions, tls: TlsOptions | None, plan: L
 def make_load(task: Task, share: Share, recorder: Recorder, over: Callable[[float], None]) -> Load:
     """Make the load of a task. Raises `ValueError` and its kinds for what cannot be used."""
     plan, spec = task.plan, task.agent
+    setup = Setup(plan, share, recorder, over)
     options = share.of_options(plan.agent_options)
     tls = plan.tls_options(task.ca_data)
     if is_own(spec):
@@ -134,7 +136,7 @@ def make_load(task: Task, share: Share, recorder: Recorder, over: Callable[[floa
             lambda method, url, headers, body: agent.prepare(method, url, headers=headers, body=body),
         )
         kind = AgentArrivals if plan.is_open else AgentUsers
-        return kind(plan, share, recorder, over, agent, source)
+        return kind(setup, agent, source)
     check_spec(spec, plan)
     make = _PEERS[spec].make if spec in _PEERS else load_factory(spec)
     settings = ClientSettings(
@@ -153,4 +155,4 @@ def make_load(task: Task, share: Share, recorder: Recorder, over: Callable[[floa
         raise AgentSpecError(f"{spec}: it makes no client: {type(error).__name__}: {error}") from None
     if not callable(getattr(client, "send", None)) or not callable(getattr(client, "close", None)):
         raise AgentSpecError(f"{spec}: what it makes has no send and close")
-    return client_load(plan, share, recorder, over, client, iter(RequestSource(plan, task.url, share)))
+    return client_load(setup, client, iter(RequestSource(plan, task.url, share)))

@@ -14,13 +14,10 @@ from kabench.load.sockets import counts_of
 from kabench.server.alarm import make_alarm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kabench.agent.aio import AsyncAgent, PreparedRequest, ResponseHead
+    from kabench.load.driver import Setup
     from kabench.load.messages import SocketCounts
-    from kabench.load.plan import LoadPlan
     from kabench.load.recorder import Recorder
-    from kabench.load.share import Share
     from kabench.load.source import PreparedSource
 
 GIVES_UP_AFTER_S = 1.0
@@ -33,11 +30,12 @@ class Arrivals(Load):
     `in_flight` are under way. What is due while `max_in_flight` are is not started, and counted.
     """
 
-    def __init__(self, plan: LoadPlan, share: Share, recorder: Recorder, over: Callable[[float], None]) -> None:
-        super().__init__(plan, share, recorder, over)
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         loop = asyncio.get_running_loop()
-        self._max_in_flight = share.of(plan.max_in_flight)
-        self._dispatcher = Dispatcher(DueTimes(plan, share), self._start, lambda wake: make_alarm(loop, wake))
+        self._max_in_flight = self.share.of(self.plan.max_in_flight)
+        due_times = DueTimes(self.plan, self.share)
+        self._dispatcher = Dispatcher(due_times, self._start, lambda wake: make_alarm(loop, wake))
         self.in_flight = 0
         self._zero = 0.0
         self._is_over = self._has_ended = False
@@ -142,16 +140,8 @@ class _Arrival(Exchange):
 class AgentArrivals(Arrivals):
     """Requests of the open model through one kabench agent."""
 
-    def __init__(
-        self,
-        plan: LoadPlan,
-        share: Share,
-        recorder: Recorder,
-        over: Callable[[float], None],
-        agent: AsyncAgent,
-        source: PreparedSource,
-    ) -> None:
-        super().__init__(plan, share, recorder, over)
+    def __init__(self, setup: Setup, agent: AsyncAgent, source: PreparedSource) -> None:
+        super().__init__(setup)
         self._agent = agent
         self._source = source
         self._varies = source.only is None

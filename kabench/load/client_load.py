@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from kabench.load.clients import Client
+    from kabench.load.driver import Setup
     from kabench.load.messages import SocketCounts
-    from kabench.load.plan import LoadPlan
     from kabench.load.recorder import Recorder
-    from kabench.load.share import Share
     from kabench.load.source import Request
 
 _MOST_THREADS = 512
@@ -163,19 +162,11 @@ def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[float], None], now: f
 class ClientUsers(Crowd):
     """Users who share one client."""
 
-    def __init__(
-        self,
-        plan: LoadPlan,
-        share: Share,
-        recorder: Recorder,
-        over: Callable[[float], None],
-        client: Client,
-        source: Iterator[Request],
-    ) -> None:
+    def __init__(self, setup: Setup, client: Client, source: Iterator[Request]) -> None:
         self._client = client
         self._requests = _Requests(source)
         self._make = _TaskUser if is_async(client) else _ThreadUser
-        super().__init__(plan, share, recorder, over)
+        super().__init__(setup)
 
     def _make_user(self) -> CrowdUser:
         return self._make(self._client, self._requests, self._user_finished)
@@ -195,16 +186,8 @@ class ClientUsers(Crowd):
 class _ClientArrivals(Arrivals):
     """Requests of the open model through a client. `_unanswered` counts, for each recorder, those it is to hear of."""
 
-    def __init__(
-        self,
-        plan: LoadPlan,
-        share: Share,
-        recorder: Recorder,
-        over: Callable[[float], None],
-        client: Client,
-        source: Iterator[Request],
-    ) -> None:
-        super().__init__(plan, share, recorder, over)
+    def __init__(self, setup: Setup, client: Client, source: Iterator[Request]) -> None:
+        super().__init__(setup)
         self._client = client
         self._requests = _Requests(source)
         self._loop = asyncio.get_running_loop()
@@ -263,16 +246,8 @@ class _ClientArrivals(Arrivals):
 class TaskArrivals(_ClientArrivals):
     """Requests that are tasks."""
 
-    def __init__(
-        self,
-        plan: LoadPlan,
-        share: Share,
-        recorder: Recorder,
-        over: Callable[[float], None],
-        client: Client,
-        source: Iterator[Request],
-    ) -> None:
-        super().__init__(plan, share, recorder, over, client, source)
+    def __init__(self, setup: Setup, client: Client, source: Iterator[Request]) -> None:
+        super().__init__(setup, client, source)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def _begin(self, due_at: float, recorder: Recorder) -> None:
@@ -300,16 +275,8 @@ class TaskArrivals(_ClientArrivals):
 class ThreadArrivals(_ClientArrivals):
     """Requests that are sent by threads, of which there are as many as are needed at once, up to a limit."""
 
-    def __init__(
-        self,
-        plan: LoadPlan,
-        share: Share,
-        recorder: Recorder,
-        over: Callable[[float], None],
-        client: Client,
-        source: Iterator[Request],
-    ) -> None:
-        super().__init__(plan, share, recorder, over, client, source)
+    def __init__(self, setup: Setup, client: Client, source: Iterator[Request]) -> None:
+        super().__init__(setup, client, source)
         self._max_in_flight = min(self._max_in_flight, _MOST_THREADS)
         self._due: queue.SimpleQueue[tuple[float, Recorder]] = queue.SimpleQueue()
         self._threads = 0
@@ -336,16 +303,9 @@ class ThreadArrivals(_ClientArrivals):
             _tell(self._loop, self._ended, perf_counter())
 
 
-def client_load(
-    plan: LoadPlan,
-    share: Share,
-    recorder: Recorder,
-    over: Callable[[float], None],
-    client: Client,
-    source: Iterator[Request],
-) -> Load:
+def client_load(setup: Setup, client: Client, source: Iterator[Request]) -> Load:
     """The load of a plan through a client."""
-    if not plan.is_open:
-        return ClientUsers(plan, share, recorder, over, client, source)
+    if not setup.plan.is_open:
+        return ClientUsers(setup, client, source)
     kind = TaskArrivals if is_async(client) else ThreadArrivals
-    return kind(plan, share, recorder, over, client, source)
+    return kind(setup, client, source)

@@ -13,9 +13,8 @@ from kabench.load.driver import Load, tickets_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kabench.load.plan import LoadPlan
+    from kabench.load.driver import Setup
     from kabench.load.recorder import Recorder
-    from kabench.load.share import Share
 
 PAUSE_AFTER_CONNECT_ERROR_S = 0.1
 """So that users whose server is down do not spend the machine on finding out."""
@@ -94,18 +93,12 @@ class CrowdUser(ABC):
 class Crowd(Load):
     """All users of one worker."""
 
-    def __init__(
-        self,
-        plan: LoadPlan,
-        share: Share,
-        recorder: Recorder,
-        over: Callable[[float], None],
-    ) -> None:
-        super().__init__(plan, share, recorder, over)
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         self._loop = asyncio.get_running_loop()
-        self._ramp = plan.ramp
-        self._users = [self._make_user() for _ in range(share.of(int(plan.most + _ROUNDING)))]
-        self._tickets = tickets_for(plan, share, len(self._users))
+        self._ramp = self.plan.ramp
+        self._users = [self._make_user() for _ in range(self.share.of(int(self.plan.most + _ROUNDING)))]
+        self._tickets = tickets_for(self.plan, self.share, len(self._users))
         self._busy_users = self._level = 0
         self._is_over = self._has_ended = False
         self._zero = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kabench.load.recorder import Recorder
@@ -19,19 +20,32 @@ CUT_OFF = "cut_off"
 """The kind of error of a request that was still unanswered a while after the end of the run."""
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What every load is made from: the plan, the worker's share of it, where it records, and whom it tells.
+
+    `over` is called once, with the time, when nothing more will happen.
+    """
+
+    plan: LoadPlan
+    share: Share
+    recorder: Recorder
+    over: Callable[[float], None]
+
+
 class Load(ABC):
-    """The load of one worker. `over` is called once, with the time, when nothing more will happen.
+    """The load of one worker.
 
     What starts before the end of the warm-up is recorded in `warmup_recorder`, which nobody reads; the rest in
     `recorder`. `refusal` says why a socket could not be opened, if that is the last that was heard.
     """
 
-    def __init__(self, plan: LoadPlan, share: Share, recorder: Recorder, over: Callable[[float], None]) -> None:
-        self.plan = plan
-        self.share = share
-        self.recorder = recorder
+    def __init__(self, setup: Setup) -> None:
+        self.plan = setup.plan
+        self.share = setup.share
+        self.recorder = setup.recorder
         self.warmup_recorder = Recorder()
-        self.over = over
+        self.over = setup.over
 
     @property
     def has_been_answered(self) -> bool:

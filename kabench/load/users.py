@@ -18,10 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kabench.agent.aio import AsyncAgent, PreparedRequest, ResponseHead
+    from kabench.load.driver import Setup
     from kabench.load.messages import SocketCounts
-    from kabench.load.plan import LoadPlan
-    from kabench.load.recorder import Recorder
-    from kabench.load.share import Share
     from kabench.load.source import PreparedSource
 
 
@@ -134,18 +132,10 @@ class CookieUser(VaryingUser):
 class AgentUsers(Crowd):
     """Users who share one kabench agent."""
 
-    def __init__(
-        self,
-        plan: LoadPlan,
-        share: Share,
-        recorder: Recorder,
-        over: Callable[[float], None],
-        agent: AsyncAgent,
-        source: PreparedSource,
-    ) -> None:
+    def __init__(self, setup: Setup, agent: AsyncAgent, source: PreparedSource) -> None:
         self._agent = agent
         self._source = source
-        super().__init__(plan, share, recorder, over)
+        super().__init__(setup)
 
     def _make_user(self) -> CrowdUser:
         if self.plan.cookies:

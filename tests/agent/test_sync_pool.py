@@ -38,6 +38,7 @@ from kabench.agent import (
     TooManyOpenFilesError,
     reused_socket,
 )
+from tests.agent.threads import get_once
 from tests.responses import HALF
 from tests.sockets import (
     OK,
@@ -58,14 +59,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from kabench.agent.sync.connection import AgentConnection
-    from kabench.agent.sync.response import AgentResponse
 
 T = TypeVar("T")
-
-
-def get(agent: KeepAliveAgent, url: str, **options: Any) -> AgentResponse:
-    """A GET that urllib3 does not send again by itself."""
-    return cast("AgentResponse", agent.request("GET", url, retries=False, **options))
 
 
 def pending(agent: KeepAliveAgent) -> int:
@@ -108,8 +103,8 @@ def interrupted_when(condition: Callable[[], bool]) -> Iterator[None]:
 
 def test_ak_01_a_second_request_uses_the_same_socket() -> None:
     with serving(echo_forever) as server, KeepAliveAgent() as agent:
-        first = get(agent, server.url)
-        second = get(agent, server.url)
+        first = get_once(agent, server.url)
+        second = get_once(agent, server.url)
         assert (first.status, first.data, first.reused_socket) == (200, b"ok", False)
         assert (second.status, second.data, second.reused_socket) == (200, b"ok", True)
         assert server.sockets == 1
@@ -117,7 +112,7 @@ def test_ak_01_a_second_request_uses_the_same_socket() -> None:
 
 def test_ak_02_with_one_socket_the_second_request_waits_its_turn() -> None:
     with serving(answering_after(0.1)) as server, KeepAliveAgent(max_sockets=1) as agent:
-        both = [start(lambda: get(agent, server.url)) for _ in range(2)]
+        both = [start(lambda: get_once(agent, server.url)) for _ in range(2)]
         wait_until(lambda: server.requests == 1 and pending(agent) == 1)
         assert agent.get_current_status().requests == {server.origin: 1}
         assert agent.get_current_status().sockets == {server.origin: 1}
@@ -141,7 +136,7 @@ def test_ak_03_never_more_than_max_sockets(ending: str) -> None:
     with serving(handler) as server, KeepAliveAgent(max_sockets=3, timeout=0.05) as agent:
 
         def work(_: int) -> int:
-            response = get(agent, server.url, preload_content=ending != "abort")
+            response = get_once(agent, server.url, preload_content=ending != "abort")
             assert sum(agent.get_current_status().sockets.values()) <= 3
             response.close()
             return response.status
@@ -181,7 +176,7 @@ def test_ak_04_pending_requests_are_served_in_order() -> None:
         await echo_forever(peer)
 
     with serving(handler) as server, KeepAliveAgent(max_sockets=1) as agent:
-        futures = ask_in_order(agent, server, 20, lambda url: get(agent, url))
+        futures = ask_in_order(agent, server, 20, lambda url: get_once(agent, url))
         go.set()
         assert [future.result(PATIENCE_S).status for future in futures] == [200] * 20
         paths = [request.split()[1] for request in server.peers[0].requests]
@@ -197,7 +192,7 @@ def test_ak_04_they_keep_their_order_when_the_socket_handed_to_them_is_closed_al
     with serving(handler) as server, KeepAliveAgent(max_sockets=1) as agent:
 
         def work(url: str) -> int:
-            response = get(agent, url, preload_content=False)
+            response = get_once(agent, url, preload_content=False)
             go.wait(PATIENCE_S)
             wait_until(lambda: server.open_now == 0)
             time.sleep(0.02)  # for the end to arrive
@@ -218,7 +213,7 @@ def test_ak_05_and_ak_06_300_requests_at_once_make_10_sockets_and_leave_5() -> N
         await echo_forever(peer)
 
     with serving(handler) as server, KeepAliveAgent(max_sockets=10, max_free_sockets=5, timeout=60) as agent:
-        outcomes = in_threads(300, lambda _: get(agent, server.url).status)
+        outcomes = in_threads(300, lambda _: get_once(agent, server.url).status)
         assert outcomes == [200] * 300
         wait_until(lambda: server.open_now == 5)
         status = agent.get_current_status()
@@ -229,48 +224,48 @@ def test_ak_05_and_ak_06_300_requests_at_once_make_10_sockets_and_leave_5() -> N
 
 def test_ak_07_a_free_socket_is_closed_after_its_time() -> None:
     with serving(echo_forever) as server, KeepAliveAgent(free_socket_timeout=0.05) as agent:
-        get(agent, server.url)
+        get_once(agent, server.url)
         wait_until(lambda: server.open_now == 0)  # nobody asked the agent for anything meanwhile
         status = agent.get_current_status()
         assert (status.timeout_socket_count, status.close_socket_count) == (1, 1)
         assert (status.error_socket_count, status.free_sockets) == (0, {})
-        assert not get(agent, server.url).reused_socket
+        assert not get_once(agent, server.url).reused_socket
 
 
 def test_ak_07_a_socket_whose_time_is_over_is_not_handed_out_even_if_the_reaper_is_late() -> None:
     with serving(echo_forever) as server, KeepAliveAgent(free_socket_timeout=0.05) as agent:
         agent.keeper._reaper = threading.current_thread()  # so that none is started
-        get(agent, server.url)
+        get_once(agent, server.url)
         time.sleep(0.1)
         assert server.open_now == 1
-        assert not get(agent, server.url).reused_socket
+        assert not get_once(agent, server.url).reused_socket
         wait_until(lambda: server.open_now == 1)
         assert agent.get_current_status().timeout_socket_count == 1
 
 
 def test_ak_07_each_free_socket_has_its_own_time() -> None:
     with serving(echo_forever) as server, KeepAliveAgent(free_socket_timeout=0.4) as agent:
-        first = get(agent, server.url, preload_content=False)
-        get(agent, server.url)
+        first = get_once(agent, server.url, preload_content=False)
+        get_once(agent, server.url)
         time.sleep(0.2)
         first.drain_conn()
         assert agent.get_current_status().free_sockets == {server.origin: 2}
         wait_until(lambda: agent.get_current_status().free_sockets == {server.origin: 1})
-        assert get(agent, server.url).reused_socket
+        assert get_once(agent, server.url).reused_socket
         assert server.sockets == 2
 
 
 def test_ak_08_a_free_time_of_0_outlives_the_timeout() -> None:
     with serving(echo_forever) as server, KeepAliveAgent(free_socket_timeout=0, timeout=0.05) as agent:
-        get(agent, server.url)
+        get_once(agent, server.url)
         time.sleep(0.15)
-        assert get(agent, server.url).reused_socket
+        assert get_once(agent, server.url).reused_socket
 
 
 def test_ak_09_a_free_time_equal_to_the_timeout_works() -> None:
     with serving(echo_forever) as server, KeepAliveAgent(free_socket_timeout=0.2, timeout=0.2) as agent:
-        get(agent, server.url)
-        assert get(agent, server.url).reused_socket
+        get_once(agent, server.url)
+        assert get_once(agent, server.url).reused_socket
         wait_until(lambda: agent.get_current_status().timeout_socket_count == 1)
 
 
@@ -290,9 +285,9 @@ def silent_after(answers: int) -> Callable[[Peer], Any]:
 def test_ak_10_an_active_socket_without_activity_times_out(answered_before: int) -> None:
     with serving(silent_after(answered_before)) as server, KeepAliveAgent(timeout=0.1) as agent:
         for _ in range(answered_before):
-            get(agent, server.url)
+            get_once(agent, server.url)
         with pytest.raises(ReadTimeoutError) as caught:
-            get(agent, server.url)
+            get_once(agent, server.url)
         cause = caught.value.__cause__
         assert isinstance(cause, SocketTimeoutError)
         assert (cause.code, cause.timeout) == ("ERR_SOCKET_TIMEOUT", 0.1)
@@ -310,7 +305,7 @@ def test_ak_10_so_does_one_in_the_middle_of_a_body(preload_content: bool) -> Non
 
     with serving(handler) as server, KeepAliveAgent(timeout=0.1) as agent:
         with pytest.raises(ReadTimeoutError) as caught:
-            get(agent, server.url, preload_content=preload_content).read()
+            get_once(agent, server.url, preload_content=preload_content).read()
         cause = caught.value.__cause__
         assert isinstance(cause, SocketTimeoutError)
         assert (cause.timeout, cause.reused_socket) == (0.1, False)
@@ -372,18 +367,18 @@ def test_ak_10_activity_starts_the_timeout_anew() -> None:
             await peer.send(b"x")
 
     with serving(handler) as server, KeepAliveAgent(timeout=0.4) as agent:
-        assert get(agent, server.url).data == b"xxxx"
+        assert get_once(agent, server.url).data == b"xxxx"
 
 
 def test_ak_11_a_request_s_own_timeout_wins_and_does_not_stay() -> None:
     with serving(answering_after(0.3)) as server, KeepAliveAgent(timeout=0.1) as agent:
-        assert get(agent, server.url, timeout=5).status == 200
+        assert get_once(agent, server.url, timeout=5).status == 200
         with pytest.raises(ReadTimeoutError) as caught:
-            get(agent, server.url)
+            get_once(agent, server.url)
         assert reused_socket(caught.value)
-        assert get(agent, server.url, timeout=None).status == 200
+        assert get_once(agent, server.url, timeout=None).status == 200
         with pytest.raises(ReadTimeoutError) as caught:
-            get(agent, server.url, timeout=Timeout(read=0.05))
+            get_once(agent, server.url, timeout=Timeout(read=0.05))
         cause = caught.value.__cause__
         assert isinstance(cause, SocketTimeoutError)
         assert cause.timeout == 0.05
@@ -393,16 +388,16 @@ def test_ak_11_a_request_s_own_timeout_wins_and_does_not_stay() -> None:
 def test_ak_11_a_request_s_shorter_timeout_holds_from_its_first_socket_on(answered_before: int) -> None:
     with serving(silent_after(answered_before)) as server, KeepAliveAgent(timeout=60) as agent:
         for _ in range(answered_before):
-            get(agent, server.url)
+            get_once(agent, server.url)
         began_at = time.monotonic()
         with pytest.raises(ReadTimeoutError):
-            get(agent, server.url, timeout=0.1)
+            get_once(agent, server.url, timeout=0.1)
         assert time.monotonic() - began_at < 5
 
 
 def test_ak_11_a_socket_that_is_handed_over_starts_its_timeout_anew() -> None:
     with serving(answering_after(0.25)) as server, KeepAliveAgent(timeout=0.4, max_sockets=1) as agent:
-        assert in_threads(3, lambda _: get(agent, server.url).status) == [200] * 3
+        assert in_threads(3, lambda _: get_once(agent, server.url).status) == [200] * 3
         assert server.sockets == 1
 
 
@@ -411,7 +406,7 @@ def test_ak_12_a_socket_past_its_ttl_is_not_handed_to_a_pending_request() -> Non
         serving(answering_after(0.06)) as server,
         KeepAliveAgent(socket_active_ttl=0.05, max_sockets=1) as agent,
     ):
-        assert in_threads(3, lambda _: get(agent, server.url).reused_socket) == [False] * 3
+        assert in_threads(3, lambda _: get_once(agent, server.url).reused_socket) == [False] * 3
         assert server.sockets == 3
         assert agent.get_current_status().free_sockets == {}
 
@@ -421,10 +416,10 @@ def test_ak_13_and_ak_14_a_free_socket_lives_as_long_as_its_ttl_and_no_shorter()
         serving(echo_forever) as server,
         KeepAliveAgent(socket_active_ttl=0.4, free_socket_timeout=30) as agent,
     ):
-        get(agent, server.url)
-        assert get(agent, server.url).reused_socket
+        get_once(agent, server.url)
+        assert get_once(agent, server.url).reused_socket
         time.sleep(0.1)
-        assert get(agent, server.url).reused_socket
+        assert get_once(agent, server.url).reused_socket
         wait_until(lambda: server.open_now == 0)
         assert agent.get_current_status().timeout_socket_count == 1
 
@@ -461,10 +456,10 @@ def test_ak_17_bytes_on_a_free_socket_close_it(stray: bytes) -> None:
         await echo_forever(peer)
 
     with serving(handler) as server, KeepAliveAgent() as agent:
-        get(agent, server.url)
+        get_once(agent, server.url)
         sent.wait(PATIENCE_S)
         time.sleep(0.02)  # for it to arrive
-        response = get(agent, server.url)
+        response = get_once(agent, server.url)
         assert (response.status, response.reused_socket) == (200, False)
         assert agent.get_current_status().error_socket_count == 1
 
@@ -477,7 +472,7 @@ def test_ak_17_bytes_behind_a_response_close_its_socket(behind: bytes) -> None:
 
     with serving(handler) as server, KeepAliveAgent() as agent:
         for _ in range(3):
-            response = get(agent, server.url)
+            response = get_once(agent, server.url)
             assert (response.data, response.reused_socket) == (b"ok", False)
 
 
@@ -494,7 +489,7 @@ def test_ak_18_a_close_in_the_middle_of_a_response_fails_that_request_only(how: 
             peer.reset()
 
     with serving(handler) as server, KeepAliveAgent(max_sockets=1) as agent:
-        first, *others = ask_in_order(agent, server, 3, lambda url: get(agent, url).data)
+        first, *others = ask_in_order(agent, server, 3, lambda url: get_once(agent, url).data)
         error = first.exception(PATIENCE_S)
         assert isinstance(error, ProtocolError)
         assert isinstance(error.__cause__, IncompleteResponseError)
@@ -510,9 +505,9 @@ def test_ak_19_a_response_that_is_closed_unread_closes_its_socket() -> None:
 
     with serving(handler) as server, KeepAliveAgent(max_sockets=1) as agent:
         for number in range(1, 4):
-            response = get(agent, server.url, preload_content=False)
+            response = get_once(agent, server.url, preload_content=False)
             assert agent.get_current_status().sockets == {server.origin: 1}
-            behind = start(lambda: get(agent, server.url, preload_content=False))
+            behind = start(lambda: get_once(agent, server.url, preload_content=False))
             wait_until(lambda: pending(agent) == 1)
             response.close()
             assert not behind.result(PATIENCE_S).reused_socket
@@ -532,7 +527,7 @@ def test_ak_19_a_response_that_is_dropped_unread_gives_up_its_place(body: str) -
 
     with serving(handler) as server, KeepAliveAgent(max_sockets=1, queue_timeout=2) as agent:
         for _ in range(3):
-            assert get(agent, server.url, preload_content=False).status in (200, 204)
+            assert get_once(agent, server.url, preload_content=False).status in (200, 204)
             gc.collect()
         assert agent.get_current_status().sockets == {}
 
@@ -540,9 +535,9 @@ def test_ak_19_a_response_that_is_dropped_unread_gives_up_its_place(body: str) -
 def test_ak_19_an_interrupted_request_closes_its_socket() -> None:
     with serving(answering_after(0.5)) as server, KeepAliveAgent(max_sockets=1) as agent:
         with interrupted_when(lambda: server.requests == 1):
-            get(agent, server.url)
+            get_once(agent, server.url)
         assert agent.get_current_status().sockets == {}
-        assert not get(agent, server.url).reused_socket
+        assert not get_once(agent, server.url).reused_socket
         status = agent.get_current_status()
         assert (status.close_socket_count, status.error_socket_count) == (1, 0)
         assert server.sockets == 2
@@ -554,11 +549,11 @@ def test_ak_19_a_request_whose_body_raises_closes_its_socket() -> None:
         raise LookupError("no more")
 
     with serving(echo_forever) as server, KeepAliveAgent(max_sockets=1) as agent:
-        get(agent, server.url)
+        get_once(agent, server.url)
         with pytest.raises(LookupError):
             agent.request("POST", server.url, body=body(), headers={"content-length": "10"}, retries=False)
         wait_until(lambda: server.open_now == 0)
-        assert not get(agent, server.url).reused_socket
+        assert not get_once(agent, server.url).reused_socket
         status = agent.get_current_status()
         assert (status.close_socket_count, status.free_sockets) == (1, {server.origin: 1})
 
@@ -575,7 +570,7 @@ def test_ak_20_a_pending_request_that_gives_up_leaves_the_queue() -> None:
     with serving(handler) as server, KeepAliveAgent(max_sockets=1) as agent:
 
         def work(url: str) -> int:
-            return get(agent, url, pool_timeout=0.2 if url.endswith("/1") else None).status
+            return get_once(agent, url, pool_timeout=0.2 if url.endswith("/1") else None).status
 
         futures = ask_in_order(agent, server, 4, work)
         assert isinstance(futures[1].exception(PATIENCE_S), EmptyPoolError)
@@ -596,12 +591,12 @@ def test_ak_20_a_pending_request_that_is_interrupted_leaves_the_queue() -> None:
         await echo_forever(peer)
 
     with serving(handler) as server, KeepAliveAgent(max_sockets=1) as agent:
-        first = start(lambda: get(agent, f"{server.url}0"))
+        first = start(lambda: get_once(agent, f"{server.url}0"))
         wait_until(lambda: server.requests == 1)
         with interrupted_when(lambda: pending(agent) == 1):
-            get(agent, f"{server.url}1")
+            get_once(agent, f"{server.url}1")
         assert pending(agent) == 0
-        behind = start(lambda: get(agent, f"{server.url}2"))
+        behind = start(lambda: get_once(agent, f"{server.url}2"))
         wait_until(lambda: pending(agent) == 1)
         go.set()
         assert [first.result(PATIENCE_S).status, behind.result(PATIENCE_S).status] == [200, 200]
@@ -610,7 +605,7 @@ def test_ak_20_a_pending_request_that_is_interrupted_leaves_the_queue() -> None:
 
 def test_ak_21_a_plain_agent_makes_one_request_a_socket() -> None:
     with serving(echo_forever) as server, PlainAgent(max_sockets=2) as agent:
-        assert in_threads(6, lambda _: get(agent, server.url).reused_socket) == [False] * 6
+        assert in_threads(6, lambda _: get_once(agent, server.url).reused_socket) == [False] * 6
         assert server.sockets == 6
         assert all(b"\r\nConnection: close\r\n" in peer.requests[0] for peer in server.peers)
         wait_until(lambda: server.open_now == 0)
@@ -621,7 +616,7 @@ def test_ak_21_a_plain_agent_makes_one_request_a_socket() -> None:
 def test_ak_21_a_plain_agent_s_connection_close_wins_and_is_sent_once() -> None:
     headers = HTTPHeaderDict([("X-One", "1"), ("X-One", "2"), ("connection", "keep-alive")])
     with serving(echo_forever) as server, PlainAgent() as agent:
-        get(agent, server.url, headers=headers)
+        get_once(agent, server.url, headers=headers)
         lines = server.peers[0].requests[0].split(b"\r\n")
         assert [line for line in lines if line.lower().startswith(b"connection")] == [b"Connection: close"]
         assert [line for line in lines if line.startswith(b"X-One")] in (
@@ -641,7 +636,7 @@ def test_ak_22_a_hand_off_agent_hands_sockets_to_pending_requests() -> None:
         await echo_forever(peer)
 
     with serving(handler) as server, PlainAgent(max_sockets=2, hand_off=True) as agent:
-        futures = [start(lambda: get(agent, server.url).reused_socket) for _ in range(10)]
+        futures = [start(lambda: get_once(agent, server.url).reused_socket) for _ in range(10)]
         wait_until(lambda: server.requests == 2 and pending(agent) == 8)
         go.set()
         assert sorted(future.result(PATIENCE_S) for future in futures) == [False] * 2 + [True] * 8
@@ -655,7 +650,7 @@ def test_ak_23_a_refused_connect_fails_its_request_and_the_next_one_tries() -> N
     with socket.socket() as nobody, KeepAliveAgent(max_sockets=1) as agent:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/"
-        for outcome in in_threads(3, lambda _: get(agent, url)):
+        for outcome in in_threads(3, lambda _: get_once(agent, url)):
             assert isinstance(outcome, NewConnectionError)
             assert isinstance(outcome.__cause__, ConnectError)
             assert "Connection refused" in str(outcome.__cause__)
@@ -673,7 +668,7 @@ def test_ak_23_a_name_that_does_not_resolve_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(socket, "getaddrinfo", nobody)
     with KeepAliveAgent() as agent:
         with pytest.raises(HTTPError) as caught:
-            get(agent, "http://nowhere.invalid/")
+            get_once(agent, "http://nowhere.invalid/")
         assert isinstance(caught.value.__cause__, ConnectError)
         assert "'nowhere.invalid' does not resolve" in str(caught.value.__cause__)
         assert agent.get_current_status().create_socket_error_count == 1
@@ -695,7 +690,7 @@ def test_ak_23_what_this_machine_has_run_out_of_is_said(
     monkeypatch.setattr("urllib3.util.connection.create_connection", fail)
     with PlainAgent() as agent:
         with pytest.raises(NewConnectionError) as caught:
-            get(agent, "http://127.0.0.1:9/")
+            get_once(agent, "http://127.0.0.1:9/")
         assert isinstance(caught.value.__cause__, error)
         assert advice in str(caught.value.__cause__)
 
@@ -712,7 +707,7 @@ def test_ak_23_connecting_takes_no_longer_than_connect_timeout() -> None:
             filler.connect_ex(full.getsockname())
         agent = stack.enter_context(KeepAliveAgent(connect_timeout=0.2))
         with pytest.raises(UrllibConnectTimeoutError) as caught:
-            get(agent, f"http://127.0.0.1:{full.getsockname()[1]}/")
+            get_once(agent, f"http://127.0.0.1:{full.getsockname()[1]}/")
         assert isinstance(caught.value.__cause__, ConnectTimeoutError)
         assert caught.value.__cause__.timeout == 0.2
         status = agent.get_current_status()
@@ -722,7 +717,7 @@ def test_ak_23_connecting_takes_no_longer_than_connect_timeout() -> None:
 def test_ak_24_close_fails_what_is_under_way_and_what_waits() -> None:
     with serving(silent_after(0)) as server:
         agent = KeepAliveAgent(max_sockets=1)
-        futures = [start(lambda: get(agent, server.url)) for _ in range(3)]
+        futures = [start(lambda: get_once(agent, server.url)) for _ in range(3)]
         wait_until(lambda: server.requests == 1 and pending(agent) == 2)
         agent.close()
         for future in futures:
@@ -732,7 +727,7 @@ def test_ak_24_close_fails_what_is_under_way_and_what_waits() -> None:
         wait_until(lambda: server.open_now == 0)
         agent.close()
         with pytest.raises(ClosedPoolError) as caught:
-            get(agent, server.url)
+            get_once(agent, server.url)
         assert isinstance(caught.value.__cause__, AgentClosedError)
         assert server.sockets == 1
         status = agent.get_current_status()
@@ -754,7 +749,7 @@ def test_ak_24_close_fails_even_what_urllib3_would_try_again() -> None:
 def test_ak_24_leaving_with_closes_free_sockets() -> None:
     with serving(echo_forever) as server:
         with KeepAliveAgent(free_socket_timeout=0) as agent:
-            get(agent, server.url)
+            get_once(agent, server.url)
         wait_until(lambda: server.open_now == 0)
         with pytest.raises(ClosedPoolError):
             agent.connection_from_url(server.url).urlopen("GET", "/")
@@ -767,7 +762,7 @@ def test_ak_24_close_ends_a_body_that_is_being_read() -> None:
 
     with serving(handler) as server:
         agent = KeepAliveAgent()
-        response = get(agent, server.url, preload_content=False)
+        response = get_once(agent, server.url, preload_content=False)
         assert response.read(4) == b"half"
         rest = start(response.read)
         time.sleep(0.05)  # let it come to where it waits
@@ -807,7 +802,7 @@ def test_ak_24_a_socket_that_connects_while_the_agent_is_closed_is_not_used(monk
     monkeypatch.setattr(urllib3_connection, "create_connection", slowly)
     with serving(echo_forever) as server:
         agent = KeepAliveAgent(max_sockets=1)
-        futures = [start(lambda: get(agent, server.url)) for _ in range(2)]
+        futures = [start(lambda: get_once(agent, server.url)) for _ in range(2)]
         connecting.wait(PATIENCE_S)
         wait_until(lambda: pending(agent) == 1)
         agent.close()
@@ -824,7 +819,7 @@ def test_ak_24_a_socket_that_connects_while_the_agent_is_closed_is_not_used(monk
 def test_ak_24_a_response_that_was_whole_before_close_can_be_read_and_its_socket_is_closed() -> None:
     with serving(echo_forever) as server:
         agent = KeepAliveAgent()
-        response = get(agent, server.url, preload_content=False)
+        response = get_once(agent, server.url, preload_content=False)
         connection = response.connection
         assert connection is not None
         agent.close()
@@ -851,7 +846,7 @@ def test_ak_25_some_responses_are_the_last_on_their_socket(response: bytes) -> N
 
     with serving(handler) as server, KeepAliveAgent() as agent:
         for _ in range(2):
-            assert get(agent, server.url).data in (b"ok", b"")
+            assert get_once(agent, server.url).data in (b"ok", b"")
         assert server.sockets == 2
         wait_until(lambda: server.open_now == 0)
 
@@ -863,7 +858,7 @@ def test_ak_25_an_http_1_0_response_that_asks_for_keep_alive_is_reused() -> None
 
     with serving(handler) as server, KeepAliveAgent() as agent:
         for _ in range(3):
-            get(agent, server.url)
+            get_once(agent, server.url)
         assert server.sockets == 1
 
 
@@ -875,7 +870,7 @@ def test_ak_25_a_response_that_ends_with_the_connection(preload_content: bool) -
 
     with serving(handler) as server, KeepAliveAgent() as agent:
         for _ in range(2):
-            assert get(agent, server.url, preload_content=preload_content).data == b"all of it"
+            assert get_once(agent, server.url, preload_content=preload_content).data == b"all of it"
         assert server.sockets == 2
         assert agent.get_current_status().sockets == agent.get_current_status().free_sockets == {}
 
@@ -883,7 +878,7 @@ def test_ak_25_a_response_that_ends_with_the_connection(preload_content: bool) -
 def test_ak_25_our_own_connection_close_is_kept_even_if_the_server_ignores_it() -> None:
     with serving(echo_forever) as server, KeepAliveAgent() as agent:
         for _ in range(2):
-            get(agent, server.url, headers={"connection": "close"})
+            get_once(agent, server.url, headers={"connection": "close"})
         assert server.sockets == 2
 
 
@@ -893,7 +888,7 @@ def test_ak_26_socket_options(keep_alive: bool) -> None:
         serving(answering_after(0.2)) as server,
         KeepAliveAgent(keep_alive_delay=7) if keep_alive else PlainAgent(keep_alive_delay=7) as agent,
     ):
-        request = start(lambda: get(agent, server.url))
+        request = start(lambda: get_once(agent, server.url))
         wait_until(lambda: server.requests == 1)
         raw = raw_socket(agent)
         assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
@@ -905,14 +900,14 @@ def test_ak_26_socket_options(keep_alive: bool) -> None:
 
 def test_ak_26_no_delay_can_be_switched_off() -> None:
     with serving(echo_forever) as server, KeepAliveAgent(no_delay=False) as agent:
-        get(agent, server.url)
+        get_once(agent, server.url)
         assert raw_socket(agent).getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
         assert raw_socket(agent).getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
 def test_ak_26_a_probe_delay_beyond_what_the_system_takes_is_its_longest() -> None:
     with serving(echo_forever) as server, KeepAliveAgent(keep_alive_delay="10h") as agent:
-        assert get(agent, server.url).status == 200
+        assert get_once(agent, server.url).status == 200
 
 
 def test_ak_27_a_free_socket_of_another_origin_gives_way() -> None:
@@ -921,13 +916,13 @@ def test_ak_27_a_free_socket_of_another_origin_gives_way() -> None:
         serving(echo_forever) as two,
         KeepAliveAgent(max_total_sockets=1) as agent,
     ):
-        get(agent, one.url)
+        get_once(agent, one.url)
         assert agent.get_current_status().free_sockets == {one.origin: 1}
-        get(agent, two.url)
+        get_once(agent, two.url)
         assert agent.get_current_status().free_sockets == {two.origin: 1}
         wait_until(lambda: one.open_now == 0)
         urls = [one.url, two.url] * 5
-        assert in_threads(10, lambda number: get(agent, urls[number]).status) == [200] * 10
+        assert in_threads(10, lambda number: get_once(agent, urls[number]).status) == [200] * 10
         assert agent.get_current_status().request_count == 12
 
 
@@ -945,7 +940,7 @@ def test_ak_27_with_none_free_anywhere_requests_wait_in_order_over_all_origins()
         futures = []
         for number in range(6):
             url = f"{(one, two)[number % 2].url}{number}"
-            futures.append(start(lambda url=url: get(agent, url)))  # type: ignore[misc]  # mypy takes it for no argument
+            futures.append(start(lambda url=url: get_once(agent, url)))  # type: ignore[misc]  # mypy takes it for no argument
             wait_until(lambda number=number: len(arrived) == 1 and pending(agent) == number)  # type: ignore[misc]  # same
         go.set()
         assert [future.result(PATIENCE_S).status for future in futures] == [200] * 6
@@ -961,9 +956,9 @@ def test_ak_28_scheduling(scheduling: Any) -> None:
         await echo_forever(peer)
 
     with serving(handler) as server, KeepAliveAgent(scheduling=scheduling) as agent:
-        assert in_threads(3, lambda _: get(agent, server.url).status) == [200] * 3
+        assert in_threads(3, lambda _: get_once(agent, server.url).status) == [200] * 3
         for _ in range(6):
-            get(agent, server.url)
+            get_once(agent, server.url)
         counts = sorted(len(peer.requests) for peer in server.peers)
         assert counts == ([1, 1, 7] if scheduling == "lifo" else [3, 3, 3])
 
@@ -978,12 +973,12 @@ def test_ak_29_a_request_pending_too_long_fails() -> None:
         await echo_forever(peer)
 
     with serving(handler) as server, KeepAliveAgent(max_sockets=1, queue_timeout=0.1) as agent:
-        first = start(lambda: get(agent, f"{server.url}0"))
+        first = start(lambda: get_once(agent, f"{server.url}0"))
         wait_until(lambda: server.requests == 1)
-        patient = start(lambda: get(agent, f"{server.url}1", pool_timeout=PATIENCE_S))
+        patient = start(lambda: get_once(agent, f"{server.url}1", pool_timeout=PATIENCE_S))
         wait_until(lambda: pending(agent) == 1)
         with pytest.raises(EmptyPoolError) as caught:
-            get(agent, server.url)
+            get_once(agent, server.url)
         assert isinstance(caught.value.__cause__, QueueTimeoutError)
         assert caught.value.__cause__.timeout == 0.1
         assert reused_socket(caught.value) is None

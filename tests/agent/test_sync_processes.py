@@ -12,10 +12,9 @@ import textwrap
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import pytest
-import urllib3
 from urllib3 import Retry
 from urllib3.exceptions import (
     HTTPError,
@@ -25,6 +24,8 @@ from kabench.agent import (
     KeepAliveAgent,
     PlainAgent,
 )
+from tests.agent.threads import get
+from tests.responses import HALF, always, answer, path_of
 from tests.sockets import (
     PATIENCE_S,
     Peer,
@@ -35,16 +36,6 @@ from tests.sockets import (
     start,
     wait_until,
 )
-
-if TYPE_CHECKING:
-    from kabench.agent.sync.response import AgentResponse
-
-from tests.responses import HALF, always, answer, path_of
-
-
-def get(agent: urllib3.PoolManager, url: str, **options: Any) -> AgentResponse:
-    return cast("AgentResponse", agent.request("GET", url, **options))
-
 
 # -- threads, processes and the end ------------------------------------------------------------------------------------
 

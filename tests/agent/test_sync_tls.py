@@ -27,6 +27,7 @@ from kabench.agent import (
     TlsError,
 )
 from kabench.agent.sync.response import AgentResponse
+from tests.agent.threads import get_once
 from tests.sockets import (
     Peer,
     answering_after,
@@ -67,15 +68,6 @@ from tests.certificates import (
     tls_of,
 )
 
-# -- threads -----------------------------------------------------------------------------------------------------------
-
-
-def get(agent: KeepAliveAgent, url: str, **options: Any) -> AgentResponse:
-    """GET without urllib3's own retries, so that what is tested here is not hidden by them."""
-    response = agent.request("GET", url, **{"retries": False, **options})
-    assert isinstance(response, AgentResponse)
-    return response
-
 
 def found_in(error: BaseException, kind: type[Error]) -> Error:
     """An error of that kind among what an error was made of and raised from."""
@@ -99,7 +91,7 @@ def test_ak_40_threads_https_goes_through_the_same_agent_as_http(keys: Keys) -> 
     ):
         for expected in (False, True):
             for server in (plain, secured):
-                response = get(agent, server.url)
+                response = get_once(agent, server.url)
                 assert (response.status, response.data, response.reused_socket) == (200, b"ok", expected)
         assert agent.get_current_status().free_sockets == {plain.origin: 1, secured.origin: 1}
 
@@ -123,7 +115,7 @@ def test_ak_40_threads_sockets_are_pooled_apart_by_what_affects_tls(keys: Keys, 
         serving(echo_forever, tls=keys.server_context()) as server,
         KeepAliveAgent(ca_certs=keys.ca_file) as agent,
     ):
-        reused = [get(agent, server.url).reused_socket]
+        reused = [get_once(agent, server.url).reused_socket]
         with insecure if what == "verification" else contextlib.nullcontext():
             for _ in range(2):
                 pool = agent.connection_from_host("127.0.0.1", server.port, "https", pool_kwargs=by_what[what])
@@ -131,7 +123,7 @@ def test_ak_40_threads_sockets_are_pooled_apart_by_what_affects_tls(keys: Keys, 
                 assert isinstance(response, AgentResponse)
                 assert response.data == b"ok"
                 reused.append(response.reused_socket)
-        reused.append(get(agent, server.url).reused_socket)
+        reused.append(get_once(agent, server.url).reused_socket)
         assert reused == [False, False, True, True]
         assert server.sockets == 2
         own, others = sorted(agent.get_current_status().free_sockets)
@@ -144,7 +136,7 @@ def test_ak_40_threads_options_that_are_the_agent_s_own_are_not_set_apart(keys: 
         serving(echo_forever, tls=keys.server_context()) as server,
         KeepAliveAgent(ca_certs=keys.ca_file) as agent,
     ):
-        get(agent, server.url)
+        get_once(agent, server.url)
         same = {"cert_reqs": "CERT_REQUIRED", "ca_certs": keys.ca_file}
         pool = agent.connection_from_host("127.0.0.1", server.port, "https", pool_kwargs=same)
         pool.urlopen("GET", "/", retries=False)
@@ -160,10 +152,10 @@ def test_threads_the_server_name_is_what_is_asked_for_and_looked_for_in_the_cert
         KeepAliveAgent(ca_certs=keys.ca_file, server_hostname="service.test") as agent,
         KeepAliveAgent(ca_certs=keys.ca_file, server_hostname="nobody.test") as refusing,
     ):
-        get(agent, server.url)
+        get_once(agent, server.url)
         assert asked == ["service.test"]
         with pytest.raises(urllib3.exceptions.SSLError, match=r"nobody\.test") as caught:
-            get(refusing, server.url)
+            get_once(refusing, server.url)
         found_in(caught.value, CertificateError)
 
 
@@ -171,7 +163,7 @@ def test_threads_alpn_offers_http_1_1(keys: Keys) -> None:
     context = keys.server_context()
     context.set_alpn_protocols(["h2", "http/1.1"])
     with serving(echo_forever, tls=context) as server, KeepAliveAgent(ca_certs=keys.ca_file) as agent:
-        get(agent, server.url)
+        get_once(agent, server.url)
         assert tls_of(server.peers[0]).selected_alpn_protocol() == "http/1.1"
 
 
@@ -181,7 +173,7 @@ def test_ak_44_threads_an_address_is_looked_for_in_the_certificate(keys: Keys, h
         serving(echo_forever, host=host, tls=keys.server_context()) as server,
         KeepAliveAgent(ca_certs=keys.ca_file) as agent,
     ):
-        assert get(agent, server.url).status == 200
+        assert get_once(agent, server.url).status == 200
         assert agent.get_current_status().free_sockets == {server.origin: 1}
         assert f"\r\nHost: {server.origin.removeprefix('https://')}\r\n".encode() in server.peers[0].requests[0]
 
@@ -218,19 +210,19 @@ def test_ak_41_threads_without_verification_it_works_and_warns(keys: Keys, case:
         KeepAliveAgent(cert_reqs="CERT_NONE") as agent,
         pytest.warns(urllib3.exceptions.InsecureRequestWarning),
     ):
-        assert get(agent, server.url).data == b"ok"
+        assert get_once(agent, server.url).data == b"ok"
 
 
 def test_ak_41_threads_a_fingerprint_is_held_to(keys: Keys) -> None:
     with serving(echo_forever, tls=keys.server_context()) as server:
         with KeepAliveAgent(ca_certs=keys.ca_file, assert_fingerprint="00" * 32) as agent:
             with pytest.raises(urllib3.exceptions.SSLError, match="Fingerprints did not match"):
-                get(agent, server.url)
+                get_once(agent, server.url)
             assert server.requests == 0
             assert agent.get_current_status().create_socket_error_count == 1
         der = ssl.PEM_cert_to_DER_cert(keys.server.cert_chain_pems[0].bytes().decode())
         with KeepAliveAgent(ca_certs=keys.ca_file, assert_fingerprint=hashlib.sha256(der).hexdigest()) as agent:
-            assert get(agent, server.url).status == 200
+            assert get_once(agent, server.url).status == 200
 
 
 @pytest.mark.parametrize("source", ["ca_certs", "ca_cert_dir", "ca_cert_data"])
@@ -238,7 +230,7 @@ def test_threads_authorities_come_from_a_file_a_folder_or_text(keys: Keys, sourc
     value = {"ca_certs": keys.ca_file, "ca_cert_data": keys.ca_data}.get(source) or hashed_folder(keys, tmp_path)
     options: dict[str, Any] = {source: value}
     with serving(echo_forever, tls=keys.server_context()) as server, KeepAliveAgent(**options) as agent:
-        assert get(agent, server.url).status == 200
+        assert get_once(agent, server.url).status == 200
 
 
 @in_both_versions
@@ -252,7 +244,7 @@ def test_threads_a_client_certificate_is_shown_to_a_server_that_asks(keys: Keys,
             key_password=PASSWORD,
         ) as agent,
     ):
-        assert get(agent, server.url).status == 200
+        assert get_once(agent, server.url).status == 200
         shown = tls_of(server.peers[0]).getpeercert()
         assert shown is not None
         assert shown["subjectAltName"] == (("email", "client@kabench.test"),)
@@ -268,7 +260,7 @@ def test_threads_without_the_client_certificate_a_server_asks_for_the_reason_is_
         KeepAliveAgent(ca_certs=keys.ca_file) as agent,
     ):
         with pytest.raises(urllib3.exceptions.HTTPError) as caught:
-            get(agent, f"https://127.0.0.1:{server.port}/")
+            get_once(agent, f"https://127.0.0.1:{server.port}/")
         ours = found_in(caught.value, TlsError if is_early else AgentError)
         reason = str(ours).lower().replace("_", " ")
         assert ("handshake failure" if is_early else "certificate required") in reason
@@ -282,7 +274,7 @@ def test_threads_files_that_cannot_be_used_are_an_ssl_error_before_anything_is_s
 ) -> None:
     with serving(read_all) as server, KeepAliveAgent(**{"ca_certs": keys.ca_file, **given}) as agent:
         with pytest.raises((urllib3.exceptions.SSLError, OSError)):
-            get(agent, f"https://127.0.0.1:{server.port}/")
+            get_once(agent, f"https://127.0.0.1:{server.port}/")
         assert server.requests == 0
         status = agent.get_current_status()
         assert (status.sockets, status.create_socket_error_count) == ({}, 1)
@@ -297,7 +289,7 @@ def test_ak_42_threads_sessions_are_resumed(keys: Keys, version: ssl.TLSVersion,
     handler = Noting()
     with serving(handler, tls=context) as server, PlainAgent(ca_certs=keys.ca_file) as agent:
         for _ in range(4):
-            assert get(agent, server.url).data == b"ok"
+            assert get_once(agent, server.url).data == b"ok"
         assert handler.resumed == [False, True, True, True]
         assert (agent.tls_handshake_count, agent.tls_resumed_count) == (4, 3)
 
@@ -309,7 +301,7 @@ def test_ak_42_threads_a_session_is_resumed_in_a_context_of_the_caller_s(keys: K
         PlainAgent(ssl_context=keys.client_context()) as agent,
     ):
         for _ in range(3):
-            get(agent, server.url)
+            get_once(agent, server.url)
         assert handler.resumed == [False, True, True]
 
 
@@ -328,7 +320,7 @@ def test_ak_42_threads_at_most_max_cached_sessions_are_kept_the_last_ones(
         PlainAgent(ca_certs=keys.ca_file, max_cached_sessions=max_cached_sessions) as agent,
     ):
         for server in (one, other, one, one):
-            get(agent, server.url)
+            get_once(agent, server.url)
         by_one, by_other = of_one.resumed, of_other.resumed
         assert [by_one[0], by_other[0], *by_one[1:]] == resumed
         assert agent.tls_resumed_count == sum(resumed)
@@ -340,11 +332,11 @@ def test_ak_42_threads_a_failed_handshake_drops_the_session(keys: Keys, version:
     handler = failing_the_second_handshake(keys.server_context(version=version), resumed)
     with serving(handler) as server, PlainAgent(ca_certs=keys.ca_file) as agent:
         url = f"https://127.0.0.1:{server.port}/"
-        get(agent, url)
+        get_once(agent, url)
         with pytest.raises(urllib3.exceptions.HTTPError):
-            get(agent, url)
-        get(agent, url)
-        get(agent, url)
+            get_once(agent, url)
+        get_once(agent, url)
+        get_once(agent, url)
         assert resumed == [False, False, True]
         assert (agent.tls_handshake_count, agent.tls_resumed_count) == (3, 1)
 
@@ -363,12 +355,12 @@ def test_ak_42_threads_a_failed_connect_drops_the_session(keys: Keys, monkeypatc
         url = f"https://service.test:{server.port}/"
         with monkeypatch.context() as patch:
             patch.setattr(socket, "getaddrinfo", look_up)
-            get(agent, url)
+            get_once(agent, url)
             address = "127.0.0.2"  # where nobody listens
             with pytest.raises(urllib3.exceptions.NewConnectionError):
-                get(agent, url)
+                get_once(agent, url)
             address = "127.0.0.1"
-            get(agent, url)
+            get_once(agent, url)
         assert handler.resumed == [False, False]
 
 
@@ -377,11 +369,11 @@ def test_ak_43_threads_a_free_socket_is_closed_after_its_time(keys: Keys) -> Non
         serving(echo_forever, tls=keys.server_context()) as server,
         KeepAliveAgent(ca_certs=keys.ca_file, free_socket_timeout=0.05) as agent,
     ):
-        get(agent, server.url)
+        get_once(agent, server.url)
         wait_until(lambda: server.open_now == 0)
         status = agent.get_current_status()
         assert (status.timeout_socket_count, status.close_socket_count, status.error_socket_count) == (1, 1, 0)
-        assert not get(agent, server.url).reused_socket
+        assert not get_once(agent, server.url).reused_socket
 
 
 @pytest.mark.parametrize("answered_before", [0, 1])
@@ -397,9 +389,9 @@ def test_ak_43_threads_an_active_socket_without_activity_times_out(keys: Keys, a
         KeepAliveAgent(ca_certs=keys.ca_file, timeout=0.2, connect_timeout=5) as agent,
     ):
         for _ in range(answered_before):
-            get(agent, server.url)
+            get_once(agent, server.url)
         with pytest.raises(urllib3.exceptions.ReadTimeoutError) as caught:
-            get(agent, server.url)
+            get_once(agent, server.url)
         ours = found_in(caught.value, SocketTimeoutError)
         assert (ours.timeout, ours.reused_socket) == (0.2, bool(answered_before))
         wait_until(lambda: server.open_now == 0)
@@ -422,10 +414,10 @@ def test_ak_43_threads_a_socket_that_the_server_has_closed_is_not_used(
         serving(handler, tls=keys.server_context(version=version)) as server,
         KeepAliveAgent(ca_certs=keys.ca_file) as agent,
     ):
-        get(agent, server.url)
+        get_once(agent, server.url)
         wait_until(lambda: server.open_now == 0)
         time.sleep(0.05)  # what the server has sent last is on its way
-        response = get(agent, server.url)
+        response = get_once(agent, server.url)
         assert (response.data, response.reused_socket, response.retried) == (b"ok", False, False)
         assert agent.get_current_status().close_socket_count == 1
 
@@ -446,8 +438,8 @@ def test_ak_43_threads_a_request_on_a_stale_socket_is_sent_again_if_that_is_safe
         serving(handler, tls=keys.server_context()) as server,
         KeepAliveAgent(ca_certs=keys.ca_file) as agent,
     ):
-        get(agent, server.url)
-        response = get(agent, server.url)
+        get_once(agent, server.url)
+        response = get_once(agent, server.url)
         assert (response.data, response.retried, response.reused_socket) == (b"ok", True, False)
         status = agent.get_current_status()
         assert (status.retry_count, status.create_socket_count) == (1, 2)
@@ -463,7 +455,7 @@ def test_ak_43_threads_a_request_on_a_stale_socket_that_is_not_safe_to_repeat_fa
         serving(handler, tls=keys.server_context()) as server,
         KeepAliveAgent(ca_certs=keys.ca_file) as agent,
     ):
-        get(agent, server.url)
+        get_once(agent, server.url)
         with pytest.raises(urllib3.exceptions.ProtocolError) as caught:
             agent.request("POST", server.url, body=b"x", retries=False)
         assert found_in(caught.value, StaleSocketError).reused_socket
@@ -477,10 +469,10 @@ def test_ak_43_threads_messages_of_the_tls_layer_on_a_free_socket_are_no_stray_b
         KeepAliveAgent(ca_certs=keys.ca_file) as agent,
     ):
         url = f"https://127.0.0.1:{server.port}/"
-        get(agent, url)
+        get_once(agent, url)
         wait_until(lambda: bool(is_asked))
         time.sleep(0.02)  # what was sent is on its way
-        response = get(agent, url)
+        response = get_once(agent, url)
         assert (response.data, response.reused_socket, response.retried) == (b"ok", True, False)
         assert agent.get_current_status().close_socket_count == 0
 
@@ -500,10 +492,10 @@ def test_ak_43_threads_bytes_nobody_asked_for_on_a_free_socket_close_it(keys: Ke
         serving(handler, tls=keys.server_context(version=version)) as server,
         KeepAliveAgent(ca_certs=keys.ca_file) as agent,
     ):
-        get(agent, server.url)
+        get_once(agent, server.url)
         wait_until(lambda: bool(sent))
         time.sleep(0.02)
-        response = get(agent, server.url)
+        response = get_once(agent, server.url)
         assert (response.status, response.reused_socket, response.retried) == (200, False, False)
         assert server.sockets == 2
 
@@ -513,7 +505,7 @@ def test_threads_the_connect_timeout_covers_a_handshake_that_never_ends(keys: Ke
     with serving(handler) as server, KeepAliveAgent(ca_certs=keys.ca_file, connect_timeout=0.15) as agent:
         begun = time.monotonic()
         with pytest.raises(urllib3.exceptions.HTTPError) as caught:
-            get(agent, f"https://127.0.0.1:{server.port}/")
+            get_once(agent, f"https://127.0.0.1:{server.port}/")
         assert 0.15 <= time.monotonic() - begun < 3
         assert found_in(caught.value, ConnectTimeoutError).timeout == 0.15
         wait_until(lambda: server.open_now == 0)
@@ -525,7 +517,7 @@ def test_threads_the_connect_timeout_covers_a_handshake_that_never_ends(keys: Ke
 def test_ak_23_threads_a_server_that_does_not_finish_the_handshake_is_a_tls_error(keys: Keys, handler: Handler) -> None:
     with serving(handler) as server, KeepAliveAgent(ca_certs=keys.ca_file) as agent:
         with pytest.raises(urllib3.exceptions.HTTPError) as caught:
-            get(agent, f"https://127.0.0.1:{server.port}/")
+            get_once(agent, f"https://127.0.0.1:{server.port}/")
         ours = found_in(caught.value, TlsError)
         assert not isinstance(ours, CertificateError)
         assert f"https://127.0.0.1:{server.port}" in str(ours)
@@ -561,7 +553,7 @@ def test_threads_a_body_that_ends_with_a_goodbye_is_whole(
         serving(handler, tls=keys.server_context(version=version)) as server,
         KeepAliveAgent(ca_certs=keys.ca_file) as agent,
     ):
-        assert get(agent, server.url, preload_content=preload_content).data == bytes(size)
+        assert get_once(agent, server.url, preload_content=preload_content).data == bytes(size)
         assert agent.get_current_status().free_sockets == {}
 
 
@@ -581,7 +573,7 @@ def test_threads_a_body_that_ends_without_a_goodbye_may_have_been_cut_off(
         KeepAliveAgent(ca_certs=keys.ca_file) as agent,
     ):
         with pytest.raises(urllib3.exceptions.ProtocolError) as caught:
-            get(agent, server.url, preload_content=preload_content).read()
+            get_once(agent, server.url, preload_content=preload_content).read()
         found_in(caught.value, IncompleteResponseError)
         assert agent.get_current_status().sockets == {}
 
@@ -595,7 +587,7 @@ def test_ak_21_threads_plain_agents_open_a_socket_a_request_and_never_too_many(
         serving(rush, tls=keys.server_context(version=version)) as server,
         PlainAgent(ca_certs=keys.ca_file, max_sockets=4) as agent,
     ):
-        outcomes = in_threads(10, lambda _: [get(agent, server.url).data for _ in range(3)])
+        outcomes = in_threads(10, lambda _: [get_once(agent, server.url).data for _ in range(3)])
         assert outcomes == [[b"ok"] * 3] * 10
         assert (server.sockets, agent.tls_handshake_count) == (30, 30)
         assert rush.most <= 4
@@ -608,6 +600,6 @@ def test_threads_share_secured_sockets(keys: Keys) -> None:
         serving(answering_after(0.002), tls=keys.server_context()) as server,
         KeepAliveAgent(ca_certs=keys.ca_file, max_sockets=3) as agent,
     ):
-        outcomes = in_threads(8, lambda _: [get(agent, server.url).data for _ in range(10)])
+        outcomes = in_threads(8, lambda _: [get_once(agent, server.url).data for _ in range(10)])
         assert outcomes == [[b"ok"] * 10] * 8
         assert server.sockets == agent.tls_handshake_count <= 3

@@ -1,28 +1,23 @@
-"""The threaded agents as what they claim to be: a `urllib3.PoolManager` and a `ProxyManager`, in every respect."""
+"""The threaded agents as what they claim to be: a `urllib3.PoolManager`, in every respect."""
 
 from __future__ import annotations
 
 import array
 import asyncio
-import contextlib
 import io
 import re
 import ssl
 import time
-import zlib
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-import trustme
 import urllib3
 from urllib3 import Retry, Timeout
 from urllib3.exceptions import (
     ClosedPoolError,
     HTTPError,
     MaxRetryError,
-    ProxyError,
     ReadTimeoutError,
-    ResponseNotChunked,
 )
 
 from kabench.agent import (
@@ -34,11 +29,12 @@ from kabench.agent import (
     SocketTimeoutError,
     reused_socket,
 )
+from tests.agent.threads import get
+from tests.responses import always, answer, path_of
 from tests.sockets import (
     OK,
     PATIENCE_S,
     Peer,
-    ScriptedServer,
     answering_after,
     echo_forever,
     in_threads,
@@ -49,24 +45,8 @@ from tests.sockets import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from kabench.agent.sync.pool import AgentPool
     from kabench.agent.sync.response import AgentResponse
-
-from tests.responses import HALF, always, answer, path_of
-
-T = TypeVar("T")
-
-CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
-
-
-def get(agent: urllib3.PoolManager, url: str, **options: Any) -> AgentResponse:
-    return cast("AgentResponse", agent.request("GET", url, **options))
-
-
-def chunks(*pieces: bytes) -> bytes:
-    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
 
 
 # -- a manager like any other ------------------------------------------------------------------------------------------
@@ -274,242 +254,6 @@ def test_retry_for_read_errors_opens_another_socket_and_ends_with_max_retry_erro
         assert agent.get_current_status().retry_count == 0
 
 
-# -- streaming ---------------------------------------------------------------------------------------------------------
-
-
-def read_whole(response: AgentResponse) -> list[bytes]:
-    return [response.read()]
-
-
-def read_by_3(response: AgentResponse) -> list[bytes]:
-    return list(iter(lambda: response.read(3), b""))
-
-
-def read1_by_3(response: AgentResponse) -> list[bytes]:
-    return list(iter(lambda: response.read1(3), b""))
-
-
-def read1_whole(response: AgentResponse) -> list[bytes]:
-    return list(iter(response.read1, b""))
-
-
-def read_into(response: AgentResponse) -> list[bytes]:
-    pieces, buffer = [], bytearray(3)
-    while size := response.readinto(buffer):
-        pieces.append(bytes(buffer[:size]))
-    return pieces
-
-
-def stream_by_3(response: AgentResponse) -> list[bytes]:
-    return list(response.stream(3))
-
-
-def stream_by_default(response: AgentResponse) -> list[bytes]:
-    return list(response.stream())
-
-
-def lines(response: AgentResponse) -> list[bytes]:
-    return list(response)
-
-
-READERS = [
-    read_whole,
-    read_by_3,
-    read1_by_3,
-    read1_whole,
-    read_into,
-    stream_by_3,
-    stream_by_default,
-    lines,
-]
-
-TEXT = b"one\ntwo\nthree\nfour"
-
-
-def zipped(data: bytes) -> bytes:
-    packer = zlib.compressobj(wbits=31)
-    return packer.compress(data) + packer.flush()
-
-
-BODIES = {
-    "with a length": answer(TEXT),
-    "chunked": CHUNKED + b"\r\n" + chunks(b"one\ntwo", b"\nth", b"ree\nfour", b""),
-    "zipped": answer(zipped(TEXT), b"Content-Encoding: gzip"),
-    "zipped and chunked": CHUNKED
-    + b"Content-Encoding: gzip\r\n\r\n"
-    + chunks(zipped(TEXT)[:15], zipped(TEXT)[15:], b""),
-}
-
-
-@pytest.mark.parametrize("body", BODIES)
-@pytest.mark.parametrize("reader", READERS)
-def test_a_streamed_response_gives_its_socket_back_once_it_is_read(
-    reader: Callable[[AgentResponse], list[bytes]], body: str
-) -> None:
-    with serving(always(BODIES[body])) as server, KeepAliveAgent() as agent:
-        for number in range(3):
-            response = get(agent, server.url, preload_content=False)
-            assert response.reused_socket is (number > 0)
-            assert agent.get_current_status().sockets == {server.origin: 1}
-            pieces = reader(response)
-            assert b"".join(pieces) == TEXT
-            if reader is lines:
-                assert pieces == [b"one\n", b"two\n", b"three\n", b"four"]
-            assert agent.get_current_status().free_sockets == {server.origin: 1}
-            assert response.closed
-        assert server.sockets == 1
-
-
-def test_a_body_can_be_left_as_it_was_encoded() -> None:
-    with serving(always(BODIES["zipped"])) as server, KeepAliveAgent() as agent:
-        assert get(agent, server.url, decode_content=False).data == zipped(TEXT)
-        response = get(agent, server.url, preload_content=False)
-        assert b"".join(response.stream(3, decode_content=False)) == zipped(TEXT)
-
-
-def test_read_chunked_gives_chunks_and_only_those() -> None:
-    with serving(always(BODIES["chunked"])) as server, KeepAliveAgent() as agent:
-        response = get(agent, server.url, preload_content=False)
-        assert list(response.read_chunked()) == [b"one\ntwo", b"\nth", b"ree\nfour"]
-        response = get(agent, server.url, preload_content=False)
-        assert list(response.read_chunked(4)) == [b"one\n", b"two", b"\nth", b"ree\n", b"four"]
-        assert server.sockets == 1
-    with serving(echo_forever) as server, KeepAliveAgent() as agent:
-        response = get(agent, server.url, preload_content=False)
-        with pytest.raises(ResponseNotChunked):
-            list(response.read_chunked())
-
-
-def test_a_response_is_a_file_for_who_reads_files() -> None:
-    with serving(always(answer(TEXT))) as server, KeepAliveAgent() as agent:
-        response = get(agent, server.url, preload_content=False)
-        response.auto_close = False
-        with io.TextIOWrapper(io.BufferedReader(cast("Any", response))) as file:
-            assert file.read().splitlines() == ["one", "two", "three", "four"]
-        assert agent.get_current_status().free_sockets == {server.origin: 1}
-
-
-def test_drain_conn_gives_the_socket_back() -> None:
-    with serving(always(answer(bytes(1_000_000)))) as server, KeepAliveAgent() as agent:
-        for _ in range(2):
-            response = get(agent, server.url, preload_content=False)
-            assert len(response.read(10)) == 10
-            response.drain_conn()
-            assert agent.get_current_status().free_sockets == {server.origin: 1}
-        assert server.sockets == 1
-
-
-@pytest.mark.parametrize("ending", ["release_conn", "close"])
-def test_what_lets_go_of_an_unread_body_closes_the_socket(ending: str) -> None:
-    async def handler(peer: Peer) -> None:
-        await peer.answer(HALF)
-        await peer.closed_by_client()
-
-    with serving(handler) as server, KeepAliveAgent() as agent:
-        response = get(agent, server.url, preload_content=False)
-        getattr(response, ending)()
-        wait_until(lambda: server.open_now == 0)
-        status = agent.get_current_status()
-        assert (status.sockets, status.free_sockets, status.close_socket_count) == ({}, {}, 1)
-
-
-def test_a_response_read_on_after_it_was_released_takes_no_bytes_of_another_s() -> None:
-    async def handler(peer: Peer) -> None:
-        while True:
-            await peer.answer(answer(bytes(200_000) if peer.number == 0 else b"other"))
-
-    with serving(handler) as server, KeepAliveAgent() as agent:
-        first = get(agent, server.url, preload_content=False)
-        first.read(10)
-        first.release_conn()
-        second = get(agent, server.url, preload_content=False)
-        with contextlib.suppress(HTTPError):
-            first.read()
-        assert second.read() == b"other"
-
-
-def test_release_conn_false_keeps_the_socket_until_it_is_released() -> None:
-    with serving(echo_forever) as server, KeepAliveAgent() as agent:
-        response = agent.connection_from_url(server.url).urlopen("GET", "/", release_conn=False)
-        assert response.data == b"ok"
-        assert agent.get_current_status().sockets == {server.origin: 1}
-        response.release_conn()
-        response.release_conn()
-        status = agent.get_current_status()
-        assert (status.free_sockets, status.sockets, status.request_count) == ({server.origin: 1}, {}, 1)
-
-
-def one_by_one(head: bytes, pieces: list[bytes], received: list[bytes]) -> Callable[[Peer], Awaitable[None]]:
-    """Send each piece when the one before it has been received."""
-
-    async def handler(peer: Peer) -> None:
-        await peer.answer(head)
-        for number, piece in enumerate(pieces):
-            await until(lambda number=number: len(received) == number)  # type: ignore[misc]  # mypy misses the default
-            await peer.send(piece)
-
-    return handler
-
-
-EVENTS = [b"data: %d\n\n" % number for number in range(5)]
-
-
-@pytest.mark.parametrize("reader", ["stream", "read_chunked", "read1"])
-def test_server_sent_events_come_one_by_one(reader: str) -> None:
-    received: list[bytes] = []
-    pieces = [chunks(event) for event in EVENTS] + [chunks(b"")]
-    with serving(one_by_one(CHUNKED + b"\r\n", pieces, received)) as server, KeepAliveAgent() as agent:
-        response = get(agent, server.url, preload_content=False)
-        each = iter(response.read1, b"") if reader == "read1" else getattr(response, reader)()
-        for piece in each:
-            received.append(piece)  # noqa: PERF402  # the server looks at it meanwhile
-        assert received == EVENTS
-
-
-def test_lines_of_server_sent_events_come_one_by_one() -> None:
-    received: list[bytes] = []
-    pieces = [chunks(b"data: %d\n" % number) for number in range(5)] + [chunks(b"")]
-    with serving(one_by_one(CHUNKED + b"\r\n", pieces, received)) as server, KeepAliveAgent() as agent:
-        for line in get(agent, server.url, preload_content=False):
-            received.append(line)  # noqa: PERF402  # as above
-        assert received == [b"data: %d\n" % number for number in range(5)]
-
-
-def test_zipped_server_sent_events_come_one_by_one() -> None:
-    received: list[bytes] = []
-    packer = zlib.compressobj(wbits=31)
-    pieces = [chunks(packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH)) for event in EVENTS]
-    pieces.append(chunks(packer.flush(), b""))
-    head = CHUNKED + b"Content-Encoding: gzip\r\n\r\n"
-    with serving(one_by_one(head, pieces, received)) as server, KeepAliveAgent() as agent:
-        for piece in get(agent, server.url, preload_content=False).stream():
-            received.append(piece)  # noqa: PERF402  # as above
-        assert received == EVENTS
-
-
-def test_server_sent_events_without_chunks_come_one_by_one_from_read1() -> None:
-    received: list[bytes] = []
-    with serving(one_by_one(b"HTTP/1.1 200 OK\r\n\r\n", EVENTS, received)) as server, KeepAliveAgent() as agent:
-        for piece in iter(get(agent, server.url, preload_content=False).read1, b""):
-            received.append(piece)  # noqa: PERF402  # as above
-        assert received == EVENTS
-        assert agent.get_current_status().sockets == agent.get_current_status().free_sockets == {}
-
-
-def test_shutdown_from_another_thread_ends_who_reads() -> None:
-    async def handler(peer: Peer) -> None:
-        await peer.answer(HALF)
-        await peer.closed_by_client()
-
-    with serving(handler) as server, KeepAliveAgent(timeout=0) as agent:
-        response = get(agent, server.url, preload_content=False)
-        reading = start(response.read)
-        time.sleep(0.05)  # let it come to where it waits
-        response.shutdown()
-        assert isinstance(reading.exception(PATIENCE_S), HTTPError)
-        assert agent.get_current_status().sockets == {}
-
-
 # -- pools -------------------------------------------------------------------------------------------------------------
 
 
@@ -645,105 +389,6 @@ def test_pools_that_differ_in_nothing_of_that_kind_share_their_sockets() -> None
         for pool in (usual, other, usual):
             assert pool.urlopen("GET", "/").status == 200
         assert server.sockets == 1
-
-
-# -- proxies -----------------------------------------------------------------------------------------------------------
-
-
-async def forwarding(peer: Peer) -> None:
-    """A proxy that answers for every server itself."""
-    while True:
-        target = path_of(await peer.request())
-        await peer.send(answer(target.encode()))
-
-
-def test_one_socket_to_a_proxy_carries_requests_to_all_servers() -> None:
-    with serving(forwarding) as proxy, KeepAliveProxyAgent(proxy.url, proxy_headers={"X-Proxy": "1"}) as agent:
-        for number, host in enumerate(["one.test", "two.test", "one.test"]):
-            response = get(agent, f"http://{host}/a")
-            assert response.data == f"http://{host}/a".encode()
-            assert response.reused_socket is (number > 0)
-        assert proxy.sockets == 1
-        assert all(b"\r\nX-Proxy: 1\r\n" in request for request in proxy.peers[0].requests)
-        assert b"\r\nHost: two.test\r\n" in proxy.peers[0].requests[1]
-        status = agent.get_current_status()
-        assert (status.free_sockets, status.create_socket_count) == ({proxy.origin: 1}, 1)
-    wait_until(lambda: proxy.open_now == 0)
-
-
-def test_a_stale_socket_to_a_proxy_is_replaced_like_any_other() -> None:
-    async def handler(peer: Peer) -> None:
-        await peer.answer()
-        if peer.number == 0:
-            await peer.request()
-            peer.reset()
-        await echo_forever(peer)
-
-    with serving(handler) as proxy, KeepAliveProxyAgent(proxy.url, max_sockets=1) as agent:
-        get(agent, "http://one.test/", retries=False)
-        response = get(agent, "http://two.test/", retries=False)
-        assert (response.status, response.retried) == (200, True)
-        assert agent.get_current_status().retry_count == 1
-
-
-def test_a_proxy_that_is_not_there_is_urllib3_s_proxy_error() -> None:
-    with serving(echo_forever) as proxy:
-        url = proxy.url
-    with KeepAliveProxyAgent(url) as agent:
-        with pytest.raises(ProxyError):
-            get(agent, "http://one.test/", retries=False)
-        status = agent.get_current_status()
-        assert (status.create_socket_error_count, status.sockets) == (1, {})
-
-
-def tunnelling_to(target: ScriptedServer, heard: list[str]) -> Callable[[Peer], Awaitable[None]]:
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
-    async def handler(peer: Peer) -> None:
-        heard.append((await peer.request()).split(b"\r\n")[0].decode())
-        reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
-        try:
-            await peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await asyncio.gather(copy(peer.reader, writer), copy(reader, peer.writer), return_exceptions=True)
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-                await writer.wait_closed()
-
-    return handler
-
-
-def test_https_goes_through_a_tunnel_that_is_kept() -> None:
-    authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    heard: list[str] = []
-
-    async def losing_the_race_once(peer: Peer) -> None:
-        await peer.answer()
-        await peer.answer()
-        if peer.number == 0:
-            await peer.request()
-            return
-        await echo_forever(peer)
-
-    with (
-        serving(losing_the_race_once, tls=context) as target,
-        serving(tunnelling_to(target, heard)) as proxy,
-        KeepAliveProxyAgent(proxy.url, ca_cert_data=authority.cert_pem.bytes().decode()) as agent,
-    ):
-        responses = [get(agent, target.url, retries=False) for _ in range(4)]
-        assert [response.data for response in responses] == [b"ok"] * 4
-        assert [response.reused_socket for response in responses] == [False, True, False, True]
-        assert [response.retried for response in responses] == [False, False, True, False]
-        assert [line.split()[:2] for line in heard] == [["CONNECT", f"127.0.0.1:{target.port}"]] * 2
-        status = agent.get_current_status()
-        assert status.free_sockets == {target.origin: 1}
-        assert (status.create_socket_count, status.retry_count) == (2, 1)
 
 
 # -- events ------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import pytest
 
 pytest.importorskip("scipy")
@@ -13,9 +16,13 @@ from kabench.comparison.thresholds import (
     parse_regression,
     parse_threshold,
 )
-from kabench.comparison.trials import StopRule
-from tests.comparison.figures import agent_run
+from kabench.comparison.trials import StopRule, Trials
+from kabench.histogram import LatencyStats
+from tests.comparison.figures import agent_run, result_of
 from tests.comparison.test_trials import MadeUpMachine, noisy
+
+if TYPE_CHECKING:
+    from kabench.result import RunResult
 
 
 def broken(outcomes: list[Outcome]) -> list[str]:
@@ -168,6 +175,20 @@ def test_too_few_trials_are_no_regression_and_say_so(trials: int) -> None:
     (outcome,) = outcomes_of_comparison([], [parse_regression("5%")], comparison)
     assert outcome.verdict == "cannot tell"
     assert outcome.found == "too few trials: it takes 8 to tell"
+
+
+def test_a_figure_that_some_trials_lack_is_no_regression_and_no_all_clear() -> None:
+    machine = MadeUpMachine(noisy({"a": 1000, "b": 1000}))
+
+    def measure(agent: str) -> RunResult:
+        result = machine.measure(agent)
+        return result if agent == "a" else result_of([replace(result.runs[0], response_time_s=LatencyStats(p50=0.005))])
+
+    comparison = Trials(["a", "b"], measure, StopRule(trials=12)).carry_out({}, "x")
+    (outcome,) = outcomes_of_comparison([], [parse_regression("5%")], comparison)
+    assert (outcome.verdict, outcome.found) == ("cannot tell", "no p99 in some trials")
+    (within,) = outcomes_of_comparison([], [parse_regression("transaction_rate=5%")], comparison)
+    assert within.verdict == "within"
 
 
 def test_plain_seconds_are_shown_as_such() -> None:

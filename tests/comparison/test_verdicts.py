@@ -2,7 +2,7 @@
 
 `noise.json` has the figures of `keepalive` in the order they were measured, against a server that answers after 5 ms
 and one that answers at once, as `benchmarks/verdicts.py --noise` writes them. A made-up machine has such figures in
-blocks of random length, so what followed each other still does, and a drift on top.
+blocks of random length, so what followed each other still does, and on top of that it drifts as the real one did.
 """
 
 from __future__ import annotations
@@ -33,10 +33,18 @@ if TYPE_CHECKING:
     from kabench.result import RunResult
 
 _BLOCK = 8
-_DRIFT = 0.1
+_A_COMPARISON = 24  # runs of the noise that followed each other at once
 _NOISE = json.loads((Path(__file__).parent / "noise.json").read_text())
 _NAMES = [metric.name for metric in COMPARED]
 LOADS = {name: np.asarray(rows, dtype=float)[:, 1:] for name, rows in _NOISE.items() if name != "columns"}
+DRIFTS = {
+    name: [
+        np.polyfit(range(_A_COMPARISON), np.log(rows[start : start + _A_COMPARISON, 0]), 1)[0]
+        for start in range(0, len(rows), _A_COMPARISON)
+    ]
+    for name, rows in LOADS.items()
+}
+"""By how much the logarithm of the rate moved from run to run, in each of the comparisons that were measured."""
 
 
 def test_the_noise_is_that_of_the_figures_that_are_compared() -> None:
@@ -62,12 +70,12 @@ def noise(load: str, rng: np.random.Generator) -> Iterator[npt.NDArray[np.float6
 def simulated(load: str, rng: np.random.Generator, rule: StopRule, slower: float = 0.0) -> Comparison:
     """A comparison of two agents, the second slower by a share. A run takes a second."""
     figures, runs = noise(load, rng), 0
-    drift = rng.uniform(-_DRIFT, _DRIFT) / 100
+    drift = rng.choice(DRIFTS[load])
 
     def measure(agent: str) -> RunResult:
         nonlocal runs
         runs += 1
-        factor = (1 - slower if agent == "b" else 1.0) * (1 + drift * runs)
+        factor = (1 - slower if agent == "b" else 1.0) * np.exp(drift * runs)
         rate, p50, p99, req_per_socket, cpu_us, availability = next(figures)
         return result_of(
             [

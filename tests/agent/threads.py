@@ -1,0 +1,20 @@
+"""What the tests of the threaded agents share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import urllib3
+
+    from kabench.agent.sync.response import AgentResponse
+
+
+def get(agent: urllib3.PoolManager, url: str, **options: Any) -> AgentResponse:
+    """A GET with urllib3's own retries."""
+    return cast("AgentResponse", agent.request("GET", url, **options))
+
+
+def get_once(agent: urllib3.PoolManager, url: str, **options: Any) -> AgentResponse:
+    """A GET that urllib3 does not send again by itself, which would hide what the agent does."""
+    return get(agent, url, **{"retries": False, **options})
