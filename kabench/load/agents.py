@@ -25,6 +25,7 @@ from kabench.load.clients import (
 )
 from kabench.load.driver import Setup
 from kabench.load.source import PreparedSource, RequestSource
+from kabench.load.steered import SteeredUsers
 from kabench.load.users import AgentUsers
 
 if TYPE_CHECKING:
@@ -135,8 +136,12 @@ def make_load(task: Task, share: Share, recorder: Recorder, over: Callable[[floa
             share,
             lambda method, url, headers, body: agent.prepare(method, url, headers=headers, body=body),
         )
+        if task.steering is not None:
+            return SteeredUsers(setup, agent, source, task.steering)
         kind = AgentArrivals if plan.is_open else AgentUsers
         return kind(setup, agent, source)
+    if task.steering is not None:
+        raise AgentSpecError(f"{spec} cannot be steered; {', '.join(_OWN)} can")
     check_spec(spec, plan)
     make = _PEERS[spec].make if spec in _PEERS else load_factory(spec)
     settings = ClientSettings(

@@ -135,13 +135,16 @@ class Crowd(Load):
         if self._has_ended:
             return
         now = perf_counter()
-        level = self._level_at(max(0.0, now - self._zero))
+        self._have(self._level_at(max(0.0, now - self._zero)), now)
+        self._loop.call_later(_LOOK_AT_LEVEL_EVERY_S, self._follow_ramp)
+
+    def _have(self, level: int, now: float) -> None:
+        """Have so many users: tell those who are too many to stop, and let new ones begin."""
         for user in self._users[level : self._level]:
             user.stop()
         for user, tickets in list(zip(self._users, self._tickets, strict=True))[self._level : level]:
             self._let_begin(user, tickets, now)
         self._level = level
-        self._loop.call_later(_LOOK_AT_LEVEL_EVERY_S, self._follow_ramp)
 
     def _let_begin(self, user: CrowdUser, tickets: Iterator[int], now: float) -> None:
         if user.is_finished:

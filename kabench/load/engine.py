@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +15,8 @@ from kabench.load.agents import check_spec, is_factory
 from kabench.load.messages import Counts, Done, Failed, Message, Progress, Ready, Second, SocketCounts, Task
 from kabench.load.plan import PlanError
 from kabench.load.tally import Tally, sum_of
-from kabench.load.team import Team, ending, separate
-from kabench.result import AgentRun, Environment, RunResult, SeriesPoint, WorkerRecord, new_id
+from kabench.load.team import Crew, Team, ending
+from kabench.result import AgentRun, Environment, RunResult, SeriesPoint, new_id
 from kabench.server import EmbeddedServer, ServerOptions
 
 if TYPE_CHECKING:
@@ -68,19 +67,19 @@ class RunControl:
 
     def __init__(self) -> None:
         self.stopped = False
-        self._team: Team | None = None
+        self._crew: Crew | None = None
 
     def stop(self) -> None:
         """Stop the load; `run` returns what was measured, marked interrupted."""
         self.stopped = True
-        if self._team is not None:
-            self._team.stop()
+        if self._crew is not None:
+            self._crew.stop()
 
-    def attend(self, team: Team | None) -> None:
+    def attend(self, crew: Crew | None) -> None:
         """Note whom to stop."""
-        self._team = team
-        if self.stopped and team is not None:
-            team.stop()
+        self._crew = crew
+        if self.stopped and crew is not None:
+            crew.stop()
 
 
 def run(
@@ -90,8 +89,9 @@ def run(
     name: str | None = None,
     on_progress: Callable[[AgentProgress], None] | None = None,
     control: RunControl | None = None,
+    crew_of: Callable[[Sequence[Task]], Crew] = Team,
 ) -> RunResult:
-    """Carry a plan out through each agent in turn.
+    """Carry a plan out through each agent in turn. `crew_of` finds workers for as many tasks.
 
     Raises `AgentSpecError` for an unknown agent, or one that cannot do what the plan asks for, `PlanError` for what
     only a worker finds out, `ServerError` if kabench's own server cannot start, `TargetUnreachableError` if nobody
@@ -102,7 +102,7 @@ def run(
         check_spec(spec, plan)
     control = control or RunControl()
     started_at = datetime.now(UTC)
-    run_of = _Run(plan, on_progress, control)
+    run_of = _Run(plan, on_progress, control, crew_of)
     server = _own_server(plan)
     try:
         _try_out_others(plan, agents, server)
@@ -185,11 +185,16 @@ class _Run:
     """One run under way."""
 
     def __init__(
-        self, plan: LoadPlan, on_progress: Callable[[AgentProgress], None] | None, control: RunControl
+        self,
+        plan: LoadPlan,
+        on_progress: Callable[[AgentProgress], None] | None,
+        control: RunControl,
+        crew_of: Callable[[Sequence[Task]], Crew],
     ) -> None:
         self._plan = plan
         self._on_progress = on_progress
         self._control = control
+        self._crew_of = crew_of
         self.runs: list[AgentRun] = []
         self.problem: str | None = None
         self.event_loop = "unknown"
@@ -197,13 +202,14 @@ class _Run:
 
     def carry_out(self, spec: str, server: EmbeddedServer | None) -> None:
         """Send the load through one agent and add its `AgentRun`, or what there is of it."""
-        part = _Part(self._plan, spec, len(self.runs), server, self._on_progress)
-        self._control.attend(part.team)
+        crew = self._crew_of([_task(self._plan, spec, server, index) for index in range(self._plan.workers)])
+        part = _Part(self._plan, spec, len(self.runs), server, crew, self._on_progress)
+        self._control.attend(crew)
         try:
             part.listen()
         finally:
             self._control.attend(None)
-            part.team.end()
+            crew.end()
         part.explain_losses()
         self.event_loop = part.event_loop
         self.versions |= part.versions
@@ -216,7 +222,7 @@ class _Run:
             if not self.runs:
                 raise TargetUnreachableError(part.unreachable)
             self.problem = f"nobody answers {spec}: {part.unreachable}"
-        self.runs.append(part.tally.agent_run(interrupted=self._control.stopped or self.problem is not None))
+        self.runs.append(part.tally.agent_run(interrupted=self._control.stopped or not part.went_to_its_end))
 
 
 class _Part:
@@ -228,6 +234,7 @@ class _Part:
         spec: str,
         number: int,
         server: EmbeddedServer | None,
+        crew: Crew,
         on_progress: Callable[[AgentProgress], None] | None,
     ) -> None:
         self._plan = plan
@@ -235,14 +242,12 @@ class _Part:
         self._number = number
         self._server = server
         self._on_progress = on_progress
-        self.team = Team([_task(plan, spec, server, index) for index in range(plan.workers)])
+        self._crew = crew
         if server is not None:
-            separate(server.process, self.team.processes)
-        host = socket.gethostname()
-        names = [f"worker-{index + 1}" for index in range(plan.workers)]
-        self.tally = Tally(spec, plan, [WorkerRecord(name=name, host=host, transactions=0) for name in names])
-        self._names = names
-        self._ready = 0
+            crew.keep_apart_from(server.process)
+        self.tally = Tally(spec, crew.members, expects_status=bool(plan.expect_status))
+        self._ready: set[int] = set()
+        self._has_begun = self._was_stopped = False
         self._progress: dict[int, Progress] = {}
         self._done: dict[int, Done] = {}
         self._lost: list[int] = []
@@ -255,7 +260,7 @@ class _Part:
 
     def listen(self) -> None:
         """Hear the workers to their end."""
-        for heard in self.team.messages():
+        for heard in self._crew.messages():
             self._look_after_server()
             if heard is not None:
                 self._hear(*heard)
@@ -264,7 +269,7 @@ class _Part:
         server = self._server
         if server is not None and self.problem is None and not server.is_running:
             self.problem = f"the echo server died ({ending(server.process)}) while {self._spec} was under way"
-            self.team.stop()
+            self._stop()
 
     def _hear(self, index: int, message: Message | None) -> None:
         match message:
@@ -282,16 +287,20 @@ class _Part:
             case Ready():
                 self.event_loop = message.event_loop
                 self.versions |= message.versions
-                self._ready += 1
-                if self._ready == self._plan.workers:
-                    self.team.go()
+                self._ready.add(index)
+                self._go_if_all_are_ready()
             case Done():
                 self._done[index] = message
             case Failed(why=why):
                 self.failure = why
-                self.team.stop()
+                self._stop()
             case None:
                 self._ended(index)
+
+    def _go_if_all_are_ready(self) -> None:
+        if not self._has_begun and len(self._ready.union(self._lost)) == self._plan.workers:
+            self._has_begun = True
+            self._crew.go()
 
     def _ended(self, index: int) -> None:
         done = self._done.get(index)
@@ -299,13 +308,26 @@ class _Part:
         self.tally.end_worker(index, elapsed_s=None if done is None else done.elapsed_s, lost=is_lost)
         if is_lost and self.failure is None:
             self._lost.append(index)
-            self.team.stop()
+            if self._crew.goes_on:
+                self._go_if_all_are_ready()
+            else:
+                self._stop()
+
+    def _stop(self) -> None:
+        self._was_stopped = True
+        self._crew.stop()
 
     def explain_losses(self) -> None:
         """Say which workers were lost, and how; their processes have ended."""
         if self._lost and self.problem is None:
-            lost = ", ".join(f"{self._names[index]} died ({self.team.ending_of(index)})" for index in self._lost)
+            names = [member.name for member in self._crew.members]
+            lost = ", ".join(f"{names[index]} died ({self._crew.ending_of(index)})" for index in self._lost)
             self.problem = f"{lost} while {self._spec} was under way"
+
+    @property
+    def went_to_its_end(self) -> bool:
+        """Whether some workers at least made all of their load."""
+        return bool(self._done) and not self._was_stopped and self.unreachable is None
 
     @property
     def unreachable(self) -> str | None:

@@ -3,7 +3,7 @@
 The worker is told its `Task` in one line and says `Ready` (or `Failed`); it is told when to `Go`, and may be told
 `stop`; the end of its standard input ends it at once. It says `Counts` and a `Second` for every second, `Progress` in
 between, and `Done` at the end. What it ships are increments (`Counts`) and totals so far, so whoever dies loses at most
-a second.
+a second. Where the task is steered, it is also told its `Level` again and again, and says when it has `Levelled`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,16 @@ UNEXPECTED = frozenset({UNEXPECTED_STATUS, UNEXPECTED_BODY})
 """The kinds of errors of answers that came whole, but are not what was expected."""
 
 
+class Steering(msgspec.Struct, frozen=True):
+    """That users come and go as a worker is told, whatever the plan says of how many and how long.
+
+    After each answer a user waits for one of `pauses_s`, at random; or until `pacing_s` after he began to send.
+    """
+
+    pauses_s: tuple[float, ...] = ()
+    pacing_s: float = 0.0
+
+
 class Task(msgspec.Struct, frozen=True):
     """What a worker is to do: its share of a plan, through one agent.
 
@@ -29,12 +39,24 @@ class Task(msgspec.Struct, frozen=True):
     url: str
     ca_data: str | None = None
     index: int = 0
+    steering: Steering | None = None
 
 
 class Go(msgspec.Struct, frozen=True):
     """Begin at `at`, of the system's monotonic clock, which all processes share."""
 
     at: float
+
+
+class Level(msgspec.Struct, frozen=True):
+    """Have so many users. Those who are too many finish what they have under way; with `abort`, it is given up.
+
+    `number` is what the worker answers with when they have stopped.
+    """
+
+    users: int
+    number: int
+    abort: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -113,6 +135,12 @@ class Second(msgspec.Struct, frozen=True, tag="second"):
         )
 
 
+class Levelled(msgspec.Struct, frozen=True, tag="levelled"):
+    """No more users are busy than the `Level` of this number asked for, or a later one."""
+
+    number: int
+
+
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """The load is over, after the last `Second`. `unreachable` says why if no socket could ever be opened.
 
@@ -133,13 +161,13 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 STOP = b"stop\n"
 """The line that ends a load early."""
 
-Message = Ready | Counts | Progress | Second | Done | Failed
+Message = Ready | Counts | Progress | Second | Levelled | Done | Failed
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
-def encode(message: Message | Task | Go) -> bytes:
+def encode(message: Message | Task | Go | Level) -> bytes:
     """One line."""
     return _encoder.encode(message) + b"\n"
 

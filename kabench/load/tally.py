@@ -14,8 +14,6 @@ from kabench.result import BUSY_PCT, LATE_S, AgentRun, Client, Phases, SeriesPoi
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from kabench.load.plan import LoadPlan
-
 _PHASES = ("total", "service", "lag", "queue", "connect", "first_byte")
 _SHORTEST_JUDGED_S = 0.5
 """A worker's share of its core over less than this says nothing."""
@@ -69,9 +67,9 @@ class _Point:
 class Tally:
     """Adds up what the workers have measured of one agent."""
 
-    def __init__(self, agent: str, plan: LoadPlan, workers: Sequence[WorkerRecord]) -> None:
+    def __init__(self, agent: str, workers: Sequence[WorkerRecord], *, expects_status: bool = False) -> None:
         self._agent = agent
-        self._expects_status = bool(plan.expect_status)
+        self._expects_status = expects_status
         self._workers = [_WorkerTally(record) for record in workers]
         self._phases = {phase: Distribution() for phase in _PHASES}
         self._points: list[_Point] = []

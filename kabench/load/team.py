@@ -1,4 +1,7 @@
-"""The worker processes of one agent's part of a run: started, told when to go, heard, and seen to their end."""
+"""`Crew`: the workers of one agent's part of a run, told when to go, heard, and seen to their end.
+
+A `Team` is worker processes of this machine.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ import contextlib
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from kabench.load.messages import STOP, Go, Message, Task, decode, encode
+from kabench.result import WorkerRecord
 from kabench.server.child import end_child, start_child
 
 if TYPE_CHECKING:
@@ -29,10 +34,49 @@ _LEAD_S = 0.02
 """Between the word to go and the first request: all workers have heard it by then."""
 
 
+class Crew(Protocol):
+    """Workers, one a task, wherever they are."""
+
+    @property
+    def members(self) -> Sequence[WorkerRecord]:
+        """Who they are."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the others go on when one is lost."""
+
+    def keep_apart_from(self, server: subprocess.Popen[bytes]) -> None:
+        """See to it that a server on this machine has a core of its own, where there are enough."""
+
+    def go(self) -> None:
+        """Have all begin at the same time."""
+
+    def messages(self) -> Iterator[tuple[int, Message | None] | None]:
+        """What each says, with its index, to the end of all of them, which is a None each.
+
+        In between there is None, as a chance to look after other things.
+        """
+
+    def stop(self) -> None:
+        """Have them stop and say what they have."""
+
+    def ending_of(self, index: int) -> str:
+        """How a worker has ended."""
+
+    def end(self) -> None:
+        """See them end."""
+
+
 class Team:
-    """Workers, one a task. `messages` is what they say."""
+    """Workers who are processes of this machine."""
+
+    goes_on = False
 
     def __init__(self, tasks: Sequence[Task]) -> None:
+        host = socket.gethostname()
+        self.members = [
+            WorkerRecord(name=f"worker-{number}", host=host, transactions=0) for number in range(1, len(tasks) + 1)
+        ]
         self._heard: queue.SimpleQueue[tuple[int, Message | None]] = queue.SimpleQueue()
         self._workers: list[WorkerProcess] = []
         self._is_stopped = False
@@ -50,6 +94,10 @@ class Team:
         """Their processes."""
         return [worker.process for worker in self._workers]
 
+    def keep_apart_from(self, server: subprocess.Popen[bytes]) -> None:
+        """Give the server a core of its own, where there are enough."""
+        separate(server, self.processes)
+
     def go(self) -> None:
         """Have all begin at the same time."""
         at = monotonic() + _LEAD_S
@@ -57,10 +105,7 @@ class Team:
             worker.tell(encode(Go(at)))
 
     def messages(self) -> Iterator[tuple[int, Message | None] | None]:
-        """What each says, with its index, to the end of all of them, which is a None each.
-
-        In between there is None, as a chance to look after other things.
-        """
+        """What each says; see `Crew`."""
         silent_since = dict.fromkeys(range(len(self._workers)), monotonic())
         while silent_since:
             try:

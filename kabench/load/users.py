@@ -58,11 +58,14 @@ class User(Exchange, CrowdUser):
             self._finish(now)
             return
         self._recorder.record_error(error.kind if isinstance(error, AgentError) else "error")
-        pause_s = 0.0
+        pause_s = self._pause_after_error_s()
         if isinstance(error, ConnectError):
-            pause_s = PAUSE_AFTER_CONNECT_ERROR_S
+            pause_s = max(pause_s, PAUSE_AFTER_CONNECT_ERROR_S)
             self.refusal = str(error)
         self._loop.call_later(pause_s, self._go_on)
+
+    def _pause_after_error_s(self) -> float:
+        return 0.0
 
     def _go_on(self) -> None:
         if not self.is_finished:

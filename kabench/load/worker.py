@@ -21,9 +21,23 @@ import msgspec
 
 from kabench.agent import CertificateError, ConnectError, ConnectTimeoutError, InsecureTlsWarning, TlsError
 from kabench.load.agents import is_own, make_load, peer_version
-from kabench.load.messages import STOP, Done, Failed, Go, Message, Progress, Ready, Second, Task, encode
+from kabench.load.messages import (
+    STOP,
+    Done,
+    Failed,
+    Go,
+    Level,
+    Levelled,
+    Message,
+    Progress,
+    Ready,
+    Second,
+    Task,
+    encode,
+)
 from kabench.load.recorder import recorder_for
 from kabench.load.share import Share
+from kabench.load.steered import SteeredUsers
 from kabench.server.limits import allow_open_sockets
 from kabench.server.loop import loop_name, run
 
@@ -69,6 +83,8 @@ class Worker:
         self._plan = task.plan
         self._recorder = recorder_for(task.plan)
         self._load = make_load(task, Share(task.index, task.plan.workers), self._recorder, self._is_over)
+        if isinstance(self._load, SteeredUsers):
+            self._load.levelled = self._say_levelled
         self._over = asyncio.Event()
         self._interrupted = False
         self._has_begun = self._is_cut_off = False
@@ -89,7 +105,7 @@ class Worker:
         self._tick_timer = self._at(begins_at + _PROGRESS_EVERY_S, self._tick)
         if self._plan.warmup_s:
             self._timers.append(self._at(self._zero, self._measure))
-        if self._plan.ends_after_s is not None:
+        if self._plan.ends_after_s is not None and not isinstance(self._load, SteeredUsers):
             self._timers.append(self._at(self._zero + self._plan.ends_after_s, self._time_is_over))
         if not self._interrupted:
             self._load.begin(self._zero)
@@ -110,6 +126,17 @@ class Worker:
 
     def _at(self, at: float, what: Callable[[], None]) -> _Timer:
         return _Timer(self._loop, at, what)
+
+    def hear(self, line: bytes) -> None:
+        """Do as a line says."""
+        if line == STOP:
+            self.interrupt()
+        elif isinstance(self._load, SteeredUsers):
+            level = msgspec.json.decode(line, type=Level)
+            self._load.have(level.users, level.number, perf_counter(), abort=level.abort)
+
+    def _say_levelled(self, number: int) -> None:
+        self._say(Levelled(number))
 
     def interrupt(self) -> None:
         """Stop now; what is under way is given up."""
@@ -253,10 +280,10 @@ def _keep_collections_out(agent: str) -> None:
 
 
 def _listen(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
-    """Hear the word to stop, and the end. In a thread: a client may block the event loop."""
-    for _ in sys.stdin.buffer:
+    """Hear what there is to do, and the end. In a thread: a client may block the event loop."""
+    for line in sys.stdin.buffer:
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(worker.interrupt)
+            loop.call_soon_threadsafe(worker.hear, line)
     _leave(_NOBODY_LISTENS)
 
 

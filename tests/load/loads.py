@@ -46,7 +46,9 @@ def run_here(agent: str = "keepalive", *, late_s: float = 0.0, **given: Any) -> 
     plan = plan_of(**given)
     assert plan.ends_after_s is None
     assert not plan.warmup_s
-    made = Tally(agent, plan, [WorkerRecord(name="here", host="here", transactions=0)])
+    made = Tally(
+        agent, [WorkerRecord(name="here", host="here", transactions=0)], expects_status=bool(plan.expect_status)
+    )
 
     async def carry_out() -> None:
         over: asyncio.Future[float] = asyncio.get_running_loop().create_future()

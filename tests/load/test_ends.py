@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kabench.load import AgentProgress, MeasurementError, RunControl, Stage, run
-from kabench.load import engine as engine_module
 from kabench.load import team as team_module
 from kabench.load.team import Team
 from tests.load.loads import plan_of, run_once
@@ -101,15 +100,15 @@ def test_a_worker_that_does_not_answer_is_ended_and_the_others_figures_are_kept(
         teams.append(Team(tasks))
         return teams[0]
 
-    monkeypatch.setattr(engine_module, "Team", started)
     monkeypatch.setattr(team_module, "_PATIENCE_S", 1.0)
 
     def stop_one(progress: AgentProgress) -> None:
         if progress.transactions > 50:
             os.kill(teams[0].processes[1].pid, signal.SIGSTOP)
 
+    plan = plan_of(url=f"{echo_server.url}1", requests=10**6, workers=2)
     with pytest.raises(MeasurementError, match=r"worker-2 died \(it did not answer for") as caught:
-        run(plan_of(url=f"{echo_server.url}1", requests=10**6, workers=2), ["keepalive"], on_progress=stop_one)
+        run(plan, ["keepalive"], on_progress=stop_one, crew_of=started)
     (measured,) = caught.value.result.runs
     assert measured.transactions > 0
 

@@ -169,23 +169,19 @@ def test_a_server_that_dies_ends_the_run_with_what_was_measured(monkeypatch: pyt
     agrees_with_itself(measured)
 
 
-def test_a_worker_that_dies_ends_the_run_with_what_it_had_said(
-    echo_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_dies_ends_the_run_with_what_it_had_said(echo_server: EmbeddedServer) -> None:
     teams: list[Team] = []
 
     def started(tasks: Any) -> Team:
         teams.append(Team(tasks))
         return teams[0]
 
-    monkeypatch.setattr(engine_module, "Team", started)
-
     def kill_late(progress: AgentProgress) -> None:
         if progress.elapsed_s > 1.15:
             os.kill(teams[0].processes[0].pid, signal.SIGKILL)
 
     with pytest.raises(MeasurementError, match=r"worker-1 died \(SIGKILL\) while keepalive") as caught:
-        run(plan(url=f"{echo_server.url}1", requests=10**6), on_progress=kill_late)
+        run(plan(url=f"{echo_server.url}1", requests=10**6), on_progress=kill_late, crew_of=started)
     (measured,) = caught.value.result.runs
     assert measured.transactions > 100
     assert measured.client.workers[0].lost_at_s is not None

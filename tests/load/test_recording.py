@@ -9,7 +9,6 @@ import pytest
 
 from kabench.agent.aio import Exchange, ResponseHead
 from kabench.agent.aio.request import prepare
-from kabench.load import LoadPlan
 from kabench.load.messages import Counts, Second, SocketCounts, decode, encode
 from kabench.load.recorder import Recorder
 from kabench.load.tally import Tally
@@ -39,7 +38,7 @@ def finish(
 
 
 def tally(recorder: Recorder, elapsed_s: float = 1.0, **sockets: int) -> AgentRun:
-    made = Tally("keepalive", LoadPlan(), [WORKER])
+    made = Tally("keepalive", [WORKER])
     for counts in recorder.take_counts():
         received = decode(encode(counts))
         assert isinstance(received, Counts)
@@ -138,7 +137,7 @@ def test_siege_s_arithmetic() -> None:
 
 def test_seconds_become_a_series_and_add_up() -> None:
     recorder = Recorder()
-    made = Tally("plain", LoadPlan(), [WORKER])
+    made = Tally("plain", [WORKER])
     for second in (1, 2):
         for _ in range(10 * second):
             finish(recorder, started=0, sent=0, end=5 * second)
@@ -158,7 +157,7 @@ def test_seconds_become_a_series_and_add_up() -> None:
 
 
 def test_a_worker_that_said_nothing_is_an_empty_run() -> None:
-    made = Tally("plain", LoadPlan(), [WORKER])
+    made = Tally("plain", [WORKER])
     made.end_worker(0, lost=True)
     run = made.agent_run(interrupted=True)
     assert (run.transactions, run.transaction_rate, run.response_time_s.mean) == (0, 0.0, None)

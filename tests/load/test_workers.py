@@ -9,40 +9,41 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kabench.load import AgentProgress, MeasurementError, run
-from kabench.load import engine as engine_module
 from kabench.load.team import Team
 from tests.load.loads import fits_together, plan_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kabench.load.messages import Task
     from kabench.server import EmbeddedServer
 
 
-@pytest.fixture
-def teams(monkeypatch: pytest.MonkeyPatch) -> list[Team]:
-    """The teams that a run starts."""
-    started: list[Team] = []
+class Teams:
+    """Makes the teams of a run, and keeps them."""
 
-    def start(tasks: Any) -> Team:
-        started.append(Team(tasks))
-        return started[-1]
+    def __init__(self) -> None:
+        self.made: list[Team] = []
 
-    monkeypatch.setattr(engine_module, "Team", start)
-    return started
+    def make(self, tasks: Sequence[Task]) -> Team:
+        self.made.append(Team(tasks))
+        return self.made[-1]
 
 
 @pytest.mark.parametrize("given", [{"requests": 10**6}, {"rate": 200.0, "duration_s": 600.0}], ids=["users", "rate"])
 def test_a_worker_that_is_killed_is_named_and_the_others_figures_are_kept(
-    echo_server: EmbeddedServer, teams: list[Team], given: dict[str, Any]
+    echo_server: EmbeddedServer, given: dict[str, Any]
 ) -> None:
+    teams = Teams()
     killed: list[int] = []
 
     def kill_late(progress: AgentProgress) -> None:
         if progress.second is not None and progress.elapsed_s > 1.15 and not killed:
-            killed.append(teams[0].processes[1].pid)
+            killed.append(teams.made[0].processes[1].pid)
             os.kill(killed[0], signal.SIGKILL)
 
     with pytest.raises(MeasurementError, match=r"worker-2 died \(SIGKILL\) while keepalive was under way") as caught:
-        run(plan_of(url=f"{echo_server.url}1", workers=3, **given), on_progress=kill_late)
+        run(plan_of(url=f"{echo_server.url}1", workers=3, **given), on_progress=kill_late, crew_of=teams.make)
     (measured,) = caught.value.result.runs
     fits_together(measured)
     assert measured.interrupted
@@ -51,23 +52,21 @@ def test_a_worker_that_is_killed_is_named_and_the_others_figures_are_kept(
     assert second.lost_at_s is not None
     assert second.lost_at_s >= 0.9  # it had said its first second
     assert min(first.transactions, second.transactions, third.transactions) > 10
-    assert all(process.poll() is not None for process in teams[0].processes)
+    assert all(process.poll() is not None for process in teams.made[0].processes)
 
 
-def test_a_worker_that_is_killed_before_the_load_begins_ends_it_too(
-    echo_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def start(tasks: Any) -> Team:
+def test_a_worker_that_is_killed_before_the_load_begins_ends_it_too(echo_server: EmbeddedServer) -> None:
+    def start(tasks: Sequence[Task]) -> Team:
         team = Team(tasks)
         team.processes[2].kill()
         return team
 
-    monkeypatch.setattr(engine_module, "Team", start)
     with pytest.raises(MeasurementError, match=r"worker-3 died \(SIGKILL\)") as caught:
-        run(plan_of(url=echo_server.url, workers=3), ["keepalive"])
+        run(plan_of(url=echo_server.url, workers=3), ["keepalive"], crew_of=start)
     assert caught.value.result.runs[0].transactions == 0
 
 
-def test_no_worker_outlives_its_run(echo_server: EmbeddedServer, teams: list[Team]) -> None:
-    run(plan_of(url=echo_server.url, total=30, workers=3), ["keepalive"])
-    assert [process.poll() for process in teams[0].processes] == [0, 0, 0]
+def test_no_worker_outlives_its_run(echo_server: EmbeddedServer) -> None:
+    teams = Teams()
+    run(plan_of(url=echo_server.url, total=30, workers=3), ["keepalive"], crew_of=teams.make)
+    assert [process.poll() for process in teams.made[0].processes] == [0, 0, 0]
