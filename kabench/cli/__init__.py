@@ -15,6 +15,7 @@ from kabench.cli.errors import CommandError, say
 from kabench.cli.report import report
 from kabench.cli.run import run
 from kabench.cli.serve import serve
+from kabench.cli.worker import worker
 
 app = typer.Typer(
     name="kabench",
@@ -30,6 +31,7 @@ app.command()(compare)
 app.command()(diff)
 app.command()(serve)
 app.command()(report)
+app.command()(worker)
 
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """What typer raises for a command line that it does not understand."""

@@ -16,3 +16,13 @@ def needs_extra(what: str, extra: str, packages: Iterable[str]) -> None:
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise CommandError(f"{what} needs {' and '.join(missing)}: pip install 'kabench[{extra}]'")
+
+
+def needs_locust(what: str) -> None:
+    """See that locust is installed, and not too old. Raises `CommandError` if not."""
+    from kabench.distributed.requirement import LocustError, check_locust
+
+    try:
+        check_locust()
+    except LocustError as error:
+        raise CommandError(f"{what}: {error}") from None

@@ -20,6 +20,7 @@ from kabench.load import (
     TargetUnreachableError,
     run,
 )
+from kabench.load.team import Team
 from kabench.server import ServerError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import TextIO
 
+    from kabench.load.messages import Task
+    from kabench.load.team import Crew
     from kabench.result import RunResult
 
 SHORTEST_SHOWN_S = 0.5
@@ -44,10 +47,21 @@ class Finished:
     interrupted: bool
 
 
-def run_live(plan: LoadPlan, agents: Sequence[str], name: str, progress: str, control: RunControl) -> Finished:
+def run_live(
+    plan: LoadPlan,
+    agents: Sequence[str],
+    name: str,
+    progress: str,
+    control: RunControl,
+    crew_of: Callable[[Sequence[Task]], Crew] = Team,
+) -> Finished:
     """Carry a plan out. `progress` is as `shown_as` has it. Raises `CommandError` where nothing can be measured."""
     with could_not_begin(plan), _shown(progress, len(agents)) as show:
-        return _run(plan, agents, name, control, show)
+        try:
+            result = run(plan, agents, name=name, on_progress=show, control=control, crew_of=crew_of)
+        except MeasurementError as error:
+            return Finished(error.result, str(error), control.stopped)
+        return Finished(result, None, control.stopped)
 
 
 @contextlib.contextmanager
@@ -97,20 +111,6 @@ def _shown(progress: str, agents: int) -> Iterator[Callable[[AgentProgress], Non
 
         with LiveView(agents) as view:
             yield view.show
-
-
-def _run(
-    plan: LoadPlan,
-    agents: Sequence[str],
-    name: str,
-    control: RunControl,
-    on_progress: Callable[[AgentProgress], None] | None,
-) -> Finished:
-    try:
-        result = run(plan, agents, name=name, on_progress=on_progress, control=control)
-    except MeasurementError as error:
-        return Finished(error.result, str(error), control.stopped)
-    return Finished(result, None, control.stopped)
 
 
 def _stopper(control: RunControl) -> Callable[[int, FrameType | None], None]:

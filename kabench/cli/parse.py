@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,3 +114,17 @@ def file_lines(option: str, path: Path) -> list[str]:
         return file_bytes(option, path).decode().splitlines()
     except UnicodeDecodeError as error:
         raise CommandError(f"{option} {path}: it is no text in UTF-8 ({error.reason})") from None
+
+
+_HAS_PORT = re.compile(r":\d+$")
+
+
+def address(option: str, text: str, default_port: int) -> tuple[str, int]:
+    """A host and a port from `HOST[:PORT]`, IPv6 in brackets. Raises `CommandError`."""
+    from kabench.agent.aio.request import parse_address
+
+    try:
+        host, port = parse_address(text if _HAS_PORT.search(text) else f"{text}:{default_port}")
+    except ValueError as error:
+        raise CommandError(f"{option}: {error}") from None
+    return f"[{host}]" if ":" in host else host, port

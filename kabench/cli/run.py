@@ -10,6 +10,7 @@ from kabench.cli import file_options as files  # noqa: TC001  # typer reads the 
 from kabench.cli.errors import finish
 from kabench.cli.gates import FailIf, Gates, complain
 from kabench.cli.options import LoadOptions, takes_load_options
+from kabench.cli.parse import duration
 
 
 @takes_load_options
@@ -25,6 +26,31 @@ def run(
     html: files.Html = None,
     no_save: files.NoSave = False,
     name: files.Name = "run",
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Have workers send the load, on this and other machines, by locust.")
+    ] = False,
+    expect_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--expect-workers", min=1, metavar="N", help="With --distributed: begin when so many have come (all local)."
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, metavar="N", help="With --distributed: workers to start on this machine."),
+    ] = None,
+    bind: Annotated[
+        str | None,
+        typer.Option(
+            "--bind", metavar="HOST[:PORT]", help="With --distributed: where workers come to (127.0.0.1:5557)."
+        ),
+    ] = None,
+    max_wait: Annotated[
+        float,
+        typer.Option(
+            "--max-wait", metavar="DURATION", parser=duration, help="With --distributed: how long to wait for workers."
+        ),
+    ] = "10m",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
     progress: Annotated[
         str,
         typer.Option("--progress", metavar="auto|live|plain|none", help="While it runs; plain is a line a second."),
@@ -36,6 +62,7 @@ def run(
     With no options it is agentkeepalive's published benchmark: 60 users with 1000 requests each, 50 sockets, a server
     that answers after 5 ms.
     """
+    from kabench.cli.fleet import FleetOptions, fleet_for
     from kabench.cli.live import run_live, shown_as, stoppable
     from kabench.cli.outputs import Outputs, hgrm_paths
     from kabench.cli.plan import check_specs, plan_of
@@ -44,7 +71,8 @@ def run(
     from kabench.result import labels
 
     shown = "none" if quiet else shown_as(progress)
-    plan = plan_of(load)
+    workers = FleetOptions(distributed, expect_workers, processes, bind, max_wait)
+    plan = workers.applied_to(plan_of(load), load)
     agents = load.agent or ["keepalive", "plain"]
     check_specs(agents, plan)
     gates = Gates.of(fail_if)
@@ -52,7 +80,8 @@ def run(
     paths = Paths(csv=csv, hgrm=hgrm_paths(hgrm, agents), junit=junit, markdown=markdown, html=html)
     outputs = Outputs(paths, json=json, saves=not no_save)
     with stoppable() as control:
-        finished = run_live(plan, agents, name, shown, control)
+        with fleet_for(workers, control) as crew_of:
+            finished = run_live(plan, agents, name, shown, control, crew_of)
         outcomes = outcomes_of_runs(gates.thresholds, finished.result.runs)
         unsaved = outputs.write(
             finished.result, lambda: report_of_run(finished.result, paths, outcomes, finished.problem)

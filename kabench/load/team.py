@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from abc import ABC, abstractmethod
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,7 +31,9 @@ _PATIENCE_S = 30.0
 _PATIENCE_AFTER_STOP_S = 5.0
 """How long a worker may say nothing: it says something ten times a second, if its client lets it."""
 
-_LEAD_S = 0.02
+WORKER_COMMAND = [sys.executable, "-P", "-m", "kabench.load"]
+
+LEAD_S = 0.02
 """Between the word to go and the first request: all workers have heard it by then."""
 
 
@@ -67,24 +70,88 @@ class Crew(Protocol):
         """See them end."""
 
 
-class Team:
-    """Workers who are processes of this machine."""
+class ListeningCrew(ABC):
+    """What all crews have in common: whoever says nothing for too long is given up.
+
+    `heard` is what was said, by the index of who said it; None is his end.
+    """
 
     goes_on = False
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        host = socket.gethostname()
-        self.members = [
-            WorkerRecord(name=f"worker-{number}", host=host, transactions=0) for number in range(1, len(tasks) + 1)
-        ]
-        self._heard: queue.SimpleQueue[tuple[int, Message | None]] = queue.SimpleQueue()
-        self._workers: list[WorkerProcess] = []
+    def __init__(self, members: Sequence[WorkerRecord]) -> None:
+        self.members = members
+        self.heard: queue.SimpleQueue[tuple[int, Message | None]] = queue.SimpleQueue()
         self._is_stopped = False
         self._stopped_at = 0.0
-        self.unresponsive: set[int] = set()
+        self._unresponsive: set[int] = set()
+
+    def messages(self) -> Iterator[tuple[int, Message | None] | None]:
+        """What each says; see `Crew`."""
+        silent_since = dict.fromkeys(range(len(self.members)), monotonic())
+        while silent_since:
+            try:
+                index, message = self.heard.get(timeout=LOOK_AROUND_EVERY_S)
+            except queue.Empty:
+                self._give_the_silent_up(silent_since)
+                yield None
+                continue
+            if index not in silent_since:
+                continue  # he was given up
+            if message is None:
+                del silent_since[index]
+            else:
+                silent_since[index] = monotonic()
+            yield index, message
+
+    def _give_the_silent_up(self, silent_since: dict[int, float]) -> None:
+        """Give workers up that have said nothing for longer than any worker is silent."""
+        for index, since in silent_since.items():
+            if monotonic() - max(since, self._stopped_at) > self._patience_s:
+                self._unresponsive.add(index)
+                self._give_up(index)
+
+    @property
+    def _patience_s(self) -> float:
+        return _PATIENCE_AFTER_STOP_S if self._is_stopped else _PATIENCE_S
+
+    def stop(self) -> None:
+        """Have them stop and say what they have."""
+        if not self._is_stopped:
+            self._is_stopped = True
+            self._stopped_at = monotonic()
+            self._tell_to_stop()
+
+    def ending_of(self, index: int) -> str:
+        """How a worker has ended."""
+        if index in self._unresponsive:
+            return f"it did not answer for {self._patience_s:g} s"
+        return self._ending_of(index)
+
+    @abstractmethod
+    def _tell_to_stop(self) -> None:
+        """Tell all."""
+
+    @abstractmethod
+    def _give_up(self, index: int) -> None:
+        """End a worker who does not answer; his end is then heard."""
+
+    @abstractmethod
+    def _ending_of(self, index: int) -> str:
+        """How a worker has ended, by himself."""
+
+
+class Team(ListeningCrew):
+    """Workers who are processes of this machine."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        host = socket.gethostname()
+        super().__init__(
+            [WorkerRecord(name=f"worker-{number}", host=host, transactions=0) for number in range(1, len(tasks) + 1)]
+        )
+        self._workers: list[WorkerProcess] = []
         try:
             for index, task in enumerate(tasks):
-                self._workers.append(WorkerProcess(index, task, self._heard))
+                self._workers.append(WorkerProcess(index, task, self.heard))
         except BaseException:
             self.end()
             raise
@@ -100,46 +167,18 @@ class Team:
 
     def go(self) -> None:
         """Have all begin at the same time."""
-        at = monotonic() + _LEAD_S
+        at = monotonic() + LEAD_S
         for worker in self._workers:
             worker.tell(encode(Go(at)))
 
-    def messages(self) -> Iterator[tuple[int, Message | None] | None]:
-        """What each says; see `Crew`."""
-        silent_since = dict.fromkeys(range(len(self._workers)), monotonic())
-        while silent_since:
-            try:
-                index, message = self._heard.get(timeout=LOOK_AROUND_EVERY_S)
-            except queue.Empty:
-                self._end_the_silent(silent_since)
-                yield None
-                continue
-            if message is None:
-                del silent_since[index]
-            else:
-                silent_since[index] = monotonic()
-            yield index, message
+    def _tell_to_stop(self) -> None:
+        for worker in self._workers:
+            worker.tell(STOP)
 
-    def _end_the_silent(self, silent_since: dict[int, float]) -> None:
-        """End workers that have said nothing for longer than any worker is silent."""
-        patience_s = _PATIENCE_AFTER_STOP_S if self._is_stopped else _PATIENCE_S
-        for index, since in silent_since.items():
-            if monotonic() - max(since, self._stopped_at) > patience_s:
-                self.unresponsive.add(index)
-                self._workers[index].process.kill()
+    def _give_up(self, index: int) -> None:
+        self._workers[index].process.kill()
 
-    def stop(self) -> None:
-        """Have them stop and say what they have."""
-        if not self._is_stopped:
-            self._is_stopped = True
-            self._stopped_at = monotonic()
-            for worker in self._workers:
-                worker.tell(STOP)
-
-    def ending_of(self, index: int) -> str:
-        """How a worker's process has ended."""
-        if index in self.unresponsive:
-            return f"it did not answer for {_PATIENCE_AFTER_STOP_S if self._is_stopped else _PATIENCE_S:g} s"
+    def _ending_of(self, index: int) -> str:
         return ending(self._workers[index].process)
 
     def end(self) -> None:
@@ -156,7 +195,7 @@ class WorkerProcess:
     def __init__(self, index: int, task: Task, heard: queue.SimpleQueue[tuple[int, Message | None]]) -> None:
         self._index = index
         self._heard = heard
-        self.process = start_child([sys.executable, "-P", "-m", "kabench.load"])
+        self.process = start_child(WORKER_COMMAND)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         self.tell(encode(task))

@@ -1,0 +1,153 @@
+"""`--distributed`: where the workers of a run come from, and what is said while they come."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from kabench.cli.errors import CommandError, say
+from kabench.cli.extras import needs_locust
+from kabench.cli.parse import address
+from kabench.distributed.processes import end_workers, start_worker
+from kabench.load import PlanError
+from kabench.load.team import Team
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator, Sequence
+
+    from kabench.cli.options import LoadOptions
+    from kabench.distributed.fleet import Arrival, Fleet
+    from kabench.load import LoadPlan, RunControl
+    from kabench.load.messages import Task
+    from kabench.load.team import Crew
+
+LOCUST_PORT = 5557
+_LOOPBACK = "127.0.0.1"
+_LOCAL_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetOptions:
+    """What the command line says of the workers."""
+
+    distributed: bool
+    expect_workers: int | None
+    processes: int | None
+    bind: str | None
+    max_wait_s: float
+
+    @property
+    def expected(self) -> int:
+        """How many workers there will be."""
+        return self.expect_workers or self.processes or 1
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where they come to. Any port will do where all of them are started here."""
+        if self.bind is not None:
+            return address("--bind", self.bind, LOCUST_PORT)
+        return _LOOPBACK, 0 if self.expect_workers in (None, self.processes) else LOCUST_PORT
+
+    def applied_to(self, plan: LoadPlan, load: LoadOptions) -> LoadPlan:
+        """The plan, for as many workers. Raises `CommandError` for what does not fit together."""
+        if not self.distributed:
+            given = {"--expect-workers": self.expect_workers, "--processes": self.processes, "--bind": self.bind}
+            for option, value in given.items():
+                if value is not None:
+                    raise CommandError(f"{option} is for --distributed")
+            return plan
+        if load.workers is not None:
+            raise CommandError("--workers is for one machine; with --distributed, say --expect-workers or --processes")
+        if self.expect_workers is None and self.processes is None:
+            raise CommandError(
+                "--distributed: how many workers? --expect-workers N waits for them, --processes N starts them here"
+            )
+        if self.expect_workers is not None and (self.processes or 0) > self.expect_workers:
+            raise CommandError(f"--processes: {self.processes} are more than --expect-workers {self.expect_workers}")
+        host, _ = self.address
+        if plan.url is None and not plan.targets and not _is_loopback(host):
+            raise CommandError(
+                "--distributed: name a URL; kabench's own server listens on loopback, where no other machine gets to"
+            )
+        needs_locust("--distributed")
+        try:
+            return dataclasses.replace(plan, workers=self.expected)
+        except PlanError as error:
+            raise CommandError(str(error)) from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextlib.contextmanager
+def fleet_for(options: FleetOptions, control: RunControl) -> Iterator[Callable[[Sequence[Task]], Crew]]:
+    """What finds the workers of a run: processes of this one where the run is not distributed, else a fleet.
+
+    Raises `CommandError` where there are none, and exits where the user does not want to wait for them.
+    """
+    if not options.distributed:
+        yield Team
+        return
+    from kabench.distributed.fleet import Fleet, FleetError, WorkersMissingError
+
+    host, port = options.address
+    try:
+        fleet = Fleet(host, port)
+    except FleetError as error:
+        raise CommandError(f"--bind: {error}; name another with --bind {host}:PORT") from None
+    with contextlib.closing(fleet), _local_workers(options.processes or 0, host, fleet.port) as processes:
+        try:
+            _wait_for_workers(options, fleet, host, control, processes)
+        except WorkersMissingError as error:
+            raise CommandError(f"{error}; --max-wait waits longer", CommandError.COULD_NOT_MEASURE) from None
+        except FleetError as error:
+            raise CommandError(str(error), CommandError.COULD_NOT_MEASURE) from None
+        if control.stopped:
+            raise typer.Exit(CommandError.INTERRUPTED)
+        yield fleet.crew
+
+
+def _wait_for_workers(
+    options: FleetOptions, fleet: Fleet, host: str, control: RunControl, processes: Sequence[subprocess.Popen[bytes]]
+) -> None:
+    at = f"{host}:{fleet.port}"
+    if options.expected > len(processes):
+        say(f"Waiting for {options.expected} workers: kabench worker --master {at}")
+
+    def arrived(arrival: Arrival) -> None:
+        if arrival.version is not None:
+            from kabench import __version__
+
+            say(f"A worker on {arrival.host} was turned away: it runs kabench {arrival.version}, this is {__version__}")
+        else:
+            say(f"{arrival.joined} of {arrival.expected} workers: one on {arrival.host}")
+
+    def goes_on() -> bool:
+        for process in processes:
+            if process.poll() is not None:
+                raise CommandError(
+                    f"a worker of --processes ended with exit code {process.returncode}", CommandError.COULD_NOT_MEASURE
+                )
+        return not control.stopped
+
+    fleet.wait_for(options.expected, options.max_wait_s, arrived, goes_on)
+
+
+@contextlib.contextmanager
+def _local_workers(count: int, host: str, port: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Workers of this machine, for the time of the context. When the hub ends, they do."""
+    processes = [start_worker(host, port, _LOCAL_PATIENCE_S, quiet=True) for _ in range(count)]
+    try:
+        yield processes
+    finally:
+        end_workers(processes)

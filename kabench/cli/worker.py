@@ -1,0 +1,48 @@
+"""`kabench worker`: joins a distributed run."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kabench.cli.errors import CommandError
+from kabench.cli.parse import address, duration
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+def worker(
+    master: Annotated[str, typer.Option("--master", metavar="HOST[:PORT]", help="Where kabench run is (port 5557).")],
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, metavar="N", help="Workers on this machine, each a process (1).")
+    ] = 1,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="DURATION", parser=duration, help="How long to look for the master.")
+    ] = "1m",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Join a distributed run: send a share of the load that kabench run --distributed asks for.
+
+    A worker does what its master says, to whatever address: join only one that you trust.
+    """
+    from kabench.cli.extras import needs_locust
+    from kabench.cli.fleet import LOCUST_PORT
+    from kabench.distributed.processes import start_worker
+
+    host, port = address("--master", master, LOCUST_PORT)
+    needs_locust("kabench worker")
+    started = [start_worker(host, port, wait, quiet=quiet) for _ in range(processes)]
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        for process in started:
+            process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, pass_on)
+    codes = [process.wait() for process in started]
+    worst = max(CommandError.COULD_NOT_MEASURE if code < 0 else code for code in codes)
+    if worst:
+        raise typer.Exit(worst)

@@ -1,0 +1,24 @@
+"""Which locust is needed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+
+OLDEST_LOCUST = (2, 32)
+
+
+class LocustError(RuntimeError):
+    """locust is not there, or too old."""
+
+
+def check_locust() -> None:
+    """See that locust can be used, without importing it: that changes a whole process. Raises `LocustError`."""
+    try:
+        version = importlib.metadata.version("locust")
+    except importlib.metadata.PackageNotFoundError:
+        raise LocustError("this needs locust: pip install 'kabench[locust]'") from None
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST_LOCUST:
+        oldest = ".".join(map(str, OLDEST_LOCUST))
+        raise LocustError(f"locust {version} is too old; {oldest} is needed: pip install 'kabench[locust]'")
