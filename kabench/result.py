@@ -13,6 +13,7 @@ import os
 import secrets
 import tempfile
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -204,6 +205,11 @@ def labels(agents: Sequence[str]) -> list[str]:
     ]
 
 
+def now_as_text() -> str:
+    """Now, as records have it: UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 def new_id() -> str:
     """An id that no other record has."""
     return secrets.token_hex(6)
@@ -279,8 +285,35 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         raise ResultError(f"{path}: {error.strerror}") from None
 
 
+_LONGEST_NAME = 80
+"""Of a run's name, in the name of its file."""
+
+
+def as_file_name(text: str) -> str:
+    """Text as it may stand in the name of a file."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip(".")[:_LONGEST_NAME] or "run"
+
+
+def record_file_name(record: Savable) -> str:
+    """What a record's file is called: when it began, its name, the beginning of its id."""
+    started = record.started_at.replace("-", "").replace(":", "")
+    return f"{started}-{as_file_name(record.name)}-{record.id[:6]}.json"
+
+
 class Savable(Protocol):
     """A record of any kind."""
+
+    @property
+    def id(self) -> str:
+        """What no other record has."""
+
+    @property
+    def name(self) -> str:
+        """What its user calls it."""
+
+    @property
+    def started_at(self) -> str:
+        """When it began, UTC, ISO 8601."""
 
     def to_json(self) -> bytes:
         """The record as a JSON document."""

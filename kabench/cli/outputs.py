@@ -14,7 +14,7 @@ import typer
 from kabench.cli.console import report_console
 from kabench.cli.errors import CommandError
 from kabench.cli.extras import needs_extra
-from kabench.result import ResultError, check_writable, save_result, write_whole
+from kabench.result import ResultError, as_file_name, check_writable, record_file_name, save_result, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from kabench.cli.reports import Paths, Report
     from kabench.comparison.record import Comparison
     from kabench.result import RunResult
-
-_LONGEST_NAME = 80
-"""Of a run's name, in the name of its file."""
 
 _FOR_HTML = ("plotly", "jinja2")
 
@@ -121,7 +118,7 @@ def hgrm_paths(path: Path | None, agents: Sequence[str]) -> list[Path]:
     _check_is_file("--hgrm", path)
     if len(agents) == 1:
         return [path]
-    names = [_as_file_name(agent) for agent in agents]
+    names = [as_file_name(agent) for agent in agents]
     numbered = [
         f"{name}-{names[: index + 1].count(name)}" if names.count(name) > 1 else name
         for index, name in enumerate(names)
@@ -149,13 +146,3 @@ def check_folder(option: str, folder: Path) -> None:
         check_writable(folder)
     except ResultError as error:
         raise CommandError(f"{option} {error}") from None
-
-
-def _as_file_name(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip(".")[:_LONGEST_NAME] or "run"
-
-
-def record_file_name(record: RunResult | Comparison) -> str:
-    """What a record's file is called: when it began, its name, the beginning of its id."""
-    started = record.started_at.replace("-", "").replace(":", "")
-    return f"{started}-{_as_file_name(record.name)}-{record.id[:6]}.json"

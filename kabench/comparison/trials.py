@@ -7,7 +7,6 @@ steadily, as getting warm or slow, favours nobody.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from kabench.comparison.record import Comparison, Trial, TrialRun
 from kabench.comparison.statistics import LEVEL
 from kabench.comparison.verdicts import Sides, is_settled, judged, most_questions
 from kabench.load import MeasurementError, PlanError, RunControl, TargetUnreachableError, check_agents, run
-from kabench.result import labels, new_id
+from kabench.result import labels, new_id, now_as_text
 from kabench.server import ServerError
 
 if TYPE_CHECKING:
@@ -159,7 +158,7 @@ class Trials:
 
     def carry_out(self, plan: dict[str, object], name: str) -> Comparison:
         """All trials, and what they say. Raises as `compare` does."""
-        began_at, started_at = self._clock(), datetime.now(UTC)
+        began_at, started_at = self._clock(), now_as_text()
         looks: list[Look] = []
         done: Look | None = None
         most = 0
@@ -240,7 +239,7 @@ class Trials:
         look: Look,
         plan: dict[str, object],
         name: str,
-        started_at: datetime,
+        started_at: str,
         elapsed_s: float,
     ) -> Comparison:
         trials = [trial for trial in self._trials if trial.runs]
@@ -250,7 +249,7 @@ class Trials:
             id=new_id(),
             name=name,
             kabench_version=__version__,
-            started_at=started_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            started_at=started_at,
             elapsed_s=round(elapsed_s, 3),
             environment=last.environment,
             agents=list(self._sides),

@@ -7,4 +7,22 @@ loaded when first used.
 
 from __future__ import annotations
 
-__all__: list[str] = []
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kabench.distributed.reporter import install
+    from kabench.distributed.user import KabenchUser
+
+__all__ = ["KabenchUser", "install"]
+
+_HOMES = {"KabenchUser": "kabench.distributed.user", "install": "kabench.distributed.reporter"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        from kabench.distributed.requirement import check_locust
+
+        check_locust()
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -41,7 +41,7 @@ from kabench.distributed.protocol import (
     unpacked,
 )
 from kabench.load.messages import STOP as STOP_LINE
-from kabench.load.messages import Counts, Go, Message, Progress, decode, encode
+from kabench.load.messages import Counts, Go, Message, Progress, Up, decode, encode
 from kabench.load.team import LEAD_S, WORKER_COMMAND, ending
 from kabench.server.child import end_child, start_child
 
@@ -183,6 +183,8 @@ class _Process:
                 message = decode(line)
             except msgspec.DecodeError:
                 break  # cut off in the middle: it is dying
+            if isinstance(message, Up):
+                continue
             if isinstance(message, Progress) and monotonic() - self._progress_at < _PROGRESS_EVERY_S:
                 continue
             unsent.append(message)

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kabench import __version__
 from kabench.load.agents import check_spec, is_factory
+from kabench.load.environment import environment_of
 from kabench.load.messages import Counts, Done, Failed, Message, Progress, Ready, Second, SocketCounts, Task
 from kabench.load.plan import PlanError
 from kabench.load.tally import Tally, sum_of
 from kabench.load.team import Crew, Team, ending
-from kabench.result import AgentRun, Environment, RunResult, SeriesPoint, new_id
+from kabench.result import AgentRun, RunResult, SeriesPoint, new_id, now_as_text
 from kabench.server import EmbeddedServer, ServerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kabench.load.plan import LoadPlan
-
-_MEASURED_WITH = ("httptools", "uvloop", "hdrhistogram", "urllib3")
 
 
 class TargetUnreachableError(ConnectionError):
@@ -101,7 +95,7 @@ def run(
     for spec in agents:
         check_spec(spec, plan)
     control = control or RunControl()
-    started_at = datetime.now(UTC)
+    started_at = now_as_text()
     run_of = _Run(plan, on_progress, control, crew_of)
     server = _own_server(plan)
     try:
@@ -117,8 +111,8 @@ def run(
         id=new_id(),
         name=name or "run",
         kabench_version=__version__,
-        started_at=started_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        environment=_environment(run_of.event_loop, run_of.versions),
+        started_at=started_at,
+        environment=environment_of(run_of.event_loop, run_of.versions),
         plan=plan.as_record(),
         runs=run_of.runs,
     )
@@ -356,31 +350,3 @@ class _Part:
                 p99_s=self._p99_s,
             )
         )
-
-
-def _environment(event_loop: str, peers: dict[str, str]) -> Environment:
-    versions = dict(peers)
-    for package in _MEASURED_WITH:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return Environment(
-        python=platform.python_version(),
-        implementation=platform.python_implementation(),
-        event_loop=event_loop,
-        platform=platform.platform(),
-        cpu_model=_cpu_model(),
-        cpu_count=os.cpu_count() or 1,
-        versions=versions,
-    )
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

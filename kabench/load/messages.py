@@ -1,9 +1,10 @@
 """What a worker and the one who started it say to each other: lines of JSON on the worker's standard streams.
 
-The worker is told its `Task` in one line and says `Ready` (or `Failed`); it is told when to `Go`, and may be told
-`stop`; the end of its standard input ends it at once. It says `Counts` and a `Second` for every second, `Progress` in
-between, and `Done` at the end. What it ships are increments (`Counts`) and totals so far, so whoever dies loses at most
-a second. Where the task is steered, it is also told its `Level` again and again, and says when it has `Levelled`.
+The worker says that it is `Up`, is told its `Task` in one line and says `Ready` (or `Failed`); it is told when to
+`Go`, and may be told `stop`; the end of its standard input ends it at once. It says `Counts` and a `Second` for every
+second, `Progress` in between, and `Done` at the end. What it ships are increments (`Counts`) and totals so far, so
+whoever dies loses at most a second. Where the task is steered, it is also told its `Level` again and again, and says
+when it has `Levelled`.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class Level(msgspec.Struct, frozen=True):
     users: int
     number: int
     abort: bool = False
+
+
+class Up(msgspec.Struct, frozen=True, tag="up"):
+    """The process has started, and waits for its task."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -161,7 +166,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 STOP = b"stop\n"
 """The line that ends a load early."""
 
-Message = Ready | Counts | Progress | Second | Levelled | Done | Failed
+Message = Up | Ready | Counts | Progress | Second | Levelled | Done | Failed
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)

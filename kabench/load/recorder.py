@@ -111,8 +111,12 @@ class Recorder:
 
     def record_undivided(self, status: int, body: bytes, response_s: float) -> None:
         """Count a finished exchange of which nobody knows when it was sent."""
+        self.record_reported(status, len(body), response_s)
+
+    def record_reported(self, status: int, body_bytes: int, response_s: float) -> None:
+        """Count a finished exchange that somebody else has measured."""
         self.status_codes[status] += 1
-        self.body_bytes += len(body)
+        self.body_bytes += body_bytes
         self._total[int(response_s * 1e6)] += 1
 
     def _record_service(self, exchange: Exchange, sent_at: float, now: float) -> None:

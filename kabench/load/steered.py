@@ -101,11 +101,11 @@ class SteeredUsers(AgentUsers):
         while len(self._users) < users:
             self._users.append(self._make_user())
             self._tickets.append(itertools.repeat(0))
-        gone = self._users[users : self._level]
         self._have(users, now)
         if abort:
-            for user in sorted(gone, key=lambda user: not user.waits):
-                user.abort(now)
+            for user in sorted(self._users[users:], key=lambda user: not user.waits):
+                if not user.is_finished:
+                    user.abort(now)
         self._asked.append((users, number))
         self._look_at_levels()
 

@@ -29,11 +29,11 @@ _NOTHING_YET = Second(0.0, Totals(), SocketCounts(), 0.0, 0.0)
 class _WorkerTally:
     """What one worker has said."""
 
-    def __init__(self, record: WorkerRecord) -> None:
+    def __init__(self, record: WorkerRecord, seconds: int = 0) -> None:
         self.record = record
         self.waiting: list[Counts] = []
         self.last = _NOTHING_YET
-        self.seconds = 0
+        self.seconds = seconds
         self.has_ended = False
         self.elapsed_s: float | None = None
         self.lost_at_s: float | None = None
@@ -79,6 +79,19 @@ class Tally:
         self._errors_before = 0
         self.series: list[SeriesPoint] = []
 
+    def add_worker(self, record: WorkerRecord, *, after_s: float) -> int:
+        """Take in a worker who came `after_s`; what he says of seconds is to be of the whole. His number."""
+        self._workers.append(_WorkerTally(record, max(self._closed, round(after_s))))
+        self._at_point.append(_NOTHING_YET)
+        return len(self._workers) - 1
+
+    def take_back(self, worker: int) -> None:
+        """A worker who was lost is heard again."""
+        tally = self._workers[worker]
+        tally.has_ended = False
+        tally.lost_at_s = None
+        tally.seconds = max(tally.seconds, self._closed)
+
     def add_counts(self, worker: int, message: Counts) -> None:
         """Take latencies of the second under way; they count once it has ended, together with its totals."""
         self._workers[worker].waiting.append(message)
@@ -87,7 +100,7 @@ class Tally:
         """Take the totals at the end of a worker's second."""
         tally = self._workers[worker]
         index = tally.seconds - self._closed
-        if index == len(self._points):
+        while len(self._points) <= index:
             self._points.append(_Point())
         point = self._points[index]
         point.ended_at_s = max(point.ended_at_s, message.elapsed_s)
@@ -146,6 +159,11 @@ class Tally:
         """Finished exchanges so far, as of each worker's last second."""
         return sum(sum(worker.last.totals.status_codes.values()) for worker in self._workers)
 
+    @property
+    def sockets(self) -> SocketCounts:
+        """What became of the sockets so far, as of each worker's last second."""
+        return sum_of(worker.last.sockets for worker in self._workers)
+
     def percentile_s(self, percent: float) -> float | None:
         """A percentile of all response times so far."""
         return self._phases["total"].percentile_s(percent)
@@ -163,7 +181,7 @@ class Tally:
         for last in lasts:
             statuses.update(last.totals.status_codes)
         errors = self._errors()
-        elapsed_s = max(w.last.elapsed_s if w.elapsed_s is None else w.elapsed_s for w in self._workers)
+        elapsed_s = max((w.last.elapsed_s if w.elapsed_s is None else w.elapsed_s for w in self._workers), default=0.0)
         transactions = sum(statuses.values())
         socket_errors = sum(last.totals.socket_errors for last in lasts)
         bad_answers = sum(errors[kind] for kind in UNEXPECTED)
@@ -207,7 +225,7 @@ class Tally:
             client=Client(
                 cpu_s=round(cpu_s, 6),
                 cpu_us_per_transaction=round(cpu_s * 1e6 / transactions, 3) if transactions else None,
-                max_rss_mb=round(max(last.max_rss_mb for last in lasts), 1),
+                max_rss_mb=round(max((last.max_rss_mb for last in lasts), default=0.0), 1),
                 workers=[worker.as_record() for worker in self._workers],
             ),
         )

@@ -33,6 +33,7 @@ from kabench.load.messages import (
     Ready,
     Second,
     Task,
+    Up,
     encode,
 )
 from kabench.load.recorder import recorder_for
@@ -248,6 +249,7 @@ def _leave(code: int) -> NoReturn:
 
 async def _main() -> None:
     loop = asyncio.get_running_loop()
+    _say(Up())
     line = sys.stdin.buffer.readline()
     warnings.simplefilter("ignore", InsecureTlsWarning)  # the report says it, and so of urllib3's below
     warnings.filterwarnings("ignore", "Unverified HTTPS request")

@@ -24,6 +24,8 @@ _HIDES_LEAST_S = 0.01
 def headline(result: RunResult | Comparison) -> str:
     """What was sent where, by how many, until when. A plan is data: what is not as it should be is shown as it is."""
     plan = result.plan
+    if plan.get("locustfile"):
+        return _of_locust(result)
     unverified = "; certificates are not verified" if plan.get("insecure") else ""
     parts = [_load(plan), _sockets(plan), _until(plan)]
     if plan.get("warmup_s"):
@@ -33,6 +35,18 @@ def headline(result: RunResult | Comparison) -> str:
     return (
         f"{result.name}: {_target(plan)}\n{', '.join(part for part in parts if part)}{unverified}"
         f" ({result.started_at}, kabench {result.kabench_version})"
+    )
+
+
+def _of_locust(result: RunResult | Comparison) -> str:
+    """What a locust file was asked for."""
+    plan = result.plan
+    users = plan.get("users")
+    names = ", ".join(map(str, users)) if isinstance(users, list) else "?"
+    how_many = f"shape {plan['shape']}" if plan.get("shape") else f"{_number(plan.get('concurrency', '?'))} users"
+    return (
+        f"{result.name}: {plan['locustfile']} against {plan.get('url') or 'hosts of its own'}\n"
+        f"{how_many} of {names} ({result.started_at}, kabench {result.kabench_version})"
     )
 
 
@@ -94,9 +108,7 @@ def bottleneck(run: AgentRun) -> str | None:
     if run.lag_s.p99 is not None and run.lag_s.p99 > LATE_S:
         reasons.append(f"requests were sent late (p99 of the lag: {run.lag_s.p99 * 1000:.1f} ms)")
     why = "; ".join(reasons) or "a worker used its core to the full"
-    return (
-        f"kabench was the bottleneck: {why}. More --workers, where there are cores, would show what the server can do."
-    )
+    return f"kabench was the bottleneck: {why}. More workers, where there are cores, would show what the server can do."
 
 
 def not_started(run: AgentRun) -> str | None:

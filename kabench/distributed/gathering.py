@@ -1,0 +1,214 @@
+"""`Gathering`: from what the workers of a locust test report to one record. It has no clock and no connection.
+
+A worker reports, agent by agent, the latencies of each second and its totals so far; all are added up exactly. Reset
+means that from then on only what is new counts: locust's button is pressed on the master, and workers know nothing of
+it, so what they had reported until then is taken off what they report later. Sockets that were open then are counted
+as created, since they carry what comes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from kabench.load.messages import Counts, Second, SocketCounts, Totals
+from kabench.load.tally import Tally
+from kabench.result import WorkerRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kabench.result import AgentRun
+
+_AT_ONCE_S = 0.5
+"""A worker whose test began so soon after the master's was there from the beginning; so long before, it is another."""
+
+Key = TypeVar("Key")
+
+
+class AgentReport(msgspec.Struct, frozen=True):
+    """What one agent did in one second of a worker: latencies, and totals so far."""
+
+    agent: str
+    counts: list[Counts]
+    second: Second
+    event_loop: str = "gevent"
+
+
+class WorkerReport(msgspec.Struct, frozen=True):
+    """What a worker has measured since it reported last. `age_s` is since its test began; `is_last`: it has ended."""
+
+    version: str
+    host: str
+    age_s: float
+    reports: list[AgentReport]
+    is_last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AgentNow:
+    """An agent as it is now, over all workers."""
+
+    agent: str
+    transactions: int
+    sockets: SocketCounts
+
+    @property
+    def req_per_socket(self) -> float:
+        """Finished responses a created socket."""
+        return self.sockets.requests / self.sockets.created if self.sockets.created else 0.0
+
+
+def since(second: Second, before: Second) -> Second:
+    """What is new in a second. Sockets that were open before count as created."""
+    totals, old = second.totals, before.totals
+    sockets, were = second.sockets, before.sockets
+    return Second(
+        elapsed_s=second.elapsed_s - before.elapsed_s,
+        totals=Totals(
+            body_bytes=totals.body_bytes - old.body_bytes,
+            status_codes=_new_of(totals.status_codes, old.status_codes),
+            errors=_new_of(totals.errors, old.errors),
+            not_started=totals.not_started - old.not_started,
+        ),
+        sockets=sockets_since(sockets, were),
+        cpu_s=second.cpu_s - before.cpu_s,
+        max_rss_mb=second.max_rss_mb,
+    )
+
+
+def sockets_since(sockets: SocketCounts, were: SocketCounts) -> SocketCounts:
+    """What is new in the counters; sockets that were open before count as created."""
+    return SocketCounts(
+        created=sockets.created - were.created + were.free + were.active,
+        create_errors=sockets.create_errors - were.create_errors,
+        closed=sockets.closed - were.closed,
+        errors=sockets.errors - were.errors,
+        timeouts=sockets.timeouts - were.timeouts,
+        requests=sockets.requests - were.requests,
+        retries=sockets.retries - were.retries,
+        free=sockets.free,
+        active=sockets.active,
+        pending=sockets.pending,
+        tls_handshakes=sockets.tls_handshakes - were.tls_handshakes,
+        tls_resumed=sockets.tls_resumed - were.tls_resumed,
+    )
+
+
+def _new_of(counts: Mapping[Key, int], before: Mapping[Key, int]) -> dict[Key, int]:
+    return {key: times - before.get(key, 0) for key, times in counts.items() if times != before.get(key, 0)}
+
+
+class _Worker:
+    """A worker as the master knows it."""
+
+    def __init__(self, record: WorkerRecord, after_s: float) -> None:
+        self.record = record
+        self.after_s = after_s
+        self.has_ended = False
+        self.is_lost = False
+
+
+class _Agent:
+    """One agent over all workers."""
+
+    def __init__(self, name: str) -> None:
+        self.tally = Tally(name, [], expects_status=True)
+        self.numbers: dict[str, int] = {}
+        self.before: dict[str, Second] = {}
+        self.last: dict[str, Second] = {}
+
+
+class Gathering:
+    """One test. Times are of any clock that only goes forward, in seconds; workers are called by any name."""
+
+    def __init__(self, now: float) -> None:
+        self._zero = now
+        self._workers: dict[str, _Worker] = {}
+        self._agents: dict[str, _Agent] = {}
+        self.event_loop = "gevent"
+
+    def hear(self, worker_id: str, report: WorkerReport, now: float) -> None:
+        """Take what a worker reports; what is of a test before this one is left alone."""
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            after_s = now - report.age_s - self._zero
+            if after_s < -_AT_ONCE_S:
+                return
+            record = WorkerRecord(name=f"worker-{len(self._workers) + 1}", host=report.host, transactions=0)
+            worker = self._workers[worker_id] = _Worker(record, after_s if after_s > _AT_ONCE_S else 0.0)
+        if worker.is_lost:
+            worker.is_lost = False
+            for agent in self._agents.values():
+                if worker_id in agent.numbers:
+                    agent.tally.take_back(agent.numbers[worker_id])
+        for each in report.reports:
+            self._take(worker_id, worker, each)
+        if report.is_last:
+            self._end(worker_id, worker, lost=False)
+
+    def _take(self, worker_id: str, worker: _Worker, report: AgentReport) -> None:
+        agent = self._agents.setdefault(report.agent, _Agent(report.agent))
+        number = agent.numbers.get(worker_id)
+        if number is None:
+            number = agent.numbers[worker_id] = agent.tally.add_worker(worker.record, after_s=worker.after_s)
+        self.event_loop = report.event_loop
+        for counts in report.counts:
+            agent.tally.add_counts(number, counts)
+        agent.last[worker_id] = report.second
+        before = agent.before.get(worker_id)
+        second = report.second if before is None else since(report.second, before)
+        elapsed_s = second.elapsed_s + worker.after_s
+        agent.tally.end_second(number, msgspec.structs.replace(second, elapsed_s=elapsed_s))
+
+    def lose(self, worker_id: str) -> None:
+        """A worker is not heard of any more. Should he be heard again, he is taken back."""
+        worker = self._workers.get(worker_id)
+        if worker is not None and not worker.has_ended and not worker.is_lost:
+            worker.is_lost = True
+            self._end(worker_id, worker, lost=True)
+
+    def _end(self, worker_id: str, worker: _Worker, *, lost: bool) -> None:
+        worker.has_ended = not lost
+        for agent in self._agents.values():
+            if worker_id in agent.numbers:
+                agent.tally.end_worker(agent.numbers[worker_id], lost=lost)
+
+    def reset(self, now: float) -> None:
+        """Begin anew: what was reported until now counts no more."""
+        self._zero = now
+        for worker in self._workers.values():
+            worker.after_s = 0.0
+        fresh = {}
+        for name, agent in self._agents.items():
+            fresh[name] = _Agent(name)
+            fresh[name].before = dict(agent.last)
+            fresh[name].last = dict(agent.last)
+        self._agents = fresh
+
+    @property
+    def worker_ids(self) -> list[str]:
+        """Who has reported."""
+        return list(self._workers)
+
+    @property
+    def lost(self) -> list[str]:
+        """Who was lost, with his host."""
+        return [f"{w.record.name} ({w.record.host})" for w in self._workers.values() if w.is_lost]
+
+    def now(self) -> list[AgentNow]:
+        """Each agent as it is now."""
+        return [AgentNow(name, agent.tally.transactions, agent.tally.sockets) for name, agent in self._agents.items()]
+
+    def runs(self) -> list[AgentRun]:
+        """What was measured. What CPU a process used cannot be told apart where several agents were in it."""
+        runs = [agent.tally.agent_run(interrupted=False) for agent in self._agents.values() if agent.numbers]
+        if len(runs) > 1:
+            runs = [
+                dataclasses.replace(run, client=dataclasses.replace(run.client, cpu_s=0.0, cpu_us_per_transaction=None))
+                for run in runs
+            ]
+        return runs

@@ -1,0 +1,66 @@
+"""A tab of locust's web page that shows the sockets of each agent, while a test runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flask import request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask import Response
+    from locust.web import WebUI
+
+    from kabench.distributed.gathering import AgentNow
+
+_KEY = "sockets"
+
+_COLUMNS = {
+    "name": "Agent",
+    "transactions": "Transactions",
+    "created": "Created",
+    "req_per_socket": "Req/socket",
+    "free": "Free",
+    "active": "Active",
+    "pending": "Pending",
+    "closed": "Closed",
+    "timeouts": "Timeouts",
+    "errors": "Errors",
+}
+
+
+def show_sockets(web_ui: WebUI, agents: Callable[[], list[AgentNow]]) -> None:
+    """Add the tab. locust's page asks for its statistics again and again; what the tab shows goes with them."""
+    arguments = web_ui.template_args
+    structure = [{"key": key, "title": title} for key, title in _COLUMNS.items()]
+    arguments["extended_tabs"] = [*arguments.get("extended_tabs", ()), {"title": "Sockets", "key": _KEY}]
+    arguments["extended_tables"] = [*arguments.get("extended_tables", ()), {"key": _KEY, "structure": structure}]
+    app = web_ui.app
+    if app is None:
+        return
+
+    @app.after_request
+    def add_sockets(response: Response) -> Response:
+        if request.path.endswith("/stats/requests") and response.is_json:
+            body: dict[str, Any] = response.get_json()
+            stats = {"key": _KEY, "data": [_row(agent) for agent in agents()]}
+            body["extended_stats"] = [*body.get("extended_stats", ()), stats]
+            response.set_data(app.json.dumps(body))
+        return response
+
+
+def _row(agent: AgentNow) -> dict[str, Any]:
+    sockets = agent.sockets
+    return {
+        "name": agent.agent,
+        "transactions": agent.transactions,
+        "created": sockets.created,
+        "req_per_socket": round(agent.req_per_socket, 2),
+        "free": sockets.free,
+        "active": sockets.active,
+        "pending": sockets.pending,
+        "closed": sockets.closed,
+        "timeouts": sockets.timeouts,
+        "errors": sockets.errors,
+    }

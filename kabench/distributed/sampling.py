@@ -1,0 +1,143 @@
+"""`Sampler`: what one worker of a locust test measures of its HTTP users, second by second.
+
+Latencies are as locust's `request` event tells them; what becomes of sockets, the users' agents tell: each agent of
+kabench that a user sends through is found as his `pool_manager`, or mounted in his session. Users of one class count
+together, under the class's name.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import weakref
+from time import process_time
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from locust import User
+
+from kabench.distributed.gathering import AgentReport, sockets_since
+from kabench.load.clients import kind_of
+from kabench.load.messages import UNEXPECTED_BODY, UNEXPECTED_STATUS, Second, SocketCounts
+from kabench.load.recorder import FIRST_FAILED_STATUS, Recorder
+from kabench.load.sockets import KeepsSockets, counts_of
+from kabench.load.tally import sum_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NO_USER = "locust"
+"""What is sent by no user counts together under this name."""
+
+_MOST_PARENTS = 5
+"""From a greenlet that sends to the user who started it."""
+
+
+class _Agents:
+    """The agents of one class of users. Those of users who have gone stay in the sum."""
+
+    def __init__(self) -> None:
+        self._agents: dict[int, KeepsSockets] = {}
+        self._before = SocketCounts()
+
+    def add(self, agent: KeepsSockets) -> None:
+        self._agents[id(agent)] = agent
+
+    def begin(self) -> None:
+        self._before = self._sum()
+
+    def _sum(self) -> SocketCounts:
+        return sum_of(counts_of(agent) for agent in self._agents.values())
+
+    def counts(self) -> SocketCounts:
+        return sockets_since(self._sum(), self._before)
+
+
+class Sampler:
+    """Listens to locust's `request` event. `take` is called once a second, with the time since the test began."""
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakSet[User] = weakref.WeakSet()
+        self._agents: dict[str, _Agents] = {}
+        self._recorders: dict[str, Recorder] = {}
+        self._cpu_at_zero_s = 0.0
+
+    def begin(self) -> None:
+        """A test begins. Sockets that are open already count as created in it."""
+        self._recorders.clear()
+        self._cpu_at_zero_s = process_time()
+        for agents in self._agents.values():
+            agents.begin()
+
+    def on_request(
+        self,
+        response_time: float | None = None,
+        response_length: int = 0,
+        exception: BaseException | None = None,
+        response: Any = None,  # of whatever client
+        **_: object,
+    ) -> None:
+        """Count an exchange. One without a response time is none of HTTP's."""
+        if response_time is None:
+            return
+        user = _user_now()
+        name = _NO_USER if user is None else type(user).__name__
+        if user is not None and user not in self._known:
+            self._meet(name, user)
+        recorder = self._recorders.get(name)
+        if recorder is None:
+            recorder = self._recorders[name] = Recorder()
+        status = getattr(response, "status_code", None) or 0
+        if exception is not None and not status:
+            recorder.record_error(kind_of(exception))
+            return
+        recorder.record_reported(status, response_length or 0, response_time / 1000)
+        if exception is not None:
+            recorder.record_error(UNEXPECTED_STATUS if status >= FIRST_FAILED_STATUS else UNEXPECTED_BODY)
+
+    def _meet(self, name: str, user: User) -> None:
+        self._known.add(user)
+        agents = self._agents.setdefault(name, _Agents())
+        for agent in _agents_of(user):
+            agents.add(agent)
+
+    def take(self, elapsed_s: float) -> list[AgentReport]:
+        """What was counted since the last time, and totals so far."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        nothing = _Agents()
+        return [
+            AgentReport(
+                name,
+                recorder.take_counts(),
+                Second(
+                    elapsed_s=elapsed_s,
+                    totals=recorder.totals(),
+                    sockets=self._agents.get(name, nothing).counts(),
+                    cpu_s=process_time() - self._cpu_at_zero_s,
+                    max_rss_mb=usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
+                ),
+            )
+            for name, recorder in self._recorders.items()
+        ]
+
+
+def _user_now() -> User | None:
+    """The user whose greenlet this is, or one that he started."""
+    greenlet: Any = gevent.getcurrent()
+    for _ in range(_MOST_PARENTS):
+        args = getattr(greenlet, "args", ())
+        if args and isinstance(args[0], User):
+            return args[0]
+        parent = getattr(greenlet, "spawning_greenlet", None)
+        greenlet = parent() if parent is not None else None
+        if greenlet is None:
+            return None
+    return None
+
+
+def _agents_of(user: Any) -> Iterator[KeepsSockets]:  # users have what they like
+    adapters = getattr(getattr(user, "client", None), "adapters", None)
+    mounted = [getattr(adapter, "agent", None) for adapter in adapters.values()] if isinstance(adapters, dict) else []
+    for agent in (getattr(user, "pool_manager", None), *mounted):
+        if isinstance(agent, KeepsSockets):
+            yield agent

@@ -1,0 +1,45 @@
+"""Where a run is made: the machine, the Python, and the packages that matter."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kabench.result import Environment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MEASURED_WITH = ("httptools", "uvloop", "hdrhistogram", "urllib3")
+
+
+def environment_of(event_loop: str, peers: Mapping[str, str]) -> Environment:
+    """This machine, with the versions of `peers` and of what kabench measures with."""
+    versions = dict(peers)
+    for package in _MEASURED_WITH:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return Environment(
+        python=platform.python_version(),
+        implementation=platform.python_implementation(),
+        event_loop=event_loop,
+        platform=platform.platform(),
+        cpu_model=_cpu_model(),
+        cpu_count=os.cpu_count() or 1,
+        versions=versions,
+    )
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
