@@ -2,6 +2,8 @@
 
     kabench serve --port 8080 --delay 5ms
     locust -f scenarios/own_agent.py --host http://127.0.0.1:8080 --headless -u 60 -r 60 -t 30s
+
+An agent is closed when its user goes; what it has counted stays in the report.
 """
 
 from locust import HttpUser, between, events, task

@@ -1,10 +1,9 @@
-"""A ramp: 10 users, then more and more, then 10 again, at the speed of kabench's own engine.
+"""A ramp: few users, then more and more, then few again, at the speed of kabench's own engine.
 
     kabench serve --port 8080 --delay 5ms
-    locust -f scenarios/ramp.py --host http://127.0.0.1:8080 --headless
+    locust -f scenarios/ramp.py --host http://127.0.0.1:8080 --headless -u 200 -t 20s
 
-The shape says how many users there are, so `-u`, `-r` and `-t` say nothing here. Behind each user is no thread and no
-greenlet that sends: `KabenchUser` says what is sent, and kabench sends it.
+Behind a user is no thread and no greenlet that sends: `KabenchUser` says what is sent, and kabench sends it.
 """
 
 from locust import LoadTestShape, events
@@ -15,8 +14,8 @@ from kabench.distributed import KabenchUser
 
 events.init.add_listener(kabench.distributed.install)
 
-STAGES = ((5, 10), (10, 50), (15, 200), (20, 10))
-"""Until so many seconds have passed, so many users."""
+SHARES = (0.05, 0.25, 1.0, 0.05)
+"""Of all users, for a quarter of the time each."""
 
 
 class EchoUser(KabenchUser):
@@ -30,12 +29,15 @@ class EchoUser(KabenchUser):
 
 
 class Ramp(LoadTestShape):
-    """The users there should be."""
+    """The users there should be, by -u (200) and -t (20s)."""
+
+    use_common_options = True
 
     def tick(self) -> tuple[int, float] | None:
         """As many users as now, all of them at once; None at the end."""
-        passed_s = self.get_run_time()
-        for until_s, users in STAGES:
-            if passed_s < until_s:
-                return users, 1000
-        return None
+        options = self.runner.environment.parsed_options
+        quarter = int(4 * self.get_run_time() / (options.run_time or 20))
+        if quarter >= len(SHARES):
+            return None
+        most = options.num_users or 200
+        return max(1, round(SHARES[quarter] * most)), most

@@ -26,16 +26,23 @@ if TYPE_CHECKING:
 _AT_ONCE_S = 0.5
 """A worker whose test began so soon after the master's was there from the beginning; so long before, it is another."""
 
+_OPEN_SECONDS = 10
+"""Workers report every three seconds, and not at the same time."""
+
 Key = TypeVar("Key")
 
 
 class AgentReport(msgspec.Struct, frozen=True):
-    """What one agent did in one second of a worker: latencies, and totals so far."""
+    """What one agent did in one second of a worker: latencies, and totals so far.
+
+    `is_judged`: whoever sent has said which answers failed, whatever their status.
+    """
 
     agent: str
     counts: list[Counts]
     second: Second
     event_loop: str = "gevent"
+    is_judged: bool = False
 
 
 class WorkerReport(msgspec.Struct, frozen=True):
@@ -115,8 +122,9 @@ class _Worker:
 class _Agent:
     """One agent over all workers."""
 
-    def __init__(self, name: str) -> None:
-        self.tally = Tally(name, [], expects_status=True)
+    def __init__(self, name: str, *, is_judged: bool) -> None:
+        self.is_judged = is_judged
+        self.tally = Tally(name, [], expects_status=is_judged, open_seconds=_OPEN_SECONDS)
         self.numbers: dict[str, int] = {}
         self.before: dict[str, Second] = {}
         self.last: dict[str, Second] = {}
@@ -151,7 +159,9 @@ class Gathering:
             self._end(worker_id, worker, lost=False)
 
     def _take(self, worker_id: str, worker: _Worker, report: AgentReport) -> None:
-        agent = self._agents.setdefault(report.agent, _Agent(report.agent))
+        agent = self._agents.get(report.agent)
+        if agent is None:
+            agent = self._agents[report.agent] = _Agent(report.agent, is_judged=report.is_judged)
         number = agent.numbers.get(worker_id)
         if number is None:
             number = agent.numbers[worker_id] = agent.tally.add_worker(worker.record, after_s=worker.after_s)
@@ -184,7 +194,7 @@ class Gathering:
             worker.after_s = 0.0
         fresh = {}
         for name, agent in self._agents.items():
-            fresh[name] = _Agent(name)
+            fresh[name] = _Agent(name, is_judged=agent.is_judged)
             fresh[name].before = dict(agent.last)
             fresh[name].last = dict(agent.last)
         self._agents = fresh
@@ -204,8 +214,14 @@ class Gathering:
         return [AgentNow(name, agent.tally.transactions, agent.tally.sockets) for name, agent in self._agents.items()]
 
     def runs(self) -> list[AgentRun]:
-        """What was measured. What CPU a process used cannot be told apart where several agents were in it."""
-        runs = [agent.tally.agent_run(interrupted=False) for agent in self._agents.values() if agent.numbers]
+        """What was measured, at the end of the test.
+
+        What CPU a process used cannot be told apart where several agents were in it.
+        """
+        agents = [agent for agent in self._agents.values() if agent.numbers]
+        for agent in agents:
+            agent.tally.end()
+        runs = [agent.tally.agent_run(interrupted=False) for agent in agents]
         if len(runs) > 1:
             runs = [
                 dataclasses.replace(run, client=dataclasses.replace(run.client, cpu_s=0.0, cpu_us_per_transaction=None))

@@ -44,8 +44,8 @@ def show_sockets(web_ui: WebUI, agents: Callable[[], list[AgentNow]]) -> None:
     def add_sockets(response: Response) -> Response:
         if request.path.endswith("/stats/requests") and response.is_json:
             body: dict[str, Any] = response.get_json()
-            stats = {"key": _KEY, "data": [_row(agent) for agent in agents()]}
-            body["extended_stats"] = [*body.get("extended_stats", ()), stats]
+            others = [each for each in body.get("extended_stats", ()) if each["key"] != _KEY]  # locust keeps responses
+            body["extended_stats"] = [*others, {"key": _KEY, "data": [_row(agent) for agent in agents()]}]
             response.set_data(app.json.dumps(body))
         return response
 

@@ -18,7 +18,7 @@ import msgspec
 from locust.runners import STATE_MISSING, LocalRunner, MasterRunner, WorkerRunner
 
 from kabench import __version__
-from kabench.distributed.gathering import AgentReport, Gathering, WorkerReport
+from kabench.distributed.gathering import AgentNow, AgentReport, Gathering, WorkerReport
 from kabench.distributed.panel import show_sockets
 from kabench.distributed.protocol import TURNED_AWAY, packed, unpacked
 from kabench.distributed.sampling import Sampler
@@ -168,12 +168,11 @@ class _Desk:
         events.spawning_complete.add_listener(self._reset_if_asked)
         events.quit.add_listener(self._quit)
         if environment.web_ui is not None:
-            show_sockets(environment.web_ui, lambda: [] if self._gathering is None else self._gathering.now())
+            show_sockets(environment.web_ui, self._now)
 
-    @property
-    def gathering(self) -> Gathering | None:
-        """The test under way, or the last."""
-        return self._gathering
+    def _now(self) -> list[AgentNow]:
+        now = [] if self._gathering is None else self._gathering.now()
+        return sorted(now, key=lambda agent: self._place_of(agent.agent))
 
     def _begin(self, **_: object) -> None:
         self._gathering = Gathering(monotonic())
@@ -197,7 +196,7 @@ class _Desk:
         if self._gathering is None:
             return
         gathering = self._gathering
-        runs = gathering.runs()
+        runs = sorted(gathering.runs(), key=lambda run: self._place_of(run.agent))
         if not runs:
             return
         result = RunResult(
@@ -214,6 +213,11 @@ class _Desk:
             self._shown_at_quit = lambda: _show(result, written, gathering.lost)
         else:
             _show(result, written, gathering.lost)
+
+    def _place_of(self, agent: str) -> int:
+        """Where a class of users stands in the locust file: the first is what others are held against."""
+        names = list(self.environment.available_user_classes or self.environment.user_classes_by_name)
+        return names.index(agent) if agent in names else len(names)
 
     def _save(self, result: RunResult) -> Path | None:
         if self._folder is None:

@@ -57,7 +57,7 @@ class Sampler:
     """Listens to locust's `request` event. `take` is called once a second, with the time since the test began."""
 
     def __init__(self) -> None:
-        self._known: weakref.WeakSet[User] = weakref.WeakSet()
+        self._names: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._agents: dict[str, _Agents] = {}
         self._recorders: dict[str, Recorder] = {}
         self._cpu_at_zero_s = 0.0
@@ -80,10 +80,10 @@ class Sampler:
         """Count an exchange. One without a response time is none of HTTP's."""
         if response_time is None:
             return
-        user = _user_now()
-        name = _NO_USER if user is None else type(user).__name__
-        if user is not None and user not in self._known:
-            self._meet(name, user)
+        greenlet = gevent.getcurrent()
+        name = self._names.get(greenlet)
+        if name is None:
+            name = self._names[greenlet] = self._meet(_user_of(greenlet))
         recorder = self._recorders.get(name)
         if recorder is None:
             recorder = self._recorders[name] = Recorder()
@@ -95,11 +95,15 @@ class Sampler:
         if exception is not None:
             recorder.record_error(UNEXPECTED_STATUS if status >= FIRST_FAILED_STATUS else UNEXPECTED_BODY)
 
-    def _meet(self, name: str, user: User) -> None:
-        self._known.add(user)
+    def _meet(self, user: User | None) -> str:
+        """Take the agents of a user in; what he counts under."""
+        if user is None:
+            return _NO_USER
+        name = type(user).__name__
         agents = self._agents.setdefault(name, _Agents())
         for agent in _agents_of(user):
             agents.add(agent)
+        return name
 
     def take(self, elapsed_s: float) -> list[AgentReport]:
         """What was counted since the last time, and totals so far."""
@@ -116,14 +120,14 @@ class Sampler:
                     cpu_s=process_time() - self._cpu_at_zero_s,
                     max_rss_mb=usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
                 ),
+                is_judged=True,
             )
             for name, recorder in self._recorders.items()
         ]
 
 
-def _user_now() -> User | None:
-    """The user whose greenlet this is, or one that he started."""
-    greenlet: Any = gevent.getcurrent()
+def _user_of(greenlet: Any) -> User | None:  # any kind of greenlet
+    """The user whose greenlet this is, or one that he started. Once it is being killed, it does not say any more."""
     for _ in range(_MOST_PARENTS):
         args = getattr(greenlet, "args", ())
         if args and isinstance(args[0], User):

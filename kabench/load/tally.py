@@ -65,9 +65,14 @@ class _Point:
 
 
 class Tally:
-    """Adds up what the workers have measured of one agent."""
+    """Adds up what the workers have measured of one agent.
 
-    def __init__(self, agent: str, workers: Sequence[WorkerRecord], *, expects_status: bool = False) -> None:
+    Where workers are not all known from the beginning, `open_seconds` of the last stay open for what comes of them.
+    """
+
+    def __init__(
+        self, agent: str, workers: Sequence[WorkerRecord], *, expects_status: bool = False, open_seconds: int = 0
+    ) -> None:
         self._agent = agent
         self._expects_status = expects_status
         self._workers = [_WorkerTally(record) for record in workers]
@@ -75,6 +80,7 @@ class Tally:
         self._points: list[_Point] = []
         self._at_point = [_NOTHING_YET] * len(workers)
         self._seen: Counter[int] = Counter()
+        self._open_seconds = open_seconds
         self._closed = 0
         self._errors_before = 0
         self.series: list[SeriesPoint] = []
@@ -127,7 +133,9 @@ class Tally:
 
     def _close_points(self) -> None:
         """Put the seconds into the series that every worker has said, or will not say any more."""
-        while self._points and all(w.has_ended or w.seconds > self._closed for w in self._workers):
+        while len(self._points) > self._open_seconds and all(
+            w.has_ended or w.seconds > self._closed for w in self._workers
+        ):
             self._closed += 1
             point = self._points.pop(0)
             self._at_point = [point.said.get(worker, before) for worker, before in enumerate(self._at_point)]
@@ -153,6 +161,13 @@ class Tally:
                 )
             )
             self._errors_before = errors
+
+    def end(self) -> None:
+        """No more will come of anybody."""
+        self._open_seconds = 0
+        for worker in self._workers:
+            worker.has_ended = True
+        self._close_points()
 
     @property
     def transactions(self) -> int:

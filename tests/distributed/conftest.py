@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.distributed.locusts import Locusts, locusts_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def locusts(tmp_path: Path) -> Iterator[Locusts]:
+    """Starts locust and kabench in a folder of the test's own."""
+    with locusts_in(tmp_path) as started:
+        yield started

@@ -1,0 +1,192 @@
+"""`KabenchUser`, in one locust process: what locust counts of it, and that locust's ways to steer users hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.distributed.locusts import Locusts, Process, needs_locust
+from tests.load.loads import in_histogram
+from tests.sockets import wait_until
+
+if TYPE_CHECKING:
+    from kabench.server import EmbeddedServer
+
+pytestmark = needs_locust
+
+FILE = """
+from locust import constant, constant_pacing, between, events, LoadTestShape, task
+import kabench.distributed
+from kabench.agent import AgentOptions
+from kabench.distributed import KabenchUser
+
+events.init.add_listener(kabench.distributed.install)
+
+class Echo(KabenchUser):
+    data = "x" * 100
+    headers = {{"Content-Type": "text/plain"}}
+    {body}
+"""
+
+
+def run_headless(
+    locusts: Locusts, server: EmbeddedServer, body: str = "", *options: str, path: str = ""
+) -> tuple[Process, dict[str, Any]]:
+    """A test of two seconds; the process, and locust's own statistics in JSON."""
+    given = ("-u", "6", "-r", "6", "-t", "2s", "-s", "5", "--host", server.url.rstrip("/"), *options)
+    file = locusts.file(FILE.format(body=f'path = "/{path}"\n    {body}'))
+    process = locusts.locust(file, "--headless", "--json", *given)
+    code = process.end()
+    assert code in (0, 1), process.err
+    found = re.search(r"^\[\]?$", process.out, re.MULTILINE)
+    assert found is not None
+    stats, _ = json.JSONDecoder().raw_decode(process.out[found.start() :])
+    return process, stats[0] if stats else {}
+
+
+def percentile(response_times: dict[str, int], percent: float) -> int:
+    """A percentile of locust's rounded response times, in milliseconds."""
+    times = {int(ms): count for ms, count in response_times.items()}
+    seen = 0
+    for ms in sorted(times):
+        seen += times[ms]
+        if seen >= percent / 100 * sum(times.values()):
+            return ms
+    raise AssertionError("there are none")
+
+
+def test_locust_counts_what_kabench_counts_and_the_server_too(locusts: Locusts, echo_server: EmbeddedServer) -> None:
+    _, stats = run_headless(locusts, echo_server, path="3")
+    (run,) = locusts.record().runs
+    counts = echo_server.counts()
+    assert run.agent == "Echo"
+    assert stats["num_requests"] == run.transactions == counts.requests == in_histogram(run, "total") > 500
+    assert counts.request_body_bytes == 100 * run.transactions
+    assert stats["total_content_length"] == run.data_transferred_bytes == counts.response_body_bytes
+    assert run.sockets.created == counts.sockets == 6
+    assert (stats["method"], stats["name"], stats["num_failures"]) == ("POST", "/3", 0)
+    times = run.response_time_s
+    assert times.mean is not None
+    assert stats["total_response_time"] / stats["num_requests"] == pytest.approx(1000 * times.mean, rel=0.01)
+    rate = stats["num_requests"] / (stats["last_request_timestamp"] - stats["start_time"])
+    assert rate == pytest.approx(run.transaction_rate, rel=0.1)  # 1 % of ten seconds; this is two, on any machine
+    assert stats["max_response_time"] == pytest.approx(1000 * (times.max or 0))
+    assert stats["min_response_time"] == pytest.approx(1000 * (times.min or 0))
+    assert sum(stats["response_times"].values()) == run.transactions
+    assert sum(stats["num_reqs_per_sec"].values()) == run.transactions
+    for percent, value_s in ((50, times.p50), (95, times.p95), (99, times.p99)):
+        assert value_s is not None
+        rounding_ms = 0.55 if value_s < 0.1 else 5.5  # locust's; ours is in the third digit
+        assert abs(percentile(stats["response_times"], percent) - 1000 * value_s) <= rounding_ms
+
+
+def test_answers_that_fail_are_failures_of_locust(locusts: Locusts, echo_server: EmbeddedServer) -> None:
+    process, stats = run_headless(locusts, echo_server, "name = 'broken'", path="?status=503")
+    (run,) = locusts.record().runs
+    assert run.transactions == stats["num_failures"] == stats["num_requests"] == run.failed_transactions > 0
+    assert stats["name"] == "broken"
+    assert process.process.returncode == 1  # locust's own, where there are failures
+    assert "POST broken: status 503" in " ".join(process.err.split())
+
+
+def test_sockets_that_cannot_be_opened_are_failures_without_a_response_time(
+    locusts: Locusts, echo_server: EmbeddedServer
+) -> None:
+    process, stats = run_headless(locusts, echo_server, "", "-t", "1s", "--host", "http://127.0.0.1:1")
+    (run,) = locusts.record().runs
+    assert run.transactions == 0
+    assert stats["num_requests"] == stats["num_none_requests"] == stats["num_failures"] == run.socket_errors > 0
+    assert "connect failed" in process.err
+
+
+def test_graceful_stop_finishes_what_is_under_way(locusts: Locusts, echo_server: EmbeddedServer) -> None:
+    run_headless(locusts, echo_server, "", "-t", "1s", path="1500")
+    (run,) = locusts.record().runs
+    assert run.transactions == echo_server.counts().requests == 6
+
+
+def test_a_stop_without_patience_gives_it_up(locusts: Locusts, echo_server: EmbeddedServer) -> None:
+    run_headless(locusts, echo_server, "", "-t", "1s", "-s", "0", path="30000")
+    assert echo_server.counts().requests == 6
+    (run,) = locusts.record().runs
+    assert (run.transactions, run.socket_errors) == (0, 0)
+
+
+def test_patience_that_is_over_gives_it_up(locusts: Locusts, echo_server: EmbeddedServer) -> None:
+    process, _ = run_headless(locusts, echo_server, "", "-t", "1s", "-s", "1", path="30000")
+    assert "Not all users finished their tasks" in process.err
+    (run,) = locusts.record().runs
+    assert run.transactions == 0
+
+
+def test_users_pace_themselves(locusts: Locusts, echo_server: EmbeddedServer) -> None:
+    run_headless(locusts, echo_server, "wait_time = constant_pacing(0.4)")
+    (run,) = locusts.record().runs
+    assert 6 * 4 <= run.transactions <= 6 * 6  # at 0, 0.4, ... 2 s
+
+
+SHAPE = """pass
+
+class Shape(LoadTestShape):
+    def tick(self):
+        passed_s = self.get_run_time()
+        return (5, 100) if passed_s < 2 else (40, 100) if passed_s < 4 else (5, 100) if passed_s < 6 else None
+"""
+
+
+def test_users_come_and_go_as_a_shape_says(locusts: Locusts, echo_server: EmbeddedServer) -> None:
+    file = locusts.file(FILE.format(body=f'path = "/20"\n    {SHAPE}'))
+    process = locusts.locust(file, "--headless", "-s", "5", "--host", echo_server.url.rstrip("/"))
+    assert process.end() == 0, process.err
+    (run,) = locusts.record().runs
+    busy = [point.active + point.pending for point in run.series]
+    assert max(busy) == 40
+    assert busy[0] == 5
+    assert busy[-2] == 5
+    assert run.transactions == echo_server.counts().requests
+
+
+def engine_of(process: Process) -> int:
+    """The process of kabench's engine beside a locust process."""
+    found = subprocess.run(
+        ["pgrep", "-P", str(process.process.pid), "-f", "kabench.load"], capture_output=True, text=True, check=False
+    )
+    return int(found.stdout.split()[0])
+
+
+def test_an_engine_that_dies_ends_the_test_and_says_so(locusts: Locusts, echo_server: EmbeddedServer) -> None:
+    file = locusts.file(FILE.format(body='path = "/1"'))
+    process = locusts.locust(file, "--headless", "-u", "3", "-t", "60s", "--host", echo_server.url.rstrip("/"))
+    wait_until(lambda: echo_server.counts().requests > 1500)  # more than its first second
+    os.kill(engine_of(process), signal.SIGKILL)
+    assert process.end() == 2
+    assert "kabench's process died (SIGKILL)" in process.err
+    (run,) = locusts.record().runs
+    assert run.transactions > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "said"),
+    [
+        ("path = '/'", ["--host", ""], "host: there is none"),
+        ("agent = 'nonsense'", [], "'nonsense' is no agent"),
+        ("agent = 'urllib3'", [], "urllib3 cannot be steered"),
+        ("wait_time = lambda self: self.nonsense", [], "wait_time: it takes more than a function"),
+        ("headers = {'A': 'b\\n'}", [], "header"),
+    ],
+)
+def test_what_cannot_be_sent_is_said_in_one_line(
+    body: str, options: list[str], said: str, locusts: Locusts, echo_server: EmbeddedServer
+) -> None:
+    file = locusts.file(FILE.format(body=body))
+    given = ("--headless", "-u", "2", "-t", "30s", "--host", echo_server.url.rstrip("/"), *options)
+    process = locusts.locust(file, *given)
+    assert process.end() == 2
+    assert said in process.err
+    assert "Traceback" not in process.err
