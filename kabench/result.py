@@ -9,6 +9,7 @@ A record is data: reading one imports and runs nothing, and names that are not k
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import tempfile
@@ -342,7 +343,8 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the folder is none, it is not there either
+            temporary.unlink(missing_ok=True)
         raise ResultError(f"{path}: cannot be written: {error.strerror}") from None
 
 

@@ -79,7 +79,8 @@ class FleetOptions:
         try:
             return dataclasses.replace(plan, workers=self.expected)
         except PlanError as error:
-            raise CommandError(str(error)) from None
+            option = "--processes" if self.expect_workers is None else "--expect-workers"
+            raise CommandError(str(error).replace("workers:", f"{option}:", 1)) from None
 
 
 def _is_loopback(host: str) -> bool:

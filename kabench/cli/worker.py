@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,13 +37,18 @@ def worker(
     needs_locust("kabench worker")
     started = [start_worker(host, port, wait, quiet=quiet) for _ in range(processes)]
 
-    def pass_on(number: int, _: FrameType | None) -> None:
+    interrupted = threading.Event()
+
+    def leave(_: int, __: FrameType | None) -> None:
+        interrupted.set()
         for process in started:
-            process.send_signal(number)
+            process.terminate()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, pass_on)
+        signal.signal(number, leave)
     codes = [process.wait() for process in started]
     worst = max(CommandError.COULD_NOT_MEASURE if code < 0 else code for code in codes)
+    if interrupted.is_set():
+        raise typer.Exit(CommandError.INTERRUPTED)
     if worst:
         raise typer.Exit(worst)

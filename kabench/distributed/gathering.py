@@ -204,11 +204,6 @@ class Gathering:
         """Who has reported."""
         return list(self._workers)
 
-    @property
-    def lost(self) -> list[str]:
-        """Who was lost, with his host."""
-        return [f"{w.record.name} ({w.record.host})" for w in self._workers.values() if w.is_lost]
-
     def now(self) -> list[AgentNow]:
         """Each agent as it is now."""
         return [AgentNow(name, agent.tally.transactions, agent.tally.sockets) for name, agent in self._agents.items()]

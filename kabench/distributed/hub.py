@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from locust.env import Environment  # before anything else: it replaces what blocks  # isort: skip
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -140,8 +141,10 @@ def main() -> None:
     try:
         runner = Environment(user_classes=[]).create_master_runner(where.host, where.port)
     except (SystemExit, Exception) as error:  # locust exits where a port is taken, and zmq has errors of its own
-        why = "it is taken" if isinstance(error, SystemExit) else str(error)
-        _say(Refused(why))
+        cause = error.__context__
+        number = getattr(cause, "errno", None)
+        taken = os.strerror(errno.EADDRINUSE)
+        _say(Refused(taken if isinstance(error, SystemExit) else os.strerror(number) if number else str(error)))
         return
     hub = Hub(runner)
     _say(Opened(_port_of(runner)))

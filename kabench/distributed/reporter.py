@@ -141,6 +141,8 @@ class _Worker:
         data[_DATA] = packed(self._measurer.report())
 
     def _say_last(self) -> None:
+        """Say it at once, and what locust has measured as well: a master that quits waits half a second for that."""
+        self._runner._send_stats()  # noqa: SLF001  # locust has no other way
         self._runner.send_message(_LAST, packed(self._measurer.report(is_last=True)))
 
     def _finish(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002  # locust's names
@@ -210,9 +212,9 @@ class _Desk:
         )
         written = self._save(result)
         if self.environment.parsed_options is not None and self.environment.parsed_options.headless:
-            self._shown_at_quit = lambda: _show(result, written, gathering.lost)
+            self._shown_at_quit = lambda: _show(result, written)
         else:
-            _show(result, written, gathering.lost)
+            _show(result, written)
 
     def _place_of(self, agent: str) -> int:
         """Where a class of users stands in the locust file: the first is what others are held against."""
@@ -321,17 +323,14 @@ def plan_of(environment: Environment, runner: Runner) -> dict[str, Any]:  # JSON
     }
 
 
-def _show(result: RunResult, written: Path | None, lost: list[str]) -> None:
+def _show(result: RunResult, written: Path | None) -> None:
     from rich.console import Console
-    from rich.text import Text
 
     from kabench.report.terminal import WIDTH, render_result
 
     console = Console(highlight=False, width=WIDTH)
     console.print()
     console.print(render_result(result))
-    if lost:
-        console.print(Text(f"Lost: {', '.join(lost)}", style="yellow"))
     console.print()
     if written is not None:
         console.print(f"Record: {written}", style="dim", soft_wrap=True, markup=False)

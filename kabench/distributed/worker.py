@@ -80,6 +80,7 @@ class Worker:
         self._process: _Process | None = None
         self._turned_away: str | None = None
         self._is_interrupted = False
+        self._say(f"looking for the master at {host}:{port}")
         tries = max(1, min(_MOST_TRIES, round(patience_s)))
         runners.CONNECT_TIMEOUT = max(1, round(patience_s / tries))
         runners.CONNECT_RETRY_COUNT = tries - 1
@@ -100,8 +101,7 @@ class Worker:
 
     def serve(self) -> None:
         """Do as the master says until it quits, or is gone. Raises `WorkerError`, and `KeyboardInterrupt`."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            gevent.signal_handler(number, self._interrupt)
+        gevent.signal_handler(signal.SIGTERM, self._interrupt)
         self._say("joined the master; Ctrl-C leaves it")
         try:
             self._runner.greenlet.join()

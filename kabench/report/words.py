@@ -111,6 +111,17 @@ def bottleneck(run: AgentRun) -> str | None:
     return f"kabench was the bottleneck: {why}. More workers, where there are cores, would show what the server can do."
 
 
+def lost(run: AgentRun) -> str | None:
+    """Which workers were lost, and when; None where none was."""
+    lost = [worker for worker in run.client.workers if worker.lost_at_s is not None]
+    if not lost:
+        return None
+    each = ", ".join(
+        f"{worker.name} on {worker.host or '?'} was lost after {worker.lost_at_s:.1f} s" for worker in lost
+    )
+    return f"{each}: what it had said until then is in the figures."
+
+
 def not_started(run: AgentRun) -> str | None:
     """What became of requests that were due and were not sent."""
     if not run.not_started:

@@ -126,7 +126,6 @@ def test_a_lost_worker_is_named_and_what_he_said_counts_once() -> None:
     run = only_run(gathering)
     assert [worker.lost_at_s for worker in run.client.workers] == [None, 1.0]
     assert [point.transactions for point in run.series] == [4, 1, 1, 1]
-    assert gathering.lost == ["worker-2 (host-goes)"]
 
 
 def test_a_lost_worker_who_is_heard_again_is_taken_back() -> None:
@@ -145,7 +144,6 @@ def test_a_lost_worker_who_is_heard_again_is_taken_back() -> None:
     run = only_run(gathering)
     assert run.transactions == 4 + 7
     assert [worker.lost_at_s for worker in run.client.workers] == [None, None]
-    assert gathering.lost == []
 
 
 def test_a_worker_who_has_ended_cannot_be_lost() -> None:
