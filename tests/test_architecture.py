@@ -20,7 +20,8 @@ LAYERS = {
     "load": {"agent", "server", "histogram", "result"},
     "comparison": {"agent", "server", "histogram", "result", "metrics", "load"},
     "report": {"agent", "server", "histogram", "result", "metrics", "comparison"},
-    "cli": {"agent", "server", "histogram", "result", "metrics", "load", "comparison", "report"},
+    "distributed": {"agent", "server", "histogram", "result", "load", "report"},
+    "cli": {"agent", "server", "histogram", "result", "metrics", "load", "comparison", "report", "distributed"},
     "pytest_plugin": {"server", "result", "load", "comparison"},
 }
 """What each part may import besides itself and the package's version."""

@@ -245,6 +245,7 @@ class _Part:
         self._progress: dict[int, Progress] = {}
         self._done: dict[int, Done] = {}
         self._lost: list[int] = []
+        self._seconds_seen = 0
         self._p50_s: float | None = None
         self._p99_s: float | None = None
         self.problem: str | None = None
@@ -272,7 +273,7 @@ class _Part:
             case Second():
                 self.tally.end_second(index, message)
                 if self._on_progress is not None:
-                    self._p50_s, self._p99_s = self.tally.percentile_s(50), self.tally.percentile_s(99)
+                    self._look_at_percentiles()
                     self._progress[index] = message.as_progress()
                     self._report()
             case Progress():
@@ -290,6 +291,12 @@ class _Part:
                 self._stop()
             case None:
                 self._ended(index)
+
+    def _look_at_percentiles(self) -> None:
+        """Once a second of all workers, not of each: it is a walk through the histogram."""
+        if len(self.tally.series) != self._seconds_seen:
+            self._seconds_seen = len(self.tally.series)
+            self._p50_s, self._p99_s = self.tally.percentile_s(50), self.tally.percentile_s(99)
 
     def _go_if_all_are_ready(self) -> None:
         if not self._has_begun and len(self._ready.union(self._lost)) == self._plan.workers:

@@ -93,7 +93,7 @@ def test_a_worker_that_used_its_core_is_named() -> None:
     text = bottleneck(saturated_run(1.0, 1.9))
     assert text is not None
     assert text.startswith("kabench was the bottleneck: worker-2 used 95 % of its core in its busiest second.")
-    assert "--workers" in text
+    assert "More workers" in text
 
 
 def test_lag_is_named_with_its_p99() -> None:
