@@ -125,10 +125,36 @@ def test_patience_that_is_over_gives_it_up(locusts: Locusts, echo_server: Embedd
     assert run.transactions == 0
 
 
-def test_users_pace_themselves(locusts: Locusts, echo_server: EmbeddedServer) -> None:
-    run_headless(locusts, echo_server, "wait_time = constant_pacing(0.4)")
-    (run,) = locusts.record().runs
-    assert 6 * 4 <= run.transactions <= 6 * 6  # at 0, 0.4, ... 2 s
+PAUSING = """pass
+
+class Paced(Echo):
+    fixed_count = 2
+    wait_time = constant_pacing(0.4)
+
+class Steady(Echo):
+    fixed_count = 2
+    wait_time = constant(0.4)
+
+class Varying(Echo):
+    fixed_count = 2
+    wait_time = between(0.3, 0.5)
+
+class Own(Echo):
+    fixed_count = 2
+    def wait_time(self):
+        return 0.4
+
+Echo.abstract = True
+"""
+
+
+def test_users_pause_as_their_wait_time_says(locusts: Locusts, echo_server: EmbeddedServer) -> None:
+    run_headless(locusts, echo_server, PAUSING, "-u", "8", "-r", "8")
+    runs = locusts.record().runs
+    assert [run.agent for run in runs] == ["Paced", "Steady", "Varying", "Own"]
+    for run in runs:
+        assert 2 * 4 <= run.transactions <= 2 * 7, run.agent  # at 0, 0.4, ... 2 s
+    assert sum(run.transactions for run in runs) == echo_server.counts().requests
 
 
 SHAPE = """pass
