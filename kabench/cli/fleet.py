@@ -13,8 +13,8 @@ import typer
 from kabench.cli.errors import CommandError, say
 from kabench.cli.extras import needs_locust
 from kabench.cli.parse import address
+from kabench.cli.plan import plan_of
 from kabench.distributed.processes import end_workers, start_worker
-from kabench.load import PlanError
 from kabench.load.team import Team
 
 if TYPE_CHECKING:
@@ -54,14 +54,28 @@ class FleetOptions:
             return address("--bind", self.bind, LOCUST_PORT)
         return _LOOPBACK, 0 if self.expect_workers in (None, self.processes) else LOCUST_PORT
 
-    def applied_to(self, plan: LoadPlan, load: LoadOptions) -> LoadPlan:
+    def plan_of(self, load: LoadOptions) -> LoadPlan:
         """The plan, for as many workers. Raises `CommandError` for what does not fit together."""
         if not self.distributed:
             given = {"--expect-workers": self.expect_workers, "--processes": self.processes, "--bind": self.bind}
             for option, value in given.items():
                 if value is not None:
                     raise CommandError(f"{option} is for --distributed")
-            return plan
+            return plan_of(load)
+        self._check(load)
+        option = "--processes" if self.expect_workers is None else "--expect-workers"
+        try:
+            plan = plan_of(dataclasses.replace(load, workers=self.expected))
+        except CommandError as error:
+            raise CommandError(str(error).replace("--workers", option)) from None
+        if plan.url is None and not plan.targets and not _is_loopback(self.address[0]):
+            raise CommandError(
+                "--distributed: name a URL; kabench's own server listens on loopback, where no other machine gets to"
+            )
+        needs_locust("--distributed")
+        return plan
+
+    def _check(self, load: LoadOptions) -> None:
         if load.workers is not None:
             raise CommandError("--workers is for one machine; with --distributed, say --expect-workers or --processes")
         if self.expect_workers is None and self.processes is None:
@@ -70,17 +84,6 @@ class FleetOptions:
             )
         if self.expect_workers is not None and (self.processes or 0) > self.expect_workers:
             raise CommandError(f"--processes: {self.processes} are more than --expect-workers {self.expect_workers}")
-        host, _ = self.address
-        if plan.url is None and not plan.targets and not _is_loopback(host):
-            raise CommandError(
-                "--distributed: name a URL; kabench's own server listens on loopback, where no other machine gets to"
-            )
-        needs_locust("--distributed")
-        try:
-            return dataclasses.replace(plan, workers=self.expected)
-        except PlanError as error:
-            option = "--processes" if self.expect_workers is None else "--expect-workers"
-            raise CommandError(str(error).replace("workers:", f"{option}:", 1)) from None
 
 
 def _is_loopback(host: str) -> bool:

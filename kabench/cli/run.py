@@ -65,14 +65,14 @@ def run(
     from kabench.cli.fleet import FleetOptions, fleet_for
     from kabench.cli.live import run_live, shown_as, stoppable
     from kabench.cli.outputs import Outputs, hgrm_paths
-    from kabench.cli.plan import check_specs, plan_of
+    from kabench.cli.plan import check_specs
     from kabench.cli.reports import Paths, report_of_run
     from kabench.comparison.thresholds import outcomes_of_runs
     from kabench.result import labels
 
     shown = "none" if quiet else shown_as(progress)
     workers = FleetOptions(distributed, expect_workers, processes, bind, max_wait)
-    plan = workers.applied_to(plan_of(load), load)
+    plan = workers.plan_of(load)
     agents = load.agent or ["keepalive", "plain"]
     check_specs(agents, plan)
     gates = Gates.of(fail_if)

@@ -22,8 +22,9 @@ from kabench.distributed.gathering import AgentNow, AgentReport, Gathering, Work
 from kabench.distributed.panel import show_sockets
 from kabench.distributed.protocol import TURNED_AWAY, packed, unpacked
 from kabench.distributed.sampling import Sampler
-from kabench.distributed.user import Engines
+from kabench.distributed.user import Engines, KabenchUser, request_of
 from kabench.load.environment import environment_of
+from kabench.load.redaction import redacted_url
 from kabench.result import ResultError, RunResult, new_id, now_as_text, record_file_name, save_result
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ class _Desk:
             kabench_version=__version__,
             started_at=self._started_at,
             environment=environment_of(gathering.event_loop, _locust_version()),
-            plan=plan_of(self.environment, self._runner),
+            plan=asked_of(self.environment, self._runner),
             runs=runs,
         )
         written = self._save(result)
@@ -311,13 +312,20 @@ def _locust_version() -> dict[str, str]:
     return {"locust": locust.__version__}
 
 
-def plan_of(environment: Environment, runner: Runner) -> dict[str, Any]:  # JSON
-    """What locust was asked for."""
+def asked_of(environment: Environment, runner: Runner) -> dict[str, Any]:  # JSON
+    """What locust was asked for, without secrets. What its own users send, their code alone knows."""
     shape = environment.shape_class
+    hosts = [environment.host, *(each.host for each in environment.user_classes)]
+    url = next((host for host in hosts if host), None)
     return {
         "locustfile": environment.locustfile,
-        "url": environment.host or next((each.host for each in environment.user_classes if each.host), None),
+        "url": url and redacted_url(url),
         "users": sorted(each.__name__ for each in environment.user_classes),
+        "requests": {
+            each.__name__: request_of(each, environment.host)
+            for each in environment.user_classes
+            if issubclass(each, KabenchUser)
+        },
         "shape": None if shape is None else type(shape).__name__,
         "concurrency": runner.target_user_count if shape is None else None,
     }

@@ -205,6 +205,18 @@ def task_of(user_class: type[KabenchUser], host: str | None) -> Task:
     return Task(plan, user_class.agent, "", steering=steering_of(user_class))
 
 
+_OF_A_REQUEST = ("url", "method", "headers", "data", "agent_options")
+
+
+def request_of(user_class: type[KabenchUser], host: str | None) -> dict[str, Any]:  # JSON
+    """What users of a class send, and through what, without secrets."""
+    try:
+        plan = task_of(user_class, host or user_class.host).plan.as_record()
+    except (AgentSpecError, PlanError):
+        return {}
+    return {"agent": user_class.agent, **{name: plan[name] for name in _OF_A_REQUEST}}
+
+
 class _Probe:
     """What locust's `constant_pacing` looks at of a user."""
 

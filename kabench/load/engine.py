@@ -287,7 +287,8 @@ class _Part:
             case Done():
                 self._done[index] = message
             case Failed(why=why):
-                self.failure = why
+                member = self._crew.members[index]
+                self.failure = f"{member.name} on {member.host}: {why}" if self._crew.goes_on else why
                 self._stop()
             case None:
                 self._ended(index)

@@ -27,7 +27,7 @@ from kabench.report.comparison import (
     verdict_tables,
 )
 from kabench.report.siege import siege_lines, socket_line
-from kabench.report.words import bottleneck, headline, not_started, what_the_closed_model_hides
+from kabench.report.words import headline, warnings
 from kabench.result import labels
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ def html_of_run(result: RunResult, outcomes: Sequence[Outcome] = ()) -> str:
         warnings=[
             f"{name}: {warning}"
             for name, run in zip(names, result.runs, strict=True)
-            for warning in (bottleneck(run), not_started(run), what_the_closed_model_hides(run, result.plan))
-            if warning is not None
+            for warning in warnings(run, result.plan)
         ],
     )
 

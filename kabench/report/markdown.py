@@ -10,7 +10,7 @@ from kabench.comparison.thresholds import BROKEN, UNTOLD, WITHIN
 from kabench.metrics import METRICS
 from kabench.report.comparison import INTERRUPTED, conclusion, ending, explanations, trials_line, verdict_tables
 from kabench.report.terminal import printable
-from kabench.report.words import bottleneck, headline, not_started, what_the_closed_model_hides
+from kabench.report.words import headline, warnings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,18 +45,13 @@ def markdown_of_run(result: RunResult, outcomes: Sequence[Outcome] = (), problem
         [METRICS[name].label, *(METRICS[name].text(METRICS[name].of(run)) for run in result.runs)] for name in _SHOWN
     ]
     interrupted = problem is None and any(run.interrupted for run in result.runs)
-    warnings = [
-        f"{run.agent}: {warning}"
-        for run in result.runs
-        for warning in (bottleneck(run), not_started(run), what_the_closed_model_hides(run, result.plan))
-        if warning is not None
-    ]
+    to_mind = [f"{run.agent}: {warning}" for run in result.runs for warning in warnings(run, result.plan)]
     parts = [
         _heading(result),
         *([f"**⚠️ Stopped: {_escaped(problem)}**"] if problem is not None else []),
         *([f"**⚠️ {INTERRUPTED}**"] if interrupted else []),
         _table(["", *(run.agent for run in result.runs)], rows),
-        *(f"- {_escaped(warning)}" for warning in warnings),
+        *(f"- {_escaped(warning)}" for warning in to_mind),
         *_outcomes(outcomes),
     ]
     return "\n\n".join(parts) + "\n"

@@ -16,7 +16,7 @@ from rich.text import Text
 from kabench.histogram import decoded_cells
 from kabench.report.buckets import Bucket, fitted_buckets, named_buckets
 from kabench.report.siege import siege_lines, socket_line
-from kabench.report.words import bottleneck, headline, lost, not_started, what_the_closed_model_hides, wrapped
+from kabench.report.words import headline, warnings, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,9 +83,7 @@ def render_agent_run(run: AgentRun, plan: Mapping[str, object]) -> RenderableTyp
         parts.append(Text(_client_line(run), style="dim"))
     if run.retries:
         parts.append(Text(f"{run.retries} requests met a stale socket and were sent again"))
-    for warning in (lost(run), bottleneck(run), not_started(run), what_the_closed_model_hides(run, plan)):
-        if warning is not None:
-            parts.append(Text(wrapped(warning, WIDTH), style="yellow"))
+    parts += [Text(wrapped(warning, WIDTH), style="yellow") for warning in warnings(run, plan)]
     if run.errors or run.successful_transactions < run.transactions:
         parts += [Text(), _errors(run)]
     return Group(*parts)

@@ -96,6 +96,12 @@ def _until(plan: Mapping[str, object]) -> str:
     return f"{plan.get('requests', '?')} requests a user"
 
 
+def warnings(run: AgentRun, plan: Mapping[str, object]) -> list[str]:
+    """All there is to mind about a run's figures."""
+    said = (lost(run), bottleneck(run), not_started(run), what_the_closed_model_hides(run, plan))
+    return [warning for warning in said if warning is not None]
+
+
 def bottleneck(run: AgentRun) -> str | None:
     """Why the figures may be kabench's own limits; None where it had room."""
     if not run.saturated:

@@ -19,7 +19,9 @@ from kabench.report.words import (
     bottleneck,
     corrected_percentile_us,
     headline,
+    lost,
     not_started,
+    warnings,
     what_the_closed_model_hides,
 )
 from kabench.result import Client, WorkerRecord
@@ -202,3 +204,14 @@ def test_users_have_no_lag() -> None:
     (head,) = [line for line in text.splitlines() if line.startswith("Times (ms)")]
     assert head.split() == ["Times", "(ms)", "response", "service"]
     assert "was wanted by its user" in " ".join(text.split())
+
+
+def test_workers_that_were_lost_are_named_with_what_became_of_their_figures() -> None:
+    workers = [
+        WorkerRecord(name="worker-1", host="here", transactions=5),
+        WorkerRecord(name="worker-2", host="there", transactions=5, lost_at_s=3.04),
+    ]
+    run = a_run(client=Client(workers=workers))
+    assert lost(run) == "worker-2 on there was lost after 3.0 s: what it had said until then is in the figures."
+    assert warnings(run, {}) == [lost(run)]
+    assert lost(a_run()) is None
