@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import ipaddress
+import os
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
 
 LOCUST_PORT = 5557
 _LOOPBACK = "127.0.0.1"
+_EVERYWHERE = ("*", "0.0.0.0", "[::]")  # noqa: S104  # to be recognized
 _LOCAL_PATIENCE_S = 30.0
+_MAX_WAIT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class FleetOptions:
     expect_workers: int | None
     processes: int | None
     bind: str | None
-    max_wait_s: float
+    max_wait_s: float | None
 
     @property
     def expected(self) -> int:
@@ -57,7 +62,12 @@ class FleetOptions:
     def plan_of(self, load: LoadOptions) -> LoadPlan:
         """The plan, for as many workers. Raises `CommandError` for what does not fit together."""
         if not self.distributed:
-            given = {"--expect-workers": self.expect_workers, "--processes": self.processes, "--bind": self.bind}
+            given: dict[str, object] = {
+                "--expect-workers": self.expect_workers,
+                "--processes": self.processes,
+                "--bind": self.bind,
+                "--max-wait": self.max_wait_s,
+            }
             for option, value in given.items():
                 if value is not None:
                     raise CommandError(f"{option} is for --distributed")
@@ -88,7 +98,7 @@ class FleetOptions:
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
 
@@ -108,8 +118,11 @@ def fleet_for(options: FleetOptions, control: RunControl) -> Iterator[Callable[[
     try:
         fleet = Fleet(host, port)
     except FleetError as error:
-        raise CommandError(f"--bind: {error}; name another with --bind {host}:PORT") from None
-    with contextlib.closing(fleet), _local_workers(options.processes or 0, host, fleet.port) as processes:
+        is_taken = os.strerror(errno.EADDRINUSE) in str(error)
+        advice = "; another may be free: --bind HOST:PORT" if is_taken else ""
+        raise CommandError(f"--bind: {error}{advice}") from None
+    here = _LOOPBACK if host in _EVERYWHERE else host
+    with contextlib.closing(fleet), _local_workers(options.processes or 0, here, fleet.port) as processes:
         try:
             _wait_for_workers(options, fleet, host, control, processes)
         except WorkersMissingError as error:
@@ -124,17 +137,20 @@ def fleet_for(options: FleetOptions, control: RunControl) -> Iterator[Callable[[
 def _wait_for_workers(
     options: FleetOptions, fleet: Fleet, host: str, control: RunControl, processes: Sequence[subprocess.Popen[bytes]]
 ) -> None:
-    at = f"{host}:{fleet.port}"
-    if options.expected > len(processes):
-        say(f"Waiting for {options.expected} workers: kabench worker --master {at}")
+    at = f"{socket.gethostname() if host in _EVERYWHERE else host}:{fleet.port}"
+    missing = options.expected - len(processes)
+    if missing > 0:
+        say(f"Waiting for {missing} worker{'s' if missing > 1 else ''}: kabench worker --master {at}")
 
     def arrived(arrival: Arrival) -> None:
         if arrival.version is not None:
             from kabench import __version__
 
             say(f"A worker on {arrival.host} was turned away: it runs kabench {arrival.version}, this is {__version__}")
+        elif arrival.joined > arrival.expected:
+            say(f"{arrival.name} on {arrival.host} has come; it is kept in reserve")
         else:
-            say(f"{arrival.joined} of {arrival.expected} workers: one on {arrival.host}")
+            say(f"{arrival.name} on {arrival.host} has come, {arrival.joined} of {arrival.expected}")
 
     def goes_on() -> bool:
         for process in processes:
@@ -144,7 +160,7 @@ def _wait_for_workers(
                 )
         return not control.stopped
 
-    fleet.wait_for(options.expected, options.max_wait_s, arrived, goes_on)
+    fleet.wait_for(options.expected, options.max_wait_s or _MAX_WAIT_S, arrived, goes_on)
 
 
 @contextlib.contextmanager

@@ -130,9 +130,13 @@ class PlainProgress:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._said: tuple[int, float] | None = None
+        self._lost = 0
 
     def show(self, at: AgentProgress) -> None:
-        """Say the last second, once."""
+        """Say the last second, once, and who was lost."""
+        for loss in at.lost[self._lost :]:
+            self._say(f"{at.agent} {max(0.0, at.elapsed_s):.0f} s: {loss}; the others go on")
+        self._lost = len(at.lost)
         second = at.second
         if second is None:
             return
@@ -151,8 +155,11 @@ class PlainProgress:
         ]
         if at.not_started:
             parts.append(f"{at.not_started} not started")
+        self._say(f"{at.agent} {second.t_s:.0f} s: {', '.join(parts)}")
+
+    def _say(self, line: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads any more, and the record is what counts
-            self._out.write(f"{at.agent} {second.t_s:.0f} s: {', '.join(parts)}\n")
+            self._out.write(f"{line}\n")
             self._out.flush()
 
 

@@ -120,7 +120,8 @@ def progress_view(at: AgentProgress, history: Sequence[_Seen], agents: int) -> R
     row("errors", str(last.errors) if last else "", str(at.socket_errors), lambda seen: seen.errors, errors_style)
     if at.not_started:
         table.add_row("not started", "", str(at.not_started), "", style="red")
-    return Group(_heading(at, agents), table)
+    lost = [Text(f"{loss}; the others go on", style="red") for loss in at.lost]
+    return Group(_heading(at, agents), table, *lost)
 
 
 def _heading(at: AgentProgress, agents: int) -> RenderableType:

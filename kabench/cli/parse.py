@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,15 +115,15 @@ def file_lines(option: str, path: Path) -> list[str]:
         raise CommandError(f"{option} {path}: it is no text in UTF-8 ({error.reason})") from None
 
 
-_HAS_PORT = re.compile(r":\d+$")
-
-
 def address(option: str, text: str, default_port: int) -> tuple[str, int]:
     """A host and a port from `HOST[:PORT]`, IPv6 in brackets. Raises `CommandError`."""
     from kabench.agent.aio.request import parse_address
 
+    if text.isdigit():
+        raise CommandError(f"{option}: {text!r} is a port alone; name a host, as in 127.0.0.1:{text}")
     try:
-        host, port = parse_address(text if _HAS_PORT.search(text) else f"{text}:{default_port}")
+        has_port = ":" in text.rpartition("]")[2]
+        host, port = parse_address(text if has_port else f"{text}:{default_port}")
     except ValueError as error:
         raise CommandError(f"{option}: {error}") from None
     return f"[{host}]" if ":" in host else host, port

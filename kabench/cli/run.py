@@ -46,11 +46,14 @@ def run(
         ),
     ] = None,
     max_wait: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--max-wait", metavar="DURATION", parser=duration, help="With --distributed: how long to wait for workers."
+            "--max-wait",
+            metavar="DURATION",
+            parser=duration,
+            help="With --distributed: wait so long for workers (10m).",
         ),
-    ] = "10m",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
+    ] = None,
     progress: Annotated[
         str,
         typer.Option("--progress", metavar="auto|live|plain|none", help="While it runs; plain is a line a second."),
@@ -79,9 +82,8 @@ def run(
     gates.check_agents(labels(agents), agents[:1])
     paths = Paths(csv=csv, hgrm=hgrm_paths(hgrm, agents), junit=junit, markdown=markdown, html=html)
     outputs = Outputs(paths, json=json, saves=not no_save)
-    with stoppable() as control:
-        with fleet_for(workers, control) as crew_of:
-            finished = run_live(plan, agents, name, shown, control, crew_of)
+    with stoppable() as control, fleet_for(workers, control) as crew_of:  # workers stay until the report is out
+        finished = run_live(plan, agents, name, shown, control, crew_of)
         outcomes = outcomes_of_runs(gates.thresholds, finished.result.runs)
         unsaved = outputs.write(
             finished.result, lambda: report_of_run(finished.result, paths, outcomes, finished.problem)

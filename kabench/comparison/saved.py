@@ -154,6 +154,9 @@ def _notes(old: Sequence[RunResult], new: Sequence[RunResult], compared: Sequenc
         f"their environments differ: {difference}"
         for difference in _environment_differences([result.environment for result in (*old, *new)])
     ]
+    lost = sum(any(w.lost_at_s is not None for run in result.runs for w in run.client.workers) for result in everything)
+    if lost:
+        notes.append(f"{lost} of {len(everything)} records lost a worker under way, and with it a part of their load")
     repeated = [id_ for id_, times in Counter(result.id for result in (*old, *new)).items() if times > 1]
     if repeated:
         notes.append(f"the same record is there more than once ({', '.join(repeated)}): it says nothing new")

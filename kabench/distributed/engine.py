@@ -10,6 +10,7 @@ import gevent
 import gevent.event
 import msgspec
 
+from kabench.distributed.exits import CANNOT_START, COULD_NOT_MEASURE
 from kabench.distributed.gathering import since
 from kabench.load.messages import (
     STOP,
@@ -46,13 +47,13 @@ class Engine:
     """Sends for as many users as have joined and not left.
 
     `seconds` is called with the latencies of a second, its totals so far, what is new in it, and when it ended in time
-    since the epoch; `failed` with why the engine cannot go on.
+    since the epoch; `failed` with why the engine cannot go on, and the exit code for that.
     """
 
     def __init__(
         self,
         seconds: Callable[[list[Counts], Second, Second, float], None],
-        failed: Callable[[str], None],
+        failed: Callable[[str, int], None],
     ) -> None:
         self._seconds = seconds
         self._failed = failed
@@ -71,17 +72,22 @@ class Engine:
         self.event_loop = "unknown"
 
     def prepare(self) -> None:
-        """Start the process, so that it is there when it is needed, and wait until it is."""
+        """Start the process, so that it is there when it is needed."""
         if self._process is None:
             self._is_up.clear()
             self._process = start_child(WORKER_COMMAND)
             self._listener = gevent.spawn(self._listen, self._process)
+
+    def wait_until_up(self) -> None:
+        """Wait until the process has started."""
         self._is_up.wait(_START_TIMEOUT_S)
 
     def begin(self, task: Task) -> None:
         """Begin with a test."""
         self.prepare()
-        self._is_ready = self._is_ending = False
+        self._is_ready = self._is_ending = self._abort = False
+        self._users = self._number = 0
+        self._leaving.clear()
         self._last = NOTHING_YET
         self._counts.clear()
         self.has_begun = True
@@ -95,6 +101,9 @@ class Engine:
     def leave(self, done: Callable[[], None]) -> None:
         """One user less; `done` is called when he has finished what he has under way."""
         self._users -= 1
+        if self._process is None:
+            done()
+            return
         self._leaving.append((self._number + 1, done))
         self._tell_level_soon()
 
@@ -158,9 +167,13 @@ class Engine:
         self._is_up.set()
         self._note_levelled(None)
         end_child(process)
-        self._process = None
+        if self._process is process:
+            self._process = None
         if not is_done and not self._is_ending:
-            self._failed(why or f"kabench's process died ({ending(process)})")
+            if why is not None:
+                self._failed(why, CANNOT_START)
+            else:
+                self._failed(f"kabench's process died ({ending(process)})", COULD_NOT_MEASURE)
 
     def _note_levelled(self, number: int | None) -> None:
         while self._leaving and (number is None or self._leaving[0][0] <= number):

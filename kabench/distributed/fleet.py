@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import sys
 import threading
@@ -28,14 +27,15 @@ from kabench.distributed.protocol import (
     Said,
     ToHub,
     TurnedAway,
+    name_of,
 )
 from kabench.load.team import ListeningCrew
 from kabench.result import WorkerRecord
-from kabench.server.child import end_child, start_child
+from kabench.server.child import end_child, start_child, write_line
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from kabench.load.messages import Task
 
@@ -57,6 +57,7 @@ class WorkersMissingError(FleetError):
 class Arrival:
     """How many workers have come, of how many, and who did last; of another `version` he was turned away."""
 
+    name: str
     host: str
     joined: int
     expected: int
@@ -121,9 +122,9 @@ class Fleet:
             if news is None:
                 raise FleetError("locust's master died")
             if isinstance(news, Joined):
-                arrived(Arrival(news.host, self._count(), expected))
+                arrived(Arrival(name_of(news.member), news.host, self._count(), expected))
             elif isinstance(news, TurnedAway):
-                arrived(Arrival(news.host, self._count(), expected, news.version))
+                arrived(Arrival("", news.host, self._count(), expected, news.version))
 
     def _count(self) -> int:
         with self._lock:
@@ -132,9 +133,12 @@ class Fleet:
     def crew(self, tasks: Sequence[Task]) -> RemoteCrew:
         """Have workers carry out these tasks."""
         with self._lock:
-            there = [member for member in range(len(self._members)) if member not in self._gone]
+            # Those who are gone come last: with too few others, their share of the load is lost.
+            hired = sorted(range(len(self._members)), key=lambda member: member in self._gone)[: len(tasks)]
             self._parts += 1
-            crew = self._crew = RemoteCrew(self, self._parts, there, self._members, len(tasks))
+            crew = self._crew = RemoteCrew(self, self._parts, {member: self._members[member] for member in hired})
+            for member in self._gone:
+                crew.hear(Gone(member))
             if self._has_died:
                 crew.hear(None)
         crew.begin(tasks)
@@ -142,11 +146,7 @@ class Fleet:
 
     def tell(self, message: ToHub) -> None:
         """Say something to the hub."""
-        stdin = self._process.stdin
-        if stdin is not None:
-            with contextlib.suppress(OSError, ValueError):  # it has ended, which is heard
-                stdin.write(msgspec.json.encode(message) + b"\n")
-                stdin.flush()
+        write_line(self._process, msgspec.json.encode(message) + b"\n")
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         for line in process.stdout or ():
@@ -162,8 +162,8 @@ class Fleet:
                 case None:
                     self._has_died = True
                 case Joined():
-                    name = f"worker-{message.member + 1}"
-                    self._members.append(WorkerRecord(name=name, host=message.host, transactions=0))
+                    record = WorkerRecord(name=name_of(message.member), host=message.host, transactions=0)
+                    self._members.append(record)
                 case Gone():
                     self._gone.add(message.member)
             if self._crew is None:
@@ -181,18 +181,13 @@ class RemoteCrew(ListeningCrew):
 
     goes_on = True
 
-    def __init__(
-        self, fleet: Fleet, part: int, there: Sequence[int], known: Sequence[WorkerRecord], wanted: int
-    ) -> None:
+    def __init__(self, fleet: Fleet, part: int, hired: Mapping[int, WorkerRecord]) -> None:
+        super().__init__(list(hired.values()))
         self._fleet = fleet
         self._part = part
-        self._hired = list(there[:wanted])
-        missing = [WorkerRecord(name="missing", host="", transactions=0)] * (wanted - len(self._hired))
-        super().__init__([*(known[member] for member in self._hired), *missing])
-        self._index = {member: index for index, member in enumerate(self._hired)}
+        self._hired = list(hired)
+        self._index = {member: index for index, member in enumerate(hired)}
         self._endings: dict[int, str] = {}
-        for index in range(len(self._hired), wanted):
-            self._end(index, "it did not come back")
 
     def begin(self, tasks: Sequence[Task]) -> None:
         """Give each his task."""
@@ -240,5 +235,5 @@ class RemoteCrew(ListeningCrew):
             self.heard.put((index, None))
 
     def end(self) -> None:
-        """See their processes end."""
+        """Have their processes end."""
         self._order(KILL)

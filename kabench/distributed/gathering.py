@@ -35,7 +35,8 @@ Key = TypeVar("Key")
 class AgentReport(msgspec.Struct, frozen=True):
     """What one agent did in one second of a worker: latencies, and totals so far.
 
-    `is_judged`: whoever sent has said which answers failed, whatever their status.
+    `is_judged`: whoever sent has said which answers failed, whatever their status; he shares his process with others
+    who do. `is_part`: the second is not over yet.
     """
 
     agent: str
@@ -43,12 +44,12 @@ class AgentReport(msgspec.Struct, frozen=True):
     second: Second
     event_loop: str = "gevent"
     is_judged: bool = False
+    is_part: bool = False
 
 
 class WorkerReport(msgspec.Struct, frozen=True):
     """What a worker has measured since it reported last. `age_s` is since its test began; `is_last`: it has ended."""
 
-    version: str
     host: str
     age_s: float
     reports: list[AgentReport]
@@ -164,7 +165,7 @@ class Gathering:
             agent = self._agents[report.agent] = _Agent(report.agent, is_judged=report.is_judged)
         number = agent.numbers.get(worker_id)
         if number is None:
-            number = agent.numbers[worker_id] = agent.tally.add_worker(worker.record, after_s=worker.after_s)
+            number = agent.numbers[worker_id] = agent.tally.add_worker(worker.record)
         self.event_loop = report.event_loop
         for counts in report.counts:
             agent.tally.add_counts(number, counts)
@@ -172,7 +173,11 @@ class Gathering:
         before = agent.before.get(worker_id)
         second = report.second if before is None else since(report.second, before)
         elapsed_s = second.elapsed_s + worker.after_s
-        agent.tally.end_second(number, msgspec.structs.replace(second, elapsed_s=elapsed_s))
+        second = msgspec.structs.replace(second, elapsed_s=elapsed_s)
+        if report.is_part:
+            agent.tally.add_part(number, second)
+        else:
+            agent.tally.end_second(number, second)
 
     def lose(self, worker_id: str) -> None:
         """A worker is not heard of any more. Should he be heard again, he is taken back."""
@@ -214,12 +219,16 @@ class Gathering:
         What CPU a process used cannot be told apart where several agents were in it.
         """
         agents = [agent for agent in self._agents.values() if agent.numbers]
+        shares_process = sum(agent.is_judged for agent in agents) > 1
+        runs = []
         for agent in agents:
             agent.tally.end()
-        runs = [agent.tally.agent_run(interrupted=False) for agent in agents]
-        if len(runs) > 1:
-            runs = [
-                dataclasses.replace(run, client=dataclasses.replace(run.client, cpu_s=0.0, cpu_us_per_transaction=None))
-                for run in runs
-            ]
+            run = agent.tally.agent_run(interrupted=False)
+            runs.append(_without_cpu(run) if agent.is_judged and shares_process else run)
         return runs
+
+
+def _without_cpu(run: AgentRun) -> AgentRun:
+    workers = [dataclasses.replace(worker, cpu_s=None) for worker in run.client.workers]
+    client = dataclasses.replace(run.client, cpu_s=0.0, cpu_us_per_transaction=None, workers=workers)
+    return dataclasses.replace(run, client=client)

@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -24,11 +25,14 @@ from kabench import __version__
 from kabench.distributed.protocol import (
     BEGIN,
     ENDED,
+    EVERY_PART,
+    GOODBYE,
     HELLO,
     KILL,
     ORDER,
     SAID,
     TURNED_AWAY,
+    WELCOME,
     Begin,
     Ended,
     FromHub,
@@ -42,8 +46,11 @@ from kabench.distributed.protocol import (
     Said,
     ToHub,
     TurnedAway,
+    Welcome,
+    name_of,
     packed,
     unpacked,
+    version_of,
 )
 
 if TYPE_CHECKING:
@@ -79,19 +86,26 @@ class Hub:
                 case Order() as order:
                     self._tell(order.member, ORDER, order)
 
+    def say_goodbye(self) -> None:
+        """Tell all workers that the run is over; then locust tells them to quit."""
+        for member in range(len(self._ids)):
+            if member not in self._gone:
+                self._runner.send_message(GOODBYE, None, self._ids[member])
+
     def _tell(self, member: int, kind: str, message: Begin | Order) -> None:
         if member not in self._gone:
             self._runner.send_message(kind, packed(message), self._ids[member])
 
     def _welcome(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002  # locust's names
-        hello = unpacked(msg.data, Hello)
-        if hello.version != __version__:
+        version = version_of(msg.data)
+        if version != __version__:
             self._runner.send_message(TURNED_AWAY, {"version": __version__}, msg.node_id)
-            _say(TurnedAway(hello.host, hello.version))
+            _say(TurnedAway(msg.node_id.rpartition("_")[0], version))  # locust puts the host's name in front
         elif msg.node_id not in self._members:
-            self._members[msg.node_id] = len(self._ids)
+            member = self._members[msg.node_id] = len(self._ids)
             self._ids.append(msg.node_id)
-            _say(Joined(self._members[msg.node_id], hello.host))
+            self._runner.send_message(WELCOME, packed(Welcome(name_of(member))), msg.node_id)
+            _say(Joined(member, unpacked(msg.data, Hello).host))
 
     def _pass_on_said(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002
         self._pass_on(msg.node_id, unpacked(msg.data, Said))
@@ -112,7 +126,7 @@ class Hub:
                 node = self._runner.clients.get(node_id)
                 if member not in self._gone and (node is None or node.state == STATE_MISSING):
                     if node is not None:
-                        self._runner.send_message(ORDER, packed(Order(-1, KILL)), node_id)
+                        self._runner.send_message(ORDER, packed(Order(EVERY_PART, KILL)), node_id)
                     self._gone.add(member)
                     _say(Gone(member))
 
@@ -139,7 +153,8 @@ def main() -> None:
     if not isinstance(where, Open):
         return
     try:
-        runner = Environment(user_classes=[]).create_master_runner(where.host, where.port)
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):  # locust prints there
+            runner = Environment(user_classes=[]).create_master_runner(where.host, where.port)
     except (SystemExit, Exception) as error:  # locust exits where a port is taken, and zmq has errors of its own
         cause = error.__context__
         number = getattr(cause, "errno", None)
@@ -149,6 +164,7 @@ def main() -> None:
     hub = Hub(runner)
     _say(Opened(_port_of(runner)))
     hub.obey(lines)
+    hub.say_goodbye()
     with contextlib.suppress(gevent.GreenletExit):
         runner.quit()
 

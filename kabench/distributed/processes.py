@@ -17,7 +17,7 @@ def start_worker(host: str, port: int, patience_s: float, *, quiet: bool) -> sub
     command = [sys.executable, "-P", "-m", "kabench.distributed.worker", host, str(port), f"{patience_s:g}"]
     return subprocess.Popen(
         [*command, *(["--quiet"] if quiet else [])],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # its end is the end of the worker, too
         stdout=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for the process that the user started
     )
@@ -33,3 +33,5 @@ def end_workers(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdin is not None:
+            process.stdin.close()

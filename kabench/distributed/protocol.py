@@ -15,15 +15,21 @@ from typing import TypeVar
 
 import msgspec
 
+from kabench import __version__
 from kabench.load.messages import Message, Task  # noqa: TC001  # msgspec reads the annotations
 
 HELLO = "kabench_hello"
+WELCOME = "kabench_welcome"
+GOODBYE = "kabench_goodbye"
 TURNED_AWAY = "kabench_turned_away"
 BEGIN = "kabench_begin"
 ORDER = "kabench_order"
 SAID = "kabench_said"
 ENDED = "kabench_ended"
 """The types of locust's messages."""
+
+EVERY_PART = -1
+"""Of an order: whatever part it is, and the worker is to leave."""
 
 GO = "go"
 STOP = "stop"
@@ -69,8 +75,18 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 class Hello(msgspec.Struct, frozen=True):
     """A worker introduces itself."""
 
-    version: str
     host: str
+
+
+class Welcome(msgspec.Struct, frozen=True):
+    """What a worker is called."""
+
+    name: str
+
+
+def name_of(member: int) -> str:
+    """What the worker of a number is called."""
+    return f"worker-{member + 1}"
 
 
 class Joined(msgspec.Struct, frozen=True, tag="joined"):
@@ -112,9 +128,15 @@ class Gone(msgspec.Struct, frozen=True, tag="gone"):
 T = TypeVar("T")
 
 
-def packed(message: object) -> dict[str, bytes]:
-    """A structure as the data of one of locust's messages."""
-    return {"kabench": msgspec.json.encode(message)}
+def packed(message: object) -> dict[str, object]:
+    """A structure as the data of one of locust's messages, with the version of who packs it."""
+    return {"kabench": msgspec.json.encode(message), "version": __version__}
+
+
+def version_of(data: object) -> str:
+    """The version of who has packed it; what the structure is like, only the same version knows."""
+    version = data.get("version") if isinstance(data, dict) else None
+    return version if isinstance(version, str) else "unknown"
 
 
 def unpacked(data: object, kind: type[T]) -> T:

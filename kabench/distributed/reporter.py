@@ -9,18 +9,29 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import weakref
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gevent
 import msgspec
-from locust.runners import STATE_MISSING, LocalRunner, MasterRunner, WorkerRunner
+from locust.runners import (
+    STATE_CLEANUP,
+    STATE_MISSING,
+    STATE_RUNNING,
+    STATE_SPAWNING,
+    STATE_STOPPED,
+    LocalRunner,
+    MasterRunner,
+    WorkerRunner,
+)
 
 from kabench import __version__
+from kabench.distributed.exits import CANNOT_START
 from kabench.distributed.gathering import AgentNow, AgentReport, Gathering, WorkerReport
 from kabench.distributed.panel import show_sockets
-from kabench.distributed.protocol import TURNED_AWAY, packed, unpacked
+from kabench.distributed.protocol import TURNED_AWAY, packed, unpacked, version_of
 from kabench.distributed.sampling import Sampler
 from kabench.distributed.user import Engines, KabenchUser, request_of
 from kabench.load.environment import environment_of
@@ -41,12 +52,11 @@ _DATA = "kabench"
 _EVERY_S = 1.0
 _LOOK_FOR_LOST_EVERY_S = 0.25
 _LAST_REPORTS_TAKE_AT_MOST_S = 10.0
-_CANNOT_START = 2
 _LOCAL = "local"
 
 _log = logging.getLogger(__name__)
 
-_installed: set[int] = set()
+_installed: weakref.WeakSet[Environment] = weakref.WeakSet()
 
 
 def install(environment: Environment, *, results: str | Path | None = "results", **_: object) -> None:
@@ -55,9 +65,9 @@ def install(environment: Environment, *, results: str | Path | None = "results",
 
     For one line in a locust file, which every worker runs too: `events.init.add_listener(kabench.distributed.install)`.
     """
-    if id(environment) in _installed:
+    if environment in _installed:
         return
-    _installed.add(id(environment))
+    _installed.add(environment)
     runner = environment.runner
     if isinstance(runner, MasterRunner):
         _Master(environment, runner, results)
@@ -109,11 +119,17 @@ class _Measurer:
             if self._hand_over is not None:
                 self._hand_over(self.report())
 
+    def report_now(self) -> WorkerReport:
+        """What was measured until now, in the middle of a second."""
+        if self._ticker is not None:
+            self._unsent += self._sampler.take(monotonic() - self._zero, is_part=True)
+        return self.report()
+
     def report(self, *, is_last: bool = False) -> WorkerReport:
         """What was measured since the last report."""
         reports = self._unsent[:]
         self._unsent.clear()
-        return WorkerReport(__version__, socket.gethostname(), monotonic() - self._zero, reports, is_last)
+        return WorkerReport(socket.gethostname(), monotonic() - self._zero, reports, is_last)
 
     def _end(self, **_: object) -> None:
         if self._ticker is not None:
@@ -139,7 +155,7 @@ class _Worker:
         runner.register_message(TURNED_AWAY, self._leave)
 
     def _add_to_report(self, data: dict[str, Any], **_: object) -> None:
-        data[_DATA] = packed(self._measurer.report())
+        data[_DATA] = packed(self._measurer.report_now())
 
     def _say_last(self) -> None:
         """Say it at once, and what locust has measured as well: a master that quits waits half a second for that."""
@@ -147,11 +163,12 @@ class _Worker:
         self._runner.send_message(_LAST, packed(self._measurer.report(is_last=True)))
 
     def _finish(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002  # locust's names
-        self._runner.stop()
+        if self._runner.state not in (STATE_CLEANUP, STATE_STOPPED):
+            self._runner.stop()
 
     def _leave(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002
         _log.error("the master runs kabench %s, this worker %s: install the same", msg.data["version"], __version__)
-        self._environment.process_exit_code = _CANNOT_START
+        self._environment.process_exit_code = CANNOT_START
         gevent.spawn(self._runner.quit)
 
 
@@ -201,6 +218,7 @@ class _Desk:
         gathering = self._gathering
         runs = sorted(gathering.runs(), key=lambda run: self._place_of(run.agent))
         if not runs:
+            _log.warning("kabench: nothing was sent, so there is no report")
             return
         result = RunResult(
             id=new_id(),
@@ -266,21 +284,21 @@ class _Master(_Desk):
     def _hear_last(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002  # locust's names
         self._hear(msg.node_id, msg.data)
         self._ended.add(msg.node_id)
+        if self._gathering is not None and self._master.state in (STATE_SPAWNING, STATE_RUNNING):
+            self._gathering.lose(msg.node_id)  # it has left, and the test goes on
 
     def _hear(self, worker: str, data: object) -> None:
+        version = version_of(data)
+        if version != __version__:
+            if worker not in self._turned_away:
+                self._turned_away.add(worker)
+                _log.error("worker %s runs kabench %s, this master %s: it is sent away", worker, version, __version__)
+                self._master.send_message(TURNED_AWAY, {"version": __version__}, worker)
+            return
         try:
-            report = unpacked(data, WorkerReport)
+            self.take(worker, unpacked(data, WorkerReport))
         except msgspec.DecodeError as error:
             _log.warning("kabench: a report of %s cannot be read: %s", worker, error)
-            return
-        if report.version == __version__:
-            self.take(worker, report)
-        elif worker not in self._turned_away:
-            self._turned_away.add(worker)
-            _log.error(
-                "worker %s runs kabench %s, this master %s: it is sent away", worker, report.version, __version__
-            )
-            self._master.send_message(TURNED_AWAY, {"version": __version__}, worker)
 
     def _look_for_lost(self) -> None:
         while True:

@@ -34,20 +34,24 @@ _MOST_PARENTS = 5
 
 
 class _Agents:
-    """The agents of one class of users. Those of users who have gone stay in the sum."""
+    """The agents of one class of users. What those who were closed have counted stays in the sum."""
 
     def __init__(self) -> None:
-        self._agents: dict[int, KeepsSockets] = {}
+        self._agents: list[KeepsSockets] = []
+        self._closed = SocketCounts()
         self._before = SocketCounts()
 
     def add(self, agent: KeepsSockets) -> None:
-        self._agents[id(agent)] = agent
+        for each in [each for each in self._agents if _is_closed(each)]:
+            self._closed = sum_of((self._closed, counts_of(each)))
+            self._agents.remove(each)
+        self._agents.append(agent)
 
     def begin(self) -> None:
         self._before = self._sum()
 
     def _sum(self) -> SocketCounts:
-        return sum_of(counts_of(agent) for agent in self._agents.values())
+        return sum_of((self._closed, *(counts_of(agent) for agent in self._agents)))
 
     def counts(self) -> SocketCounts:
         return sockets_since(self._sum(), self._before)
@@ -59,6 +63,7 @@ class Sampler:
     def __init__(self) -> None:
         self._names: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._agents: dict[str, _Agents] = {}
+        self._met: weakref.WeakSet[KeepsSockets] = weakref.WeakSet()
         self._recorders: dict[str, Recorder] = {}
         self._cpu_at_zero_s = 0.0
 
@@ -77,8 +82,9 @@ class Sampler:
         response: Any = None,  # of whatever client
         **_: object,
     ) -> None:
-        """Count an exchange. One without a response time is none of HTTP's."""
-        if response_time is None:
+        """Count an exchange. One with neither an answer's status nor an error is none of HTTP's."""
+        status = getattr(response, "status_code", None) or 0
+        if response_time is None or (not status and exception is None):
             return
         greenlet = gevent.getcurrent()
         name = self._names.get(greenlet)
@@ -87,7 +93,6 @@ class Sampler:
         recorder = self._recorders.get(name)
         if recorder is None:
             recorder = self._recorders[name] = Recorder()
-        status = getattr(response, "status_code", None) or 0
         if exception is not None and not status:
             recorder.record_error(kind_of(exception))
             return
@@ -102,11 +107,13 @@ class Sampler:
         name = type(user).__name__
         agents = self._agents.setdefault(name, _Agents())
         for agent in _agents_of(user):
-            agents.add(agent)
+            if agent not in self._met:  # one that two classes share counts with the first
+                self._met.add(agent)
+                agents.add(agent)
         return name
 
-    def take(self, elapsed_s: float) -> list[AgentReport]:
-        """What was counted since the last time, and totals so far."""
+    def take(self, elapsed_s: float, *, is_part: bool = False) -> list[AgentReport]:
+        """What was counted since the last time, and totals so far; `is_part`: the second is not over yet."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         nothing = _Agents()
         return [
@@ -121,6 +128,7 @@ class Sampler:
                     max_rss_mb=usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
                 ),
                 is_judged=True,
+                is_part=is_part,
             )
             for name, recorder in self._recorders.items()
         ]
@@ -137,6 +145,11 @@ def _user_of(greenlet: Any) -> User | None:  # any kind of greenlet
         if greenlet is None:
             return None
     return None
+
+
+def _is_closed(agent: Any) -> bool:  # those for threads know
+    keeper = getattr(agent, "keeper", None)
+    return keeper is not None and keeper.is_closed
 
 
 def _agents_of(user: Any) -> Iterator[KeepsSockets]:  # users have what they like

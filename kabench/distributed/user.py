@@ -17,14 +17,14 @@ import locust
 from gevent.event import Event
 from locust import User, task
 from locust.runners import LocalRunner, WorkerRunner
-from locust.user.task import LOCUST_STATE_RUNNING
 
 from kabench.agent import AgentOptions
 from kabench.distributed.engine import Engine
 from kabench.distributed.entries import add_second
+from kabench.distributed.exits import CANNOT_START
 from kabench.distributed.gathering import AgentReport
 from kabench.load import AgentSpecError, LoadPlan, PlanError
-from kabench.load.agents import check_spec
+from kabench.load.agents import OWN_SPECS, is_own
 from kabench.load.messages import Steering, Task
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 _SAMPLED_PAUSES = 1000
 """Of a `wait_time` that differs from one time to the next, as many are drawn, and the engine takes any of them."""
-
-_CANNOT_START = 2
 
 _log = logging.getLogger(__name__)
 
@@ -67,12 +65,18 @@ class KabenchUser(User):
         super().__init__(environment)
         self._engine = Engines.of(environment).engine_of(type(self))
         self._may_end = Event()
-        self._has_left = False
+        self._has_joined = self._has_left = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if any(own is not KabenchUser.send for own in cls.tasks):
+            cls.tasks = [KabenchUser.send]
+            _log.warning("kabench: %s: the tasks of a KabenchUser are not carried out", cls.__name__)
 
     @task
     def send(self) -> None:
         """Have the engine send for this user until he is stopped. Called by locust."""
-        self._has_left = False
+        self._has_joined = True
         self._engine.join()
         try:
             self._may_end.wait()
@@ -82,9 +86,8 @@ class KabenchUser(User):
 
     def stop(self, force: bool = False) -> bool:
         """Stop; with `force`, what is under way is given up. Called by locust."""
-        is_sending = self._state == LOCUST_STATE_RUNNING
         killed: bool = super().stop(force)
-        if is_sending and not killed:
+        if self._has_joined and not self._has_left and not killed:
             self._has_left = True
             self._engine.leave(self._may_end.set)
         return killed
@@ -101,7 +104,7 @@ class Engines:
     def __init__(self, environment: Environment) -> None:
         self._environment = weakref.ref(environment)
         self._engines: dict[type[KabenchUser], Engine] = {}
-        self._has_begun = False
+        self._refused: set[type[KabenchUser]] = set()
         self.listeners: list[Callable[[AgentReport], None]] = []
         events: Any = environment.events  # locust's hooks have no types
         events.test_start.add_listener(self._begin)
@@ -118,8 +121,11 @@ class Engines:
 
     def prepare(self) -> None:
         """Start the processes of all classes that may be used, so that they are there when a test begins."""
-        for user_class in self._classes():
-            self._engine(user_class).prepare()
+        engines = [self._engine(user_class) for user_class in self._classes()]
+        for engine in engines:
+            engine.prepare()
+        for engine in engines:
+            engine.wait_until_up()
 
     def _classes(self) -> list[type[KabenchUser]]:
         environment = self._environment()
@@ -134,11 +140,12 @@ class Engines:
     def engine_of(self, user_class: type[KabenchUser]) -> Engine:
         """The engine of a class, which has begun: where no test was announced, it begins with its first user."""
         engine = self._engine(user_class)
-        if not engine.has_begun:
+        if not engine.has_begun and user_class not in self._refused:
             self._begin_with(user_class, engine)
         return engine
 
     def _begin(self, **_: object) -> None:
+        self._refused.clear()
         for user_class in self._classes():
             self._begin_with(user_class, self._engine(user_class))
 
@@ -147,7 +154,8 @@ class Engines:
         try:
             engine.begin(task_of(user_class, (environment.host if environment else None) or user_class.host))
         except (AgentSpecError, PlanError) as error:
-            self._fail(f"{user_class.__name__}: {error}")
+            self._refused.add(user_class)
+            self._fail(f"{user_class.__name__}: {error}", CANNOT_START)
 
     def _add(self, user_class: type[KabenchUser], counts: list[Counts], second: Second, new: Second, at: float) -> None:
         environment = self._environment()
@@ -159,12 +167,12 @@ class Engines:
         for listener in self.listeners:
             listener(report)
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, why: str, exit_code: int) -> None:
         """Leave: the others go on without this worker."""
         _log.error("kabench: %s", why)
         environment = self._environment()
         if environment is not None and environment.runner is not None:
-            environment.process_exit_code = _CANNOT_START
+            environment.process_exit_code = exit_code
             gevent.spawn(environment.runner.quit)
 
     def finish(self) -> None:
@@ -174,6 +182,8 @@ class Engines:
 
     def _finish(self, **_: object) -> None:
         self.finish()
+        for engine in self._engines.values():
+            engine.prepare()  # there may be another test
 
     def _close(self, **_: object) -> None:
         for engine in self._engines.values():
@@ -189,8 +199,17 @@ def task_of(user_class: type[KabenchUser], host: str | None) -> Task:
     """What the engine is to do for a class of users. Raises `PlanError` and `AgentSpecError`."""
     if not host:
         raise PlanError("host: there is none; set it in the class, or with --host")
+    if not isinstance(user_class.data, str | bytes | None):
+        raise PlanError(f"data: text or bytes, not {type(user_class.data).__name__}")
+    if not isinstance(user_class.agent_options, AgentOptions):
+        raise PlanError(f"agent_options: an AgentOptions, not {type(user_class.agent_options).__name__}")
+    if not is_own(user_class.agent):
+        raise AgentSpecError(
+            f"agent: {user_class.agent!r} is none that locust can steer; there are {', '.join(OWN_SPECS)}"
+        )
     data = user_class.data or b""
-    url = host.rstrip("/") + user_class.path if user_class.path.startswith("/") else user_class.path
+    path = user_class.path
+    url = path if "://" in path else f"{host.rstrip('/')}/{path.removeprefix('/')}"
     plan = LoadPlan(
         url=url,
         method=method_of(user_class),
@@ -201,7 +220,6 @@ def task_of(user_class: type[KabenchUser], host: str | None) -> Task:
         cacert=user_class.cacert,
         insecure=user_class.insecure,
     )
-    check_spec(user_class.agent, plan)
     return Task(plan, user_class.agent, "", steering=steering_of(user_class))
 
 

@@ -9,34 +9,43 @@ from __future__ import annotations
 from locust import runners  # before anything else: it replaces what blocks  # isort: skip
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gevent
 import msgspec
+from gevent.event import Event
+from gevent.fileobject import FileObject
 from locust.env import Environment
 
 from kabench import __version__
+from kabench.distributed.exits import CANNOT_START, COULD_NOT_MEASURE, INTERRUPTED
 from kabench.distributed.protocol import (
     BEGIN,
     ENDED,
+    EVERY_PART,
     GO,
+    GOODBYE,
     HELLO,
     ORDER,
     SAID,
     STOP,
     TURNED_AWAY,
+    WELCOME,
     Begin,
     Ended,
     Hello,
     Order,
     Said,
+    Welcome,
     packed,
     unpacked,
 )
@@ -56,9 +65,9 @@ _PROGRESS_EVERY_S = 1.0
 _MOST_TRIES = 300
 """To reach the master; locust's tries are nested calls."""
 
-_CANNOT_START = 2
-_COULD_NOT_MEASURE = 3
-_INTERRUPTED = 130
+_WELCOME_TAKES_AT_MOST_S = 5.0
+_MASTER_SILENT_AT_MOST_S = 10
+"""It says something every second. locust's own patience is a minute, and load would go on for as long."""
 
 
 class WorkerError(RuntimeError):
@@ -78,44 +87,71 @@ class Worker:
     def __init__(self, host: str, port: int, patience_s: float, *, quiet: bool) -> None:
         self._quiet = quiet
         self._process: _Process | None = None
-        self._turned_away: str | None = None
-        self._is_interrupted = False
+        self._failure: WorkerError | None = None
+        self._is_interrupted = self._is_dismissed = False
+        self._is_welcome = Event()
         self._say(f"looking for the master at {host}:{port}")
-        tries = max(1, min(_MOST_TRIES, round(patience_s)))
-        runners.CONNECT_TIMEOUT = max(1, round(patience_s / tries))
+        tries = max(1, min(_MOST_TRIES, math.ceil(patience_s)))
+        runners.CONNECT_TIMEOUT = patience_s / tries  # type: ignore[assignment]  # gevent takes fractions
         runners.CONNECT_RETRY_COUNT = tries - 1
+        runners.MASTER_HEARTBEAT_TIMEOUT = _MASTER_SILENT_AT_MOST_S
         try:
             with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
                 self._runner: WorkerRunner = Environment(user_classes=[]).create_worker_runner(host, port)
         except ConnectionError:
-            raise WorkerError(
-                f"no master answers at {host}:{port} within {patience_s:g} s; is kabench run --distributed running "
-                "there, with --bind and a firewall that let one in?",
-                _COULD_NOT_MEASURE,
-            ) from None
+            raise WorkerError(_why_nobody_answers(host, port, patience_s), COULD_NOT_MEASURE) from None
         except SystemExit:  # how locust ends when it is interrupted meanwhile
             raise KeyboardInterrupt from None
-        for kind, listener in ((BEGIN, self._begin), (ORDER, self._obey), (TURNED_AWAY, self._leave)):
+        except Exception as error:  # of zmq, for an address that is none
+            raise WorkerError(f"{host}:{port} is nowhere to connect to: {error}", CANNOT_START) from None
+        self._runner.last_heartbeat_timestamp = time.time()  # else locust waits for the first without an end
+        for kind, listener in (
+            (WELCOME, self._be_welcome),
+            (BEGIN, self._begin),
+            (ORDER, self._obey),
+            (TURNED_AWAY, self._leave),
+            (GOODBYE, self._be_dismissed),
+        ):
             self._runner.register_message(kind, listener)
-        self._runner.send_message(HELLO, packed(Hello(__version__, socket.gethostname())))
+        self._runner.send_message(HELLO, packed(Hello(socket.gethostname())))
 
     def serve(self) -> None:
         """Do as the master says until it quits, or is gone. Raises `WorkerError`, and `KeyboardInterrupt`."""
         gevent.signal_handler(signal.SIGTERM, self._interrupt)
-        self._say("joined the master; Ctrl-C leaves it")
+        self._runner.greenlet.spawn(self._see_who_it_is)
+        self._runner.greenlet.spawn(self._stay_with_parent)
         try:
             self._runner.greenlet.join()
         finally:
             if self._process is not None:
                 self._process.end()
-        if self._turned_away is not None:
-            raise WorkerError(
-                f"the master runs kabench {self._turned_away}, this worker {__version__}: install the same on both",
-                _CANNOT_START,
-            )
+        if self._failure is not None:
+            raise self._failure
         if self._is_interrupted:
             raise KeyboardInterrupt
+        if not self._is_dismissed:
+            raise WorkerError("the master is gone", COULD_NOT_MEASURE)
         self._say("the master has ended the run")
+
+    def _see_who_it_is(self) -> None:
+        if not self._is_welcome.wait(_WELCOME_TAKES_AT_MOST_S):
+            self._fail("a locust master answers, but it is none of kabench run --distributed", COULD_NOT_MEASURE)
+
+    def _stay_with_parent(self) -> None:
+        """Leave when the process that started this one is gone: then standard input ends."""
+        FileObject(sys.stdin.fileno(), "rb", close=False).read()
+        self._interrupt()
+
+    def _fail(self, why: str, exit_code: int) -> None:
+        self._failure = WorkerError(why, exit_code)
+        gevent.spawn(self._quit)
+
+    def _be_welcome(self, environment: Environment, msg: LocustMessage) -> None:  # noqa: ARG002  # locust's names
+        self._is_welcome.set()
+        self._say(f"joined as {unpacked(msg.data, Welcome).name}; Ctrl-C leaves")
+
+    def _be_dismissed(self, environment: Environment, msg: LocustMessage) -> None:  # noqa: ARG002
+        self._is_dismissed = True
 
     def _say(self, text: str) -> None:
         if not self._quiet:
@@ -126,13 +162,16 @@ class Worker:
         self._quit()
 
     def _quit(self) -> None:
+        if self._process is not None:
+            self._process.leaves = True
         events: Any = self._runner.environment.events  # not typed
         events.quitting.fire(environment=self._runner.environment, reverse=True)
         self._runner.quit()
 
     def _leave(self, environment: Environment, msg: LocustMessage) -> None:  # noqa: ARG002  # locust's names
-        self._turned_away = msg.data["version"]
-        gevent.spawn(self._quit)
+        self._is_welcome.set()
+        versions = f"the master runs kabench {msg.data['version']}, this worker {__version__}"
+        self._fail(f"{versions}: install the same on both", CANNOT_START)
 
     def _begin(self, environment: Environment, msg: LocustMessage) -> None:  # noqa: ARG002
         begin = unpacked(msg.data, Begin)
@@ -144,9 +183,13 @@ class Worker:
     def _obey(self, environment: Environment, msg: LocustMessage) -> None:  # noqa: ARG002
         order = unpacked(msg.data, Order)
         process = self._process
-        if process is None or order.part not in (process.part, -1):
+        if order.part == EVERY_PART:
+            self._fail(
+                "the master has heard nothing of this worker for too long, and goes on without it", COULD_NOT_MEASURE
+            )
+        elif process is None or order.part != process.part:
             return
-        if order.what == GO:
+        elif order.what == GO:
             process.tell(encode(Go(monotonic() + LEAD_S)))
         elif order.what == STOP:
             process.tell(STOP_LINE)
@@ -159,6 +202,7 @@ class _Process:
 
     def __init__(self, begin: Begin, runner: WorkerRunner) -> None:
         self.part = begin.part
+        self.leaves = False
         self._runner = runner
         self._process = start_child(WORKER_COMMAND)
         self._progress_at = 0.0
@@ -198,7 +242,7 @@ class _Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._send(ENDED, Ended(self.part, ending(self._process)))
+        self._send(ENDED, Ended(self.part, "it left" if self.leaves else ending(self._process)))
 
     def _send(self, kind: str, message: Said | Ended) -> None:
         self._runner.send_message(kind, packed(message))
@@ -211,6 +255,17 @@ class _Process:
         """See it end."""
         end_child(self._process)
         self._listener.join(timeout=1.0)
+
+
+def _why_nobody_answers(host: str, port: int, patience_s: float) -> str:
+    try:
+        socket.getaddrinfo(host.strip("[]"), port)
+    except OSError as error:
+        return f"there is no host {host}: {error.strerror or error}"
+    return (
+        f"no master answers at {host}:{port} within {patience_s:g} s; is kabench run --distributed running there, with "
+        "--bind and a firewall that let one in?"
+    )
 
 
 def say(text: str) -> None:
@@ -229,7 +284,7 @@ def main(host: str, port: str, patience_s: str, *options: str) -> int:
         say(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0
 
 

@@ -76,6 +76,7 @@ _FOR_OWN_AGENTS = {
     "cookies": "users who keep their cookies",
 }
 
+OWN_SPECS = tuple(_OWN)
 AGENT_SPECS = (*_OWN, *_PEERS)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from kabench import __version__
 from kabench.load.agents import check_spec, is_factory
 from kabench.load.environment import environment_of
 from kabench.load.messages import Counts, Done, Failed, Message, Progress, Ready, Second, SocketCounts, Task
 from kabench.load.plan import PlanError
-from kabench.load.tally import Tally, sum_of
+from kabench.load.tally import Tally, sockets_of_the_lost, sum_of
 from kabench.load.team import Crew, Team, ending
 from kabench.result import AgentRun, RunResult, SeriesPoint, new_id, now_as_text
 from kabench.server import EmbeddedServer, ServerOptions
@@ -39,7 +41,8 @@ class AgentProgress:
 
     `number` is the agent's place among those of the run, from 0, since a spec may be there twice. `elapsed_s` is below
     0 in the warm-up. `expected_transactions` None: it ends with time, at `duration_s`. `second` is the last whole
-    second, `p50_s` and `p99_s` are those of all response times so far; None before the first second is over.
+    second, `p50_s` and `p99_s` are those of all response times so far; None before the first second is over. `lost`
+    says which workers were lost, and how, where the others go on.
     """
 
     agent: str
@@ -54,6 +57,7 @@ class AgentProgress:
     second: SeriesPoint | None
     p50_s: float | None
     p99_s: float | None
+    lost: tuple[str, ...] = ()
 
 
 class RunControl:
@@ -101,8 +105,7 @@ def run(
     try:
         _try_out_others(plan, agents, server)
         for spec in agents:
-            run_of.carry_out(spec, server)
-            if control.stopped or run_of.problem is not None:
+            if not run_of.carry_out(spec, server) or control.stopped:
                 break
     finally:
         if server is not None:
@@ -190,12 +193,17 @@ class _Run:
         self._control = control
         self._crew_of = crew_of
         self.runs: list[AgentRun] = []
-        self.problem: str | None = None
+        self._problems: list[str] = []
         self.event_loop = "unknown"
         self.versions: dict[str, str] = {}
 
-    def carry_out(self, spec: str, server: EmbeddedServer | None) -> None:
-        """Send the load through one agent and add its `AgentRun`, or what there is of it."""
+    @property
+    def problem(self) -> str | None:
+        """What went wrong, if anything did."""
+        return "; ".join(self._problems) or None
+
+    def carry_out(self, spec: str, server: EmbeddedServer | None) -> bool:
+        """Send the load through one agent and add its `AgentRun`, or what there is of it; whether to go on."""
         crew = self._crew_of([_task(self._plan, spec, server, index) for index in range(self._plan.workers)])
         part = _Part(self._plan, spec, len(self.runs), server, crew, self._on_progress)
         self._control.attend(crew)
@@ -207,16 +215,18 @@ class _Run:
         part.explain_losses()
         self.event_loop = part.event_loop
         self.versions |= part.versions
-        self.problem = part.problem
+        problem = part.problem
         if part.failure is not None:
             if not self.runs:
                 raise PlanError(part.failure)
-            self.problem = f"{spec} could not begin: {part.failure}"
+            problem = f"{spec} could not begin: {part.failure}"
         elif part.unreachable is not None:
             if not self.runs:
                 raise TargetUnreachableError(part.unreachable)
-            self.problem = f"nobody answers {spec}: {part.unreachable}"
+            problem = f"nobody answers {spec}: {part.unreachable}"
+        self._problems += [problem] if problem is not None else []
         self.runs.append(part.tally.agent_run(interrupted=self._control.stopped or not part.went_to_its_end))
+        return part.went_to_its_end
 
 
 class _Part:
@@ -272,10 +282,8 @@ class _Part:
                 self.tally.add_counts(index, message)
             case Second():
                 self.tally.end_second(index, message)
-                if self._on_progress is not None:
-                    self._look_at_percentiles()
-                    self._progress[index] = message.as_progress()
-                    self._report()
+                self._progress[index] = message.as_progress()
+                self._report_seconds()
             case Progress():
                 self._progress[index] = message
                 self._report()
@@ -293,11 +301,17 @@ class _Part:
             case None:
                 self._ended(index)
 
-    def _look_at_percentiles(self) -> None:
-        """Once a second of all workers, not of each: it is a walk through the histogram."""
-        if len(self.tally.series) != self._seconds_seen:
-            self._seconds_seen = len(self.tally.series)
+    def _report_seconds(self) -> None:
+        """Report each second that all workers have said. Percentiles are looked at then: that is a long walk."""
+        if self._on_progress is None:
+            return
+        new = self.tally.series[self._seconds_seen :]
+        self._seconds_seen = len(self.tally.series)
+        if new:
             self._p50_s, self._p99_s = self.tally.percentile_s(50), self.tally.percentile_s(99)
+        for second in new[:-1]:
+            self._report(second)
+        self._report()
 
     def _go_if_all_are_ready(self) -> None:
         if not self._has_begun and len(self._ready.union(self._lost)) == self._plan.workers:
@@ -311,6 +325,11 @@ class _Part:
         if is_lost and self.failure is None:
             self._lost.append(index)
             if self._crew.goes_on:
+                last = self._progress.get(index)
+                if last is not None:
+                    gone = sockets_of_the_lost(last.sockets)
+                    self._progress[index] = msgspec.structs.replace(last, sockets=gone)
+                    self._report_seconds()
                 self._go_if_all_are_ready()
             else:
                 self._stop()
@@ -322,9 +341,15 @@ class _Part:
     def explain_losses(self) -> None:
         """Say which workers were lost, and how; their processes have ended."""
         if self._lost and self.problem is None:
-            names = [member.name for member in self._crew.members]
-            lost = ", ".join(f"{names[index]} died ({self._crew.ending_of(index)})" for index in self._lost)
-            self.problem = f"{lost} while {self._spec} was under way"
+            self.problem = f"{', '.join(self._losses)} while {self._spec} was under way"
+
+    @property
+    def _losses(self) -> tuple[str, ...]:
+        """Who was lost, and how."""
+        members = self._crew.members
+        verb = " was lost" if self._crew.goes_on else " died"
+        on = [f" on {member.host}" if self._crew.goes_on and member.host else "" for member in members]
+        return tuple(f"{members[i].name}{on[i]}{verb} ({self._crew.ending_of(i)})" for i in self._lost)
 
     @property
     def went_to_its_end(self) -> bool:
@@ -337,7 +362,7 @@ class _Part:
         reasons = [done.unreachable for done in self._done.values() if done.unreachable is not None]
         return reasons[0] if reasons and not self.tally.transactions else None
 
-    def _report(self) -> None:
+    def _report(self, second: SeriesPoint | None = None) -> None:
         if self._on_progress is None:
             return
         latest = self._progress.values()
@@ -353,8 +378,9 @@ class _Part:
                 expected_transactions=self._plan.expected_transactions,
                 duration_s=self._plan.ends_after_s,
                 sockets=sum_of(progress.sockets for progress in latest),
-                second=series[-1] if series else None,
+                second=second or (series[-1] if series else None),
                 p50_s=self._p50_s,
                 p99_s=self._p99_s,
+                lost=self._losses if self._lost and self._crew.goes_on else (),
             )
         )

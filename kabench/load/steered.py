@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from kabench.load.users import AgentUsers, User
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from kabench.agent.aio import AsyncAgent, PreparedRequest, ResponseHead
@@ -36,7 +35,6 @@ class PausingUser(User):
     ) -> None:
         super().__init__(agent, prepared, finished)
         self._pause_s = pause_s
-        self._pause: asyncio.TimerHandle | None = None
 
     def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
         """Count it, pause and go on."""
@@ -53,14 +51,6 @@ class PausingUser(User):
     def _pause_after_error_s(self) -> float:
         return self._pause_s(perf_counter() - self.started_at)
 
-    def stop(self) -> None:
-        """Send no more."""
-        super().stop()
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
-            self._finish(perf_counter())
-
 
 class SteeredUsers(AgentUsers):
     """As many users as was said last (`have`), from none on, until the load is ended.
@@ -71,6 +61,8 @@ class SteeredUsers(AgentUsers):
     def __init__(self, setup: Setup, agent: AsyncAgent, source: PreparedSource, steering: Steering) -> None:
         self._steering = steering
         super().__init__(setup, agent, source)
+        self._users.clear()  # the plan's, who would end as the plan says
+        self._tickets.clear()
         self._asked: deque[tuple[int, int]] = deque()
         self.levelled: Callable[[int], None] = lambda _: None
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from kabench.histogram import Distribution, percentile_of
 from kabench.load.messages import UNEXPECTED, Counts, Second, SocketCounts, Totals
@@ -18,6 +21,9 @@ _PHASES = ("total", "service", "lag", "queue", "connect", "first_byte")
 _SHORTEST_JUDGED_S = 0.5
 """A worker's share of its core over less than this says nothing."""
 
+_LATE_TICK_S = 0.25
+"""A busy worker says its seconds late; so much later it is still that second."""
+
 _BYTES_PER_MB = 2**20
 _SHORTEST_POINT_S = 0.1
 """What is left of a run after its last whole second belongs to that if it is shorter."""
@@ -29,11 +35,11 @@ _NOTHING_YET = Second(0.0, Totals(), SocketCounts(), 0.0, 0.0)
 class _WorkerTally:
     """What one worker has said."""
 
-    def __init__(self, record: WorkerRecord, seconds: int = 0) -> None:
+    def __init__(self, record: WorkerRecord) -> None:
         self.record = record
         self.waiting: list[Counts] = []
-        self.last = _NOTHING_YET
-        self.seconds = seconds
+        self.last = self.judged = _NOTHING_YET
+        self.seconds = 0
         self.has_ended = False
         self.elapsed_s: float | None = None
         self.lost_at_s: float | None = None
@@ -41,9 +47,11 @@ class _WorkerTally:
 
     def judge(self, second: Second) -> None:
         """See how much of its core the worker used in a second."""
-        seconds = second.elapsed_s - self.last.elapsed_s
+        seconds = second.elapsed_s - self.judged.elapsed_s
         if seconds >= _SHORTEST_JUDGED_S:
-            self.peak_cpu_pct = max(self.peak_cpu_pct, 100 * (second.cpu_s - self.last.cpu_s) / seconds)
+            peak_pct = min(100.0, 100 * (second.cpu_s - self.judged.cpu_s) / seconds)  # their clocks have steps
+            self.peak_cpu_pct = max(self.peak_cpu_pct, peak_pct)
+        self.judged = second
 
     def as_record(self) -> WorkerRecord:
         return dataclasses.replace(
@@ -81,13 +89,14 @@ class Tally:
         self._at_point = [_NOTHING_YET] * len(workers)
         self._seen: Counter[int] = Counter()
         self._open_seconds = open_seconds
+        self._closed_at_s = 0.0
         self._closed = 0
         self._errors_before = 0
         self.series: list[SeriesPoint] = []
 
-    def add_worker(self, record: WorkerRecord, *, after_s: float) -> int:
-        """Take in a worker who came `after_s`; what he says of seconds is to be of the whole. His number."""
-        self._workers.append(_WorkerTally(record, max(self._closed, round(after_s))))
+    def add_worker(self, record: WorkerRecord) -> int:
+        """Take in a worker who came later; the times he says are to be of the whole. His number."""
+        self._workers.append(_WorkerTally(record))
         self._at_point.append(_NOTHING_YET)
         return len(self._workers) - 1
 
@@ -96,7 +105,6 @@ class Tally:
         tally = self._workers[worker]
         tally.has_ended = False
         tally.lost_at_s = None
-        tally.seconds = max(tally.seconds, self._closed)
 
     def add_counts(self, worker: int, message: Counts) -> None:
         """Take latencies of the second under way; they count once it has ended, together with its totals."""
@@ -105,11 +113,21 @@ class Tally:
     def end_second(self, worker: int, message: Second) -> None:
         """Take the totals at the end of a worker's second."""
         tally = self._workers[worker]
+        self.add_part(worker, message)
+        tally.judge(message)
+        tally.seconds += 1
+        self._close_points()
+
+    def add_part(self, worker: int, message: Second) -> None:
+        """Take the totals of a worker in the middle of a second, which goes on."""
+        tally = self._workers[worker]
+        if self._open_seconds:  # workers come when they like, so a second is known by its time
+            tally.seconds = max(self._closed, math.ceil(message.elapsed_s - _LATE_TICK_S) - 1)
         index = tally.seconds - self._closed
         while len(self._points) <= index:
             self._points.append(_Point())
         point = self._points[index]
-        point.ended_at_s = max(point.ended_at_s, message.elapsed_s)
+        point.ended_at_s = max(point.ended_at_s, message.elapsed_s, self._closed_at_s)
         point.said[worker] = message
         for counts in tally.waiting:
             for phase in counts.phases:
@@ -117,10 +135,7 @@ class Tally:
             if "total" in counts.phases:
                 point.seen.update(counts.counts)
         tally.waiting.clear()
-        tally.judge(message)
         tally.last = message
-        tally.seconds += 1
-        self._close_points()
 
     def end_worker(self, worker: int, *, elapsed_s: float | None = None, lost: bool) -> None:
         """No more will come of a worker; `elapsed_s` is how long its load took, without what was cut off later."""
@@ -129,6 +144,7 @@ class Tally:
         tally.has_ended = True
         if lost:
             tally.lost_at_s = round(tally.last.elapsed_s, 6)
+            tally.last = msgspec.structs.replace(tally.last, sockets=sockets_of_the_lost(tally.last.sockets))
         self._close_points()
 
     def _close_points(self) -> None:
@@ -138,7 +154,8 @@ class Tally:
         ):
             self._closed += 1
             point = self._points.pop(0)
-            self._at_point = [point.said.get(worker, before) for worker, before in enumerate(self._at_point)]
+            self._closed_at_s = max(self._closed_at_s, point.ended_at_s)
+            self._at_point = [self._at_end_of(point, worker) for worker in range(len(self._workers))]
             if point.ended_at_s <= 0:
                 continue  # it was stopped in the warm-up
             if self.series and point.ended_at_s - self.series[-1].t_s < _SHORTEST_POINT_S:
@@ -161,6 +178,14 @@ class Tally:
                 )
             )
             self._errors_before = errors
+
+    def _at_end_of(self, point: _Point, worker: int) -> Second:
+        """Where a worker stood at the end of a second of which he may have said nothing."""
+        said = point.said.get(worker)
+        if said is None:
+            tally = self._workers[worker]
+            said = self._at_point[worker] if tally.lost_at_s is None else tally.last
+        return said
 
     def end(self) -> None:
         """No more will come of anybody."""
@@ -244,6 +269,12 @@ class Tally:
                 workers=[worker.as_record() for worker in self._workers],
             ),
         )
+
+
+def sockets_of_the_lost(sockets: SocketCounts) -> SocketCounts:
+    """The sockets of a worker who is no more: those that were open have gone with him."""
+    closed = sockets.closed + sockets.free + sockets.active
+    return msgspec.structs.replace(sockets, closed=closed, free=0, active=0, pending=0)
 
 
 def sum_of(counts: Iterable[SocketCounts]) -> SocketCounts:

@@ -20,7 +20,7 @@ import msgspec
 
 from kabench.load.messages import STOP, Go, Message, Task, decode, encode
 from kabench.result import WorkerRecord
-from kabench.server.child import end_child, start_child
+from kabench.server.child import end_child, start_child, write_line
 
 if TYPE_CHECKING:
     import subprocess
@@ -202,9 +202,7 @@ class WorkerProcess:
 
     def tell(self, line: bytes) -> None:
         """Say a line to it."""
-        if self.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, which its messages show
-                _write_all(self.process.stdin.fileno(), line)
+        write_line(self.process, line)
 
     def _listen(self) -> None:
         if self.process.stdout is not None:
@@ -227,12 +225,6 @@ class WorkerProcess:
         self._listener.join()
         if self.process.stdout is not None:
             self.process.stdout.close()
-
-
-def _write_all(number: int, line: bytes) -> None:
-    rest = memoryview(line)
-    while rest:
-        rest = rest[os.write(number, rest) :]
 
 
 def ending(process: subprocess.Popen[bytes]) -> str:

@@ -33,6 +33,7 @@ class User(Exchange, CrowdUser):
         CrowdUser.__init__(self, finished)
         self._agent = agent
         self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
 
     def _start(self, now: float) -> None:
         if next(self._tickets, None) is None:
@@ -62,14 +63,22 @@ class User(Exchange, CrowdUser):
         if isinstance(error, ConnectError):
             pause_s = max(pause_s, PAUSE_AFTER_CONNECT_ERROR_S)
             self.refusal = str(error)
-        self._loop.call_later(pause_s, self._go_on)
+        self._pause = self._loop.call_later(pause_s, self._go_on)
 
     def _pause_after_error_s(self) -> float:
         return 0.0
 
     def _go_on(self) -> None:
-        if not self.is_finished:
-            self._start(perf_counter())
+        self._pause = None
+        self._start(perf_counter())
+
+    def stop(self) -> None:
+        """Send no more; in a pause, that is the end."""
+        super().stop()
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+            self._finish(perf_counter())
 
     @property
     def waits(self) -> bool:
@@ -85,8 +94,9 @@ class User(Exchange, CrowdUser):
     def abort(self, now: float) -> None:
         """Send no more, and do not wait for what is under way."""
         self.stop()
-        self._agent.abort(self)
-        self._finish(now)
+        if not self.is_finished:
+            self._agent.abort(self)
+            self._finish(now)
 
 
 class VaryingUser(User):

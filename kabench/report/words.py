@@ -123,7 +123,8 @@ def lost(run: AgentRun) -> str | None:
     if not lost:
         return None
     each = ", ".join(
-        f"{worker.name} on {worker.host or '?'} was lost after {worker.lost_at_s:.1f} s" for worker in lost
+        f"{worker.name} on {worker.host or '?'} was lost, and last heard of after {worker.lost_at_s:.1f} s"
+        for worker in lost
     )
     return f"{each}: what it had said until then is in the figures."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 
 _END_TIMEOUT_S = 5.0
@@ -16,6 +17,16 @@ def start_child(command: list[str]) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the process that the user started
     )
+
+
+def write_line(process: subprocess.Popen[bytes], line: bytes) -> None:
+    """Write to its standard input, from a signal handler too. That it has ended, what it says shows."""
+    if process.stdin is None:
+        return
+    with contextlib.suppress(BrokenPipeError, ValueError):
+        rest = memoryview(line)
+        while rest:
+            rest = rest[os.write(process.stdin.fileno(), rest) :]
 
 
 def end_child(process: subprocess.Popen[bytes]) -> None:

@@ -50,7 +50,7 @@ class Process:
         self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment()
+                command, cwd=folder, stdin=subprocess.PIPE, stdout=out, stderr=err, env=environment()
             )
 
     @property
@@ -104,6 +104,8 @@ class Locusts:
             if each.process.poll() is None:
                 each.process.kill()
                 each.process.wait()
+            if each.process.stdin is not None:
+                each.process.stdin.close()
 
 
 @contextlib.contextmanager

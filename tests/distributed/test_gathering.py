@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kabench import __version__
 from kabench.distributed.gathering import AgentReport, Gathering, WorkerReport, since
 from kabench.load.messages import Counts, Second, SocketCounts, Totals
 from tests.load.loads import fits_together, in_histogram
@@ -31,6 +31,7 @@ class Reporting:
         self._errors: Counter[str] = Counter()
         self._unsent: list[AgentReport] = []
         self.seconds = 0
+        self.is_judged = False
 
     def second(
         self, latencies_us: Sequence[int], sockets: SocketCounts | None = None, agent: str = "A", errors: int = 0
@@ -41,12 +42,21 @@ class Reporting:
         self._errors["connection_reset"] += errors
         totals = Totals(10 * self._statuses.total(), dict(self._statuses), dict(+self._errors))
         second = Second(float(self.seconds), totals, sockets or SocketCounts(), 0.5 * self.seconds, 40.0)
-        self._unsent.append(AgentReport(agent, [Counts(("total",), dict(Counter(latencies_us)))], second))
+        counts = [Counts(("total",), dict(Counter(latencies_us)))]
+        self._unsent.append(AgentReport(agent, counts, second, is_judged=self.is_judged))
+
+    def part(self, latencies_us: Sequence[int], elapsed_s: float) -> None:
+        """A part of a second has passed."""
+        self.second(latencies_us)
+        self.seconds -= 1
+        report = self._unsent.pop()
+        second = msgspec.structs.replace(report.second, elapsed_s=elapsed_s)
+        self._unsent.append(msgspec.structs.replace(report, second=second, is_part=True))
 
     def report(self, *, is_last: bool = False) -> None:
         """Send what there is."""
         reports, self._unsent = self._unsent, []
-        report = WorkerReport(__version__, f"host-{self._name}", float(self.seconds), reports, is_last)
+        report = WorkerReport(f"host-{self._name}", float(self.seconds), reports, is_last)
         self._gathering.hear(self._name, report, self._began_at + self.seconds)
 
     def end(self) -> None:
@@ -59,7 +69,7 @@ def only_run(gathering: Gathering) -> AgentRun:
     return run
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.lists(st.integers(0, 10**6), max_size=20), min_size=1, max_size=4), min_size=1, max_size=3))
 def test_workers_add_up_exactly(given_us: list[list[list[int]]]) -> None:
     gathering = Gathering(0.0)
@@ -110,6 +120,43 @@ def test_a_worker_whose_test_began_with_the_master_s_counts_from_the_first_secon
     worker.second([100])
     worker.end()
     assert only_run(gathering).elapsed_s == 1.0
+
+
+def test_an_agent_that_begins_late_in_one_worker_counts_in_the_seconds_when_it_did() -> None:
+    gathering = Gathering(0.0)
+    early, late = Reporting(gathering, "early"), Reporting(gathering, "late")
+    late.seconds = 20
+    for _ in range(30):
+        early.second([100])
+        early.report()
+        if early.seconds > 20:
+            late.second([100] * 3)
+            late.report()
+    run = only_run(gathering)
+    assert [point.t_s for point in run.series] == [float(second) for second in range(1, 31)]
+    assert [point.transactions for point in run.series] == [1] * 20 + [4] * 10
+
+
+def test_what_is_reported_in_the_middle_of_a_second_belongs_to_it() -> None:
+    gathering = Gathering(0.0)
+    worker = Reporting(gathering, "w")
+    worker.second([100] * 2)
+    worker.part([100] * 3, 1.4)
+    worker.second([100] * 4)
+    worker.end()
+    run = only_run(gathering)
+    assert [(point.t_s, point.transactions) for point in run.series] == [(1.0, 2), (2.0, 7)]
+
+
+def test_the_sockets_of_a_lost_worker_are_closed_with_it() -> None:
+    gathering = Gathering(0.0)
+    for name in ("stays", "goes"):
+        worker = Reporting(gathering, name)
+        worker.second([100], SocketCounts(created=5, active=3, free=2, pending=4, requests=9))
+        worker.report()
+    gathering.lose("goes")
+    sockets = only_run(gathering).sockets
+    assert (sockets.created, sockets.closed, sockets.active, sockets.free, sockets.pending) == (10, 5, 3, 2, 4)
 
 
 def test_a_lost_worker_is_named_and_what_he_said_counts_once() -> None:
@@ -221,10 +268,21 @@ def test_a_second_since_itself_holds_nothing() -> None:
     assert since(second, second) == Second(0.0, Totals(), SocketCounts(), 0.0, 40.0)
 
 
+def test_an_engine_s_cpu_is_told_whatever_else_there_is() -> None:
+    gathering = Gathering(0.0)
+    for agent in ("Engine", "Http"):
+        worker = Reporting(gathering, "w")
+        worker.is_judged = agent == "Http"
+        worker.second([100], agent=agent)
+        worker.report()
+    assert [run.client.cpu_s for run in gathering.runs()] == [0.5, 0.5]
+
+
 def test_agents_are_kept_apart_and_their_cpu_is_not_told_where_they_share_a_process() -> None:
     gathering = Gathering(0.0)
     for agent in ("Keep", "Plain"):
         worker = Reporting(gathering, "w")
+        worker.is_judged = True
         worker.second([100], agent=agent)
         worker.report()
     runs = gathering.runs()

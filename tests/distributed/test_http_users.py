@@ -25,6 +25,21 @@ class Base:
     wait_time = constant(0.05)
     fixed_count = 1
 
+class Sharing(HttpUser):
+    abstract = True
+    wait_time = constant(0.05)
+    fixed_count = 1
+    pool_manager = KeepAliveAgent()
+    @task
+    def look(self):
+        self.client.get("/")
+
+class One(Sharing):
+    pass
+
+class Other(Sharing):
+    pass
+
 class Judging(Base, HttpUser):
     pool_manager = KeepAliveAgent()
     @task
@@ -63,13 +78,16 @@ class Fast(Base, FastHttpUser):
 
 
 def test_each_class_is_told_apart_with_what_its_test_says_of_it(locusts: Locusts, echo_server: EmbeddedServer) -> None:
-    options = ("--headless", "-u", "5", "-r", "5", "-t", "2s", "-s", "5", "--host", echo_server.url.rstrip("/"))
+    options = ("--headless", "-u", "7", "-r", "7", "-t", "2s", "-s", "5", "--host", echo_server.url.rstrip("/"))
     process = locusts.locust(locusts.file(FILE), *options)
     assert process.end() == 1, process.err  # as locust ends where requests failed
     runs = {run.agent: run for run in locusts.record().runs}
-    assert list(runs) == ["Judging", "Unlucky", "Spawning", "Mounting", "Fast"]
+    assert list(runs) == ["One", "Other", "Judging", "Unlucky", "Spawning", "Mounting", "Fast"]
     for run in runs.values():
         fits_together(run)
+    both = [runs["One"].sockets, runs["Other"].sockets]  # their agent counts once, with whom it met first
+    assert sorted(sockets.requests > 0 for sockets in both) == [False, True]
+    assert sum(sockets.requests for sockets in both) == runs["One"].transactions + runs["Other"].transactions
     judging = runs["Judging"]
     thirds = judging.transactions // 3
     assert judging.transactions == 3 * thirds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -107,7 +108,7 @@ def test_a_worker_that_is_killed_is_named_and_the_others_go_on(locusts: Locusts,
     assert run.transactions > killed_at / 2
     if len(run.client.workers) == 2:  # else it was killed before its first report
         assert [worker.lost_at_s is not None for worker in run.client.workers].count(True) == 1
-        assert f"{lost[0].name} on {lost[0].host} was lost after" in " ".join(master.out.split())
+        assert f"{lost[0].name} on {lost[0].host} was lost, and last heard of after" in " ".join(master.out.split())
 
 
 def ask(url: str, **form: str) -> Any:
@@ -157,12 +158,16 @@ def test_the_web_page_starts_resets_and_stops_and_shows_sockets(locusts: Locusts
     assert run.transactions < echo_server.counts().requests - 1000
     wait_until(lambda: counted_by_locust(page) == run.transactions)  # its workers report every three seconds
     assert run.sockets.created == 6  # open at the reset, they count as created
-    ask(f"{page}/swarm", user_count="2", spawn_rate="2", host=echo_server.url.rstrip("/"))  # and again
+    for users in ("4", "2"):  # and again, at once
+        ask(f"{page}/swarm", user_count=users, spawn_rate=users, host=echo_server.url.rstrip("/"))
+        time.sleep(0.2)
+        if users == "4":
+            press(f"{page}/stop")
     wait_until(lambda: sockets_tab(page).get("Echo", {}).get("created") == 2)
     master.process.send_signal(signal.SIGTERM)
     assert master.end() == 0, master.err
-    assert master.out.count("[kabench:") == 2
-    assert len(list((locusts.folder / "results").glob("*.json"))) == 2
+    assert master.out.count("[kabench:") == 3
+    assert len(list((locusts.folder / "results").glob("*.json"))) == 3
 
 
 def test_a_worker_of_another_version_is_sent_away_with_both_named(

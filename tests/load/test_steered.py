@@ -126,6 +126,44 @@ def test_who_is_wanted_again_before_he_has_stopped_goes_on(run: Run, echo_server
     run(main())
 
 
+def test_a_user_goes_on_for_more_requests_than_a_plan_has_by_default(run: Run, echo_server: EmbeddedServer) -> None:
+    async def main() -> None:
+        steered = Steered(echo_server.url)
+        steered.have(1)
+        await steered.until(lambda: steered.recorder.transactions > 1500)
+        await steered.end()
+
+    run(main())
+
+
+def test_who_pauses_after_an_error_and_is_wanted_again_sends_once_a_pause(run: Run) -> None:
+    async def main() -> None:
+        steered = Steered("http://127.0.0.1:1/", Steering(pauses_s=(0.3,)))
+        steered.have(1)
+        await steered.until(lambda: steered.recorder.socket_errors == 1)
+        for _ in range(5):
+            steered.have(0, abort=True)
+            steered.have(1)
+        await steered.until(lambda: steered.recorder.socket_errors >= 6)
+        await asyncio.sleep(1.0)
+        assert steered.recorder.socket_errors <= 6 + 4
+        await steered.end()
+
+    run(main())
+
+
+def test_who_pauses_after_an_error_stops_at_once(run: Run) -> None:
+    async def main() -> None:
+        steered = Steered("http://127.0.0.1:1/", Steering(pauses_s=(600.0,)))
+        steered.have(2)
+        await steered.until(lambda: steered.recorder.socket_errors == 2)
+        steered.have(0)
+        assert steered.levelled == [1, 2]
+        await steered.end()
+
+    run(main())
+
+
 def test_users_go_on_trying_where_nobody_answers(run: Run) -> None:
     async def main() -> None:
         steered = Steered("http://127.0.0.1:1/")

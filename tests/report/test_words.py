@@ -212,6 +212,8 @@ def test_workers_that_were_lost_are_named_with_what_became_of_their_figures() ->
         WorkerRecord(name="worker-2", host="there", transactions=5, lost_at_s=3.04),
     ]
     run = a_run(client=Client(workers=workers))
-    assert lost(run) == "worker-2 on there was lost after 3.0 s: what it had said until then is in the figures."
+    assert lost(run) == (
+        "worker-2 on there was lost, and last heard of after 3.0 s: what it had said until then is in the figures."
+    )
     assert warnings(run, {}) == [lost(run)]
     assert lost(a_run()) is None

@@ -243,6 +243,12 @@ class SocketKeeper:
         self._after()
         return changed
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the agent was closed, and nothing is left of its sockets."""
+        status = self.status()
+        return self.book.is_closed and not (status.sockets or status.free_sockets or status.requests)
+
     def add_event_listener(self, listener: EventListener, kinds: Collection[EventKind] | None) -> None:
         """Have one more listener told."""
         self.events.add(listener, kinds)
