@@ -25,7 +25,7 @@ def worker(
     ] = "1m",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> None:
-    """Join a distributed run: send a share of the load that kabench run --distributed asks for.
+    """Join a run of kabench run --distributed, from another machine.
 
     A worker does what its master says, to whatever address: join only one that you trust.
     """

@@ -25,8 +25,8 @@ _COLUMNS = {
     "active": "Active",
     "pending": "Pending",
     "closed": "Closed",
-    "timeouts": "Timeouts",
-    "errors": "Errors",
+    "timeouts": "Timed out",
+    "errors": "Failed",
 }
 
 

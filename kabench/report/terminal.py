@@ -74,13 +74,15 @@ def render_agent_run(run: AgentRun, plan: Mapping[str, object]) -> RenderableTyp
         parts.append(_bars(named_buckets(run.buckets)))
     if "total" in run.hdr:
         parts += [Text(), _heading("Latency, in buckets that fit"), _bars(fitted_buckets(_cells(run)))]
-    if run.phases.total.mean is not None:
+    if run.phases.first_byte.mean is not None:  # else only the whole is known
         parts += [Text(), _phases(run)]
     parts += [Text(), Text(_wrapped_at_commas(socket_line(run)), style="bold")]
     if run.sockets.tls_handshakes:
         parts.append(Text(f"TLS: {run.sockets.tls_handshakes} handshakes, {run.sockets.tls_resumed} of them resumed"))
     if run.client.cpu_us_per_transaction is not None:
         parts.append(Text(_client_line(run), style="dim"))
+    if len(run.client.workers) > 1:
+        parts += [Text(), _workers(run)]
     if run.retries:
         parts.append(Text(f"{run.retries} requests met a stale socket and were sent again"))
     parts += [Text(wrapped(warning, WIDTH), style="yellow") for warning in warnings(run, plan)]
@@ -178,6 +180,8 @@ def _times(run: AgentRun, *, is_open: bool) -> RenderableType:
         table.add_column(name, justify="right", min_width=10)
     for field, name in _FIGURES:
         table.add_row(name, *(_ms_text(getattr(stats, field)) for _, stats in columns))
+    if len(columns) == 1:
+        return table
     begins = "was due" if is_open else "was wanted by its user"
     explained = f"response: from when a request {begins} until its last byte; service: from when it was sent"
     if run.lag_s.mean is not None:
@@ -199,6 +203,24 @@ def _phases(run: AgentRun) -> RenderableType:
         ("total", phases.total),
     ):
         table.add_row(name, *(_ms_text(getattr(stats, column)) for column in columns))
+    return table
+
+
+def _workers(run: AgentRun) -> RenderableType:
+    """Who took part."""
+    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("Workers")
+    table.add_column("host")
+    for column in ("transactions", "CPU s", "busiest second", "lost after s"):
+        table.add_column(column, justify="right")
+    for worker in run.client.workers:
+        cells = (
+            str(worker.transactions),
+            "-" if worker.cpu_s is None else f"{worker.cpu_s:.2f}",
+            "-" if worker.peak_cpu_pct is None else f"{worker.peak_cpu_pct:.0f} %",
+            "" if worker.lost_at_s is None else f"{worker.lost_at_s:.1f}",
+        )
+        table.add_row(Text(printable(worker.name)), Text(printable(worker.host)), *cells)
     return table
 
 
