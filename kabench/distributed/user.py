@@ -16,7 +16,7 @@ import gevent
 import locust
 from gevent.event import Event
 from locust import User, task
-from locust.runners import LocalRunner, WorkerRunner
+from locust.runners import STATE_SPAWNING, LocalRunner, WorkerRunner
 
 from kabench.agent import AgentOptions
 from kabench.distributed.engine import Engine
@@ -145,6 +145,10 @@ class Engines:
         return engine
 
     def _begin(self, **_: object) -> None:
+        environment = self._environment()
+        if environment is not None and isinstance(environment.runner, WorkerRunner):
+            # else a stop that comes before the first user is taken for one that has been: locust's own race
+            environment.runner.update_state(STATE_SPAWNING)
         self._refused.clear()
         for user_class in self._classes():
             self._begin_with(user_class, self._engine(user_class))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.distributed.locusts import Locusts, Process, needs_locust
+from tests.distributed.locusts import KABENCH, Locusts, Process, needs_locust
 from tests.load.loads import in_histogram
 from tests.sockets import wait_until
 
@@ -44,10 +44,17 @@ def run_headless(
     process = locusts.locust(file, "--headless", "--json", *given)
     code = process.end()
     assert code in (0, 1), process.err
+    stats = locust_stats(process)
+    return process, stats[0] if stats else {}
+
+
+def locust_stats(process: Process) -> list[dict[str, Any]]:
+    """What `--json` has printed."""
     found = re.search(r"^\[\]?$", process.out, re.MULTILINE)
     assert found is not None
+    stats: list[dict[str, Any]]
     stats, _ = json.JSONDecoder().raw_decode(process.out[found.start() :])
-    return process, stats[0] if stats else {}
+    return stats
 
 
 def percentile(response_times: dict[str, int], percent: float) -> int:
@@ -86,22 +93,36 @@ def test_locust_counts_what_kabench_counts_and_the_server_too(locusts: Locusts, 
         assert abs(percentile(stats["response_times"], percent) - 1000 * value_s) <= rounding_ms
 
 
-def test_answers_that_fail_are_failures_of_locust(locusts: Locusts, echo_server: EmbeddedServer) -> None:
-    process, stats = run_headless(locusts, echo_server, "name = 'broken'", path="?status=503")
-    (run,) = locusts.record().runs
-    assert run.transactions == stats["num_failures"] == stats["num_requests"] == run.failed_transactions > 0
-    assert stats["name"] == "broken"
-    assert process.process.returncode == 1  # locust's own, where there are failures
+FAILING = """pass
+
+class Broken(Echo):
+    fixed_count = 2
+    name = "broken"
+    path = "/?status=503"
+
+class Refused(Echo):
+    fixed_count = 2
+    name = "refused"
+    path = "http://127.0.0.1:1/"
+
+Echo.abstract = True
+"""
+
+
+def test_what_fails_is_a_failure_of_locust(locusts: Locusts, echo_server: EmbeddedServer) -> None:
+    file = locusts.file(FILE.format(body=FAILING))
+    options = ("--headless", "--json", "-u", "4", "-r", "4", "-t", "1s", "-s", "5", "--host", echo_server.url)
+    process = locusts.locust(file, *options)
+    assert process.end() == 1  # locust's own, where there are failures
+    stats = {each["name"]: each for each in locust_stats(process)}
+    broken, refused = locusts.record().runs
+    assert broken.transactions == broken.failed_transactions > 0
+    assert stats["broken"]["num_requests"] == stats["broken"]["num_failures"] == broken.transactions
     assert "POST broken: status 503" in " ".join(process.err.split())
-
-
-def test_sockets_that_cannot_be_opened_are_failures_without_a_response_time(
-    locusts: Locusts, echo_server: EmbeddedServer
-) -> None:
-    process, stats = run_headless(locusts, echo_server, "", "-t", "1s", "--host", "http://127.0.0.1:1")
-    (run,) = locusts.record().runs
-    assert run.transactions == 0
-    assert stats["num_requests"] == stats["num_none_requests"] == stats["num_failures"] == run.socket_errors > 0
+    assert refused.transactions == 0 < refused.socket_errors
+    without_answer = stats["refused"]  # and so without a response time
+    assert without_answer["num_requests"] == without_answer["num_none_requests"] == refused.socket_errors
+    assert without_answer["num_failures"] == refused.socket_errors
     assert "connect failed" in process.err
 
 
@@ -231,22 +252,42 @@ def test_an_engine_that_dies_ends_the_test_and_says_so(locusts: Locusts, echo_se
     assert run.transactions > 0
 
 
-@pytest.mark.parametrize(
-    ("body", "options", "said"),
-    [
-        ("path = '/'", ["--host", ""], "host: there is none"),
-        ("agent = 'nonsense'", [], "'nonsense' is none that locust can steer; there are keepalive, plain"),
-        ("data = {'item': 7}", [], "data: text or bytes, not dict"),
-        ("wait_time = lambda self: self.nonsense", [], "wait_time: it takes more than a function"),
-        ("headers = {'A': 'b\\n'}", [], "header"),
-    ],
-)
-def test_what_cannot_be_sent_is_said_in_one_line(
-    body: str, options: list[str], said: str, locusts: Locusts, echo_server: EmbeddedServer
-) -> None:
-    file = locusts.file(FILE.format(body=body))
-    given = ("--headless", "-u", "2", "-t", "30s", "--host", echo_server.url.rstrip("/"), *options)
-    process = locusts.locust(file, *given)
+def test_what_cannot_be_sent_is_said_in_one_line(locusts: Locusts) -> None:
+    process = locusts.locust(locusts.file(FILE.format(body="path = '/'")), "--headless", "-u", "20", "-t", "30s")
     assert process.end() == 2
-    assert process.err.count(said) == 1
+    assert process.err.count("kabench: Echo: host: there is none; set it in the class, or with --host") == 1
     assert "Traceback" not in process.err
+
+
+REFUSED = """
+from kabench.agent import AgentOptions
+from kabench.distributed import KabenchUser
+from kabench.distributed.user import task_of
+from locust import between, constant
+
+for given, said in (
+    ({"agent": "nonsense"}, "'nonsense' is none that locust can steer; there are keepalive, plain"),
+    ({"agent": "urllib3"}, "'urllib3' is none that locust can steer"),
+    ({"data": {"item": 7}}, "data: text or bytes, not dict"),
+    ({"agent_options": {"max_sockets": 3}}, "agent_options: an AgentOptions, not dict"),
+    ({"wait_time": lambda self: self.nonsense}, "wait_time: it takes more than a function"),
+    ({"headers": {"A": "b\\n"}}, "header"),
+):
+    try:
+        task_of(type("Echo", (KabenchUser,), given), "http://127.0.0.1:1")
+    except ValueError as error:
+        assert said in str(error), (given, error)
+    else:
+        raise AssertionError(given)
+
+def url_of(path):
+    return task_of(type("Echo", (KabenchUser,), {"path": path}), "http://127.0.0.1:1/").plan.url
+
+assert url_of("/a") == url_of("a") == "http://127.0.0.1:1/a"
+assert url_of("http://127.0.0.1:2/b") == "http://127.0.0.1:2/b"
+"""
+
+
+def test_what_cannot_be_sent_is_found_before_it_is(locusts: Locusts) -> None:
+    process = locusts.start([*KABENCH[:1], "-W", "ignore", "-c", REFUSED])
+    assert process.end() == 0, process.err

@@ -54,29 +54,6 @@ def start(
     return master, [locusts.locust(file, "--worker", "--master-port", port) for _ in range(workers)]
 
 
-def test_two_workers_of_http_users_add_up_to_what_the_server_counted(
-    locusts: Locusts, echo_server: EmbeddedServer
-) -> None:
-    options = ("--headless", "-u", "8", "-r", "8", "-t", "3s", "-s", "5")
-    master, workers = start(locusts, SCENARIOS / "keepalive.py", echo_server, *options)
-    assert master.end() == 0, master.err
-    assert [worker.end() for worker in workers] == [0, 0]
-    keepalive, plain = locusts.record().runs
-    counts = echo_server.counts()
-    assert keepalive.transactions + plain.transactions == counts.requests > 100
-    assert keepalive.sockets.created + plain.sockets.created == counts.sockets
-    assert plain.sockets.created == plain.transactions
-    assert keepalive.sockets.created <= 8
-    assert keepalive.data_transferred_bytes + plain.data_transferred_bytes == counts.response_body_bytes
-    for run in (keepalive, plain):
-        fits_together(run)
-        assert all(worker.transactions > 0 for worker in run.client.workers)
-    names = {worker.name for run in (keepalive, plain) for worker in run.client.workers}
-    assert names == {"worker-1", "worker-2"}  # locust gives each class to one of them
-    assert "[kabench:" in master.out
-    assert all("[kabench:" not in worker.out for worker in workers)
-
-
 def test_two_workers_of_kabench_users_add_up_to_what_the_server_counted(
     locusts: Locusts, echo_server: EmbeddedServer
 ) -> None:
@@ -158,16 +135,18 @@ def test_the_web_page_starts_resets_and_stops_and_shows_sockets(locusts: Locusts
     assert run.transactions < echo_server.counts().requests - 1000
     wait_until(lambda: counted_by_locust(page) == run.transactions)  # its workers report every three seconds
     assert run.sockets.created == 6  # open at the reset, they count as created
-    for users in ("4", "2"):  # and again, at once
+    for ready, users in ((4, "4"), (6, "2")):  # and again, the first of them for a moment
+        wait_until(lambda ready=ready: master.err.count("reported as ready") == ready)  # type: ignore[misc]  # bound now
         ask(f"{page}/swarm", user_count=users, spawn_rate=users, host=echo_server.url.rstrip("/"))
-        time.sleep(0.2)
         if users == "4":
+            time.sleep(0.2)
             press(f"{page}/stop")
     wait_until(lambda: sockets_tab(page).get("Echo", {}).get("created") == 2)
     master.process.send_signal(signal.SIGTERM)
     assert master.end() == 0, master.err
-    assert master.out.count("[kabench:") == 3
-    assert len(list((locusts.folder / "results").glob("*.json"))) == 3
+    reports = master.out.count("[kabench:")
+    assert reports in (2, 3)  # that of a moment may have sent nothing
+    assert len(list((locusts.folder / "results").glob("*.json"))) == reports
 
 
 def test_a_worker_of_another_version_is_sent_away_with_both_named(
@@ -197,11 +176,24 @@ def test_a_record_that_cannot_be_saved_is_said_and_the_report_is_shown(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="locust starts processes by fork")
-def test_locust_s_own_processes_are_workers_like_others(locusts: Locusts, echo_server: EmbeddedServer) -> None:
+def test_two_workers_of_http_users_add_up_to_what_the_server_counted(
+    locusts: Locusts, echo_server: EmbeddedServer
+) -> None:
     port = str(free_port())
-    options = ("--headless", "-u", "4", "-r", "4", "-t", "2s", "-s", "5", "--host", echo_server.url.rstrip("/"))
+    options = ("--headless", "-u", "8", "-r", "8", "-t", "2s", "-s", "5", "--host", echo_server.url.rstrip("/"))
     at = ("--processes", "2", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port)
     process = locusts.locust(SCENARIOS / "keepalive.py", *at, *options)
     assert process.end() == 0, process.err
-    runs = locusts.record().runs
-    assert sum(run.transactions for run in runs) == echo_server.counts().requests > 50
+    keepalive, plain = locusts.record().runs
+    counts = echo_server.counts()
+    assert keepalive.transactions + plain.transactions == counts.requests > 50
+    assert keepalive.sockets.created + plain.sockets.created == counts.sockets
+    assert plain.sockets.created == plain.transactions
+    assert keepalive.sockets.created <= 8
+    assert keepalive.data_transferred_bytes + plain.data_transferred_bytes == counts.response_body_bytes
+    for run in (keepalive, plain):
+        fits_together(run)
+        assert all(worker.transactions > 0 for worker in run.client.workers)
+    names = {worker.name for run in (keepalive, plain) for worker in run.client.workers}
+    assert names == {"worker-1", "worker-2"}  # locust gives each class to one of them
+    assert process.out.count("[kabench:") == 2  # the master's, and no worker's

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kabench import __version__
+from kabench.cli.errors import CommandError
+from kabench.cli.fleet import FleetOptions
+from kabench.cli.options import LoadOptions
 from kabench.result import load_result
 from tests.distributed.locusts import KABENCH, Locusts, Process, free_port, needs_locust
 from tests.load.loads import fits_together, in_histogram
-from tests.sockets import wait_until
 
 if TYPE_CHECKING:
     from kabench.result import RunResult
@@ -67,7 +69,9 @@ def test_two_local_workers_add_up_to_what_the_server_counted(locusts: Locusts, e
             ("worker-2", 600),
         ]
     assert "2 workers" in process.out
+    assert re.search(r"worker-2 +\S+ +600", process.out)
     assert record(locusts).plan["workers"] == 2
+    assert locusts.kabench("report", "record.json").end() == 0
 
 
 def test_workers_join_from_elsewhere_and_leave_with_the_master(locusts: Locusts, echo_server: EmbeddedServer) -> None:
@@ -188,36 +192,58 @@ def test_a_taken_port_is_said_before_anything_is_sent(locusts: Locusts, echo_ser
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("given", "urls", "said"),
     [
-        (["--distributed"], "how many workers?"),
-        (["--expect-workers", "2"], "--expect-workers is for --distributed"),
-        (["--processes", "2"], "--processes is for --distributed"),
-        (["--distributed", "--processes", "2", "--workers", "2"], "--workers is for one machine"),
-        (["--distributed", "--processes", "3", "--expect-workers", "2"], "--processes: 3 are more than"),
-        (["--distributed", "--expect-workers", "2", "--bind", "0.0.0.0"], "name a URL"),
-        (["--distributed", "--processes", "2", "--bind", "nowhere.invalid", "http://127.0.0.1:1/"], "cannot listen at"),
-        (["--distributed", "--processes", "9", "--max-sockets", "4"], "9 of them cannot share 4 sockets"),
+        ({}, [], "how many workers?"),
+        ({"distributed": False, "expect_workers": 2}, [], "--expect-workers is for --distributed"),
+        ({"distributed": False, "processes": 2}, [], "--processes is for --distributed"),
+        ({"distributed": False, "max_wait_s": 3.0}, [], "--max-wait is for --distributed"),
+        ({"processes": 3, "expect_workers": 2}, [], "--processes: 3 are more than --expect-workers 2"),
+        ({"expect_workers": 2, "bind": "0.0.0.0"}, [], "name a URL"),
+        ({"expect_workers": 2, "bind": "127.0.0.1:abc"}, ["http://127.0.0.1:1/"], "'127.0.0.1:abc' is no address"),
+        ({"expect_workers": 2, "bind": "7210"}, ["http://127.0.0.1:1/"], "'7210' is a port alone"),
+        ({"processes": 90}, [], "--processes: 90 of them cannot share 50 sockets"),
     ],
 )
-def test_what_does_not_fit_together_is_said(arguments: list[str], said: str, locusts: Locusts) -> None:
-    process = locusts.kabench("run", "--no-save", *arguments)
-    assert process.end() == 2
-    assert said in process.err
-    assert len(process.err.splitlines()) <= 2
+def test_what_does_not_fit_together_is_said(given: dict[str, Any], urls: list[str], said: str) -> None:
+    nothing: dict[str, Any] = {"expect_workers": None, "processes": None, "bind": None, "max_wait_s": None}
+    options = FleetOptions(**{"distributed": True, **nothing, **given})
+    with pytest.raises(CommandError) as caught:
+        fleet_plan(options, urls)
+    assert said in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def fleet_plan(options: FleetOptions, urls: list[str], **load: Any) -> None:
+    options.plan_of(LoadOptions(urls=urls, grace=5.0, free_socket_timeout=30.0, **load))
+    assert options.address
+
+
+def test_workers_of_one_machine_are_another_thing() -> None:
+    options = FleetOptions(distributed=True, expect_workers=2, processes=2, bind=None, max_wait_s=None)
+    with pytest.raises(CommandError, match="--workers is for one machine"):
+        fleet_plan(options, [], workers=2)
+
+
+@pytest.mark.parametrize(
+    ("bind", "expected"),
+    [
+        (None, ("127.0.0.1", 5557)),
+        ("h", ("h", 5557)),
+        ("h:1", ("h", 1)),
+        ("[::1]", ("[::1]", 5557)),
+        ("[::1]:2", ("[::1]", 2)),
+    ],
+)
+def test_where_workers_come_to(bind: str | None, expected: tuple[str, int]) -> None:
+    assert FleetOptions(True, 2, None, bind, None).address == expected
+
+
+def test_where_all_workers_are_local_any_port_will_do() -> None:
+    assert FleetOptions(True, None, 2, None, None).address == ("127.0.0.1", 0)
 
 
 def test_workers_that_do_not_come_are_not_waited_for_for_ever(locusts: Locusts) -> None:
     process = distributed(locusts, "--expect-workers", "1", "--bind", f"127.0.0.1:{free_port()}", "--max-wait", "0.5s")
     assert process.end() == 3
     assert "0 of 1 workers came within 0.5 s" in process.err
-
-
-def test_records_of_one_machine_and_of_several_can_be_held_against_each_other(
-    locusts: Locusts, echo_server: EmbeddedServer
-) -> None:
-    assert distributed(locusts, echo_server.url, "--processes", "2", "-n", "100", "-a", "keepalive").end() == 0
-    assert locusts.kabench("report", "record.json").end() == 0
-    plan = json.loads((locusts.folder / "record.json").read_text())["plan"]
-    assert plan["workers"] == 2
-    wait_until(lambda: echo_server.counts().requests == 100)
