@@ -28,18 +28,18 @@ def test_there_is_a_test_for_each() -> None:
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_a_scenario_runs_as_it_stands(name: str, locusts: Locusts, echo_server: EmbeddedServer) -> None:
+def test_a_scenario_runs_as_it_stands(name: str, locusts: Locusts, slow_server: EmbeddedServer) -> None:
     command = re.search(r"^ +locust -f scenarios/(\w+)\.py (.+)$", (SCENARIOS / f"{name}.py").read_text(), re.MULTILINE)
     assert command is not None
     assert command[1] == name
     assert "--headless" in command[2]
-    options = ["--headless", "-u", "8", "-r", "8", "-t", "2s", "-s", "5", "--host", echo_server.url]
+    options = ["--headless", "-u", "8", "-r", "8", "-t", "2s", "-s", "5", "--host", slow_server.url]
     process = locusts.locust(SCENARIOS / f"{name}.py", *options)
     assert process.end() == 0, process.err
     result = locusts.record()
     assert [run.agent for run in result.runs] == AGENTS[name]
     assert result.name == name
-    counts = echo_server.counts()
+    counts = slow_server.counts()
     assert sum(run.transactions for run in result.runs) == counts.requests > 20
     assert sum(run.sockets.created for run in result.runs) == counts.sockets
     assert sum(run.sockets.requests for run in result.runs) == counts.requests
@@ -50,8 +50,8 @@ def test_a_scenario_runs_as_it_stands(name: str, locusts: Locusts, echo_server: 
     assert re.search(r"^Record: results/\S+\.json$", process.out, re.MULTILINE)
 
 
-def test_each_user_of_its_own_agent_keeps_one_socket(locusts: Locusts, echo_server: EmbeddedServer) -> None:
-    options = ["--headless", "-u", "3", "-r", "3", "-t", "1s", "-s", "5", "--host", echo_server.url]
+def test_each_user_of_its_own_agent_keeps_one_socket(locusts: Locusts, slow_server: EmbeddedServer) -> None:
+    options = ["--headless", "-u", "3", "-r", "3", "-t", "1s", "-s", "5", "--host", slow_server.url]
     assert locusts.locust(SCENARIOS / "own_agent.py", *options).end() == 0
     (run,) = locusts.record().runs
     assert run.sockets.created == 3
