@@ -65,7 +65,7 @@ _PROGRESS_EVERY_S = 1.0
 _MOST_TRIES = 300
 """To reach the master; locust's tries are nested calls."""
 
-_WELCOME_TAKES_AT_MOST_S = 5.0
+_WELCOME_TAKES_AT_MOST_S = 15.0
 _MASTER_SILENT_AT_MOST_S = 10
 """It says something every second. locust's own patience is a minute, and load would go on for as long."""
 
