@@ -25,4 +25,4 @@ def needs_locust(what: str) -> None:
     try:
         check_locust()
     except LocustError as error:
-        raise CommandError(f"{what}: {error}") from None
+        raise CommandError(f"for {what}, {error}") from None

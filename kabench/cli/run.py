@@ -74,7 +74,9 @@ def run(
     from kabench.result import labels
 
     shown = "none" if quiet else shown_as(progress)
-    workers = FleetOptions(distributed, expect_workers, processes, bind, max_wait)
+    workers = FleetOptions(
+        distributed=distributed, expect_workers=expect_workers, processes=processes, bind=bind, max_wait_s=max_wait
+    )
     plan = workers.plan_of(load)
     agents = load.agent or ["keepalive", "plain"]
     check_specs(agents, plan)

@@ -34,7 +34,7 @@ def worker(
     from kabench.distributed.processes import start_worker
 
     host, port = address("--master", master, LOCUST_PORT)
-    needs_locust("kabench worker")
+    needs_locust("a worker")
     started = [start_worker(host, port, wait, quiet=quiet) for _ in range(processes)]
 
     interrupted = threading.Event()

@@ -13,6 +13,7 @@ import msgspec
 from kabench.distributed.exits import CANNOT_START, COULD_NOT_MEASURE
 from kabench.distributed.gathering import since
 from kabench.load.messages import (
+    NOTHING_YET,
     STOP,
     Counts,
     Done,
@@ -22,14 +23,12 @@ from kabench.load.messages import (
     Levelled,
     Ready,
     Second,
-    SocketCounts,
-    Totals,
     Up,
     decode,
     encode,
 )
 from kabench.load.team import WORKER_COMMAND, ending
-from kabench.server.child import end_child, start_child
+from kabench.server.child import end_child, start_child, write_line
 
 if TYPE_CHECKING:
     import subprocess
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 _START_TIMEOUT_S = 10.0
 _END_TIMEOUT_S = 5.0
-
-NOTHING_YET = Second(0.0, Totals(), SocketCounts(), 0.0, 0.0)
 
 
 class Engine:
@@ -127,12 +124,8 @@ class Engine:
             self._abort = False
 
     def _tell(self, line: bytes) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            try:
-                self._process.stdin.write(line)
-                self._process.stdin.flush()
-            except (OSError, ValueError):
-                pass  # it has ended, which is heard
+        if self._process is not None:
+            write_line(self._process, line)
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         why = None

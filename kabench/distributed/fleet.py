@@ -138,7 +138,7 @@ class Fleet:
             self._parts += 1
             crew = self._crew = RemoteCrew(self, self._parts, {member: self._members[member] for member in hired})
             for member in self._gone:
-                crew.hear(Gone(member))
+                crew.do_without(member, "it was lost before")
             if self._has_died:
                 crew.hear(None)
         crew.begin(tasks)
@@ -224,10 +224,15 @@ class RemoteCrew(ListeningCrew):
             case Said(part=part, member=member) if part == self._part and member in self._index:
                 for each in message.messages:
                     self.heard.put((self._index[member], each))
-            case Ended(part=part, member=member) if part == self._part and member in self._index:
-                self._end(self._index[member], message.how)
-            case Gone(member=member) if member in self._index:
-                self._end(self._index[member], "it is not heard of any more")
+            case Ended(part=part, member=member) if part == self._part:
+                self.do_without(member, message.how)
+            case Gone(member=member):
+                self.do_without(member, "it is not heard of any more")
+
+    def do_without(self, member: int, how: str) -> None:
+        """A worker has ended, and how; if it is one of this crew."""
+        if member in self._index:
+            self._end(self._index[member], how)
 
     def _end(self, index: int, how: str) -> None:
         if index not in self._endings:

@@ -35,15 +35,15 @@ Key = TypeVar("Key")
 class AgentReport(msgspec.Struct, frozen=True):
     """What one agent did in one second of a worker: latencies, and totals so far.
 
-    `is_judged`: whoever sent has said which answers failed, whatever their status; he shares his process with others
-    who do. `is_part`: the second is not over yet.
+    `sent_by_locust`: by locust's own clients, in its process, where the test has said which answers failed, whatever
+    their status. `is_part`: the second is not over yet.
     """
 
     agent: str
     counts: list[Counts]
     second: Second
     event_loop: str = "gevent"
-    is_judged: bool = False
+    sent_by_locust: bool = False
     is_part: bool = False
 
 
@@ -123,9 +123,9 @@ class _Worker:
 class _Agent:
     """One agent over all workers."""
 
-    def __init__(self, name: str, *, is_judged: bool) -> None:
-        self.is_judged = is_judged
-        self.tally = Tally(name, [], expects_status=is_judged, open_seconds=_OPEN_SECONDS)
+    def __init__(self, name: str, *, sent_by_locust: bool) -> None:
+        self.sent_by_locust = sent_by_locust
+        self.tally = Tally(name, [], expects_status=sent_by_locust, open_seconds=_OPEN_SECONDS)
         self.numbers: dict[str, int] = {}
         self.before: dict[str, Second] = {}
         self.last: dict[str, Second] = {}
@@ -162,7 +162,7 @@ class Gathering:
     def _take(self, worker_id: str, worker: _Worker, report: AgentReport) -> None:
         agent = self._agents.get(report.agent)
         if agent is None:
-            agent = self._agents[report.agent] = _Agent(report.agent, is_judged=report.is_judged)
+            agent = self._agents[report.agent] = _Agent(report.agent, sent_by_locust=report.sent_by_locust)
         number = agent.numbers.get(worker_id)
         if number is None:
             number = agent.numbers[worker_id] = agent.tally.add_worker(worker.record)
@@ -199,7 +199,7 @@ class Gathering:
             worker.after_s = 0.0
         fresh = {}
         for name, agent in self._agents.items():
-            fresh[name] = _Agent(name, is_judged=agent.is_judged)
+            fresh[name] = _Agent(name, sent_by_locust=agent.sent_by_locust)
             fresh[name].before = dict(agent.last)
             fresh[name].last = dict(agent.last)
         self._agents = fresh
@@ -219,12 +219,12 @@ class Gathering:
         What CPU a process used cannot be told apart where several agents were in it.
         """
         agents = [agent for agent in self._agents.values() if agent.numbers]
-        shares_process = sum(agent.is_judged for agent in agents) > 1
+        shares_process = sum(agent.sent_by_locust for agent in agents) > 1
         runs = []
         for agent in agents:
             agent.tally.end()
             run = agent.tally.agent_run(interrupted=False)
-            runs.append(_without_cpu(run) if agent.is_judged and shares_process else run)
+            runs.append(_without_cpu(run) if agent.sent_by_locust and shares_process else run)
         return runs
 
 

@@ -3,7 +3,7 @@
 The hub is the one process that is a locust master. The command line speaks to it in lines of JSON over its standard
 streams; it speaks to workers in locust's own messages, whose data are these structures again, as bytes.
 
-    command line --Open, Begin, Order--> hub --Begin, Order--> worker --Task, Go, stop--> `python -m kabench.load`
+    command line --Open, Begin, Order--> hub --Welcome, Begin, Order--> worker --Task, Go, stop--> `kabench.load`
     command line <--Opened, Joined, Said, Ended, Gone-- hub <--Hello, Said, Ended-- worker <--messages-- ...
 
 A worker passes on what its process of `kabench.load` says, so that what is measured is what one machine measures.

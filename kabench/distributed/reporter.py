@@ -28,12 +28,13 @@ from locust.runners import (
 )
 
 from kabench import __version__
+from kabench.distributed.asked import request_of, users_of
+from kabench.distributed.engines import Engines
 from kabench.distributed.exits import CANNOT_START
 from kabench.distributed.gathering import AgentNow, AgentReport, Gathering, WorkerReport
 from kabench.distributed.panel import show_sockets
 from kabench.distributed.protocol import TURNED_AWAY, packed, unpacked, version_of
 from kabench.distributed.sampling import Sampler
-from kabench.distributed.user import Engines, KabenchUser, request_of
 from kabench.load.environment import environment_of
 from kabench.load.redaction import redacted_url
 from kabench.result import ResultError, RunResult, new_id, now_as_text, record_file_name, save_result
@@ -339,11 +340,7 @@ def asked_of(environment: Environment, runner: Runner) -> dict[str, Any]:  # JSO
         "locustfile": environment.locustfile,
         "url": url and redacted_url(url),
         "users": sorted(each.__name__ for each in environment.user_classes),
-        "requests": {
-            each.__name__: request_of(each, environment.host)
-            for each in environment.user_classes
-            if issubclass(each, KabenchUser)
-        },
+        "requests": {each.__name__: request_of(each, environment.host) for each in users_of(environment)},
         "shape": None if shape is None else type(shape).__name__,
         "concurrency": runner.target_user_count if shape is None else None,
     }

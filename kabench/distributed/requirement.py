@@ -8,7 +8,7 @@ import re
 OLDEST_LOCUST = (2, 32)
 
 
-class LocustError(RuntimeError):
+class LocustError(ImportError):
     """locust is not there, or too old."""
 
 
@@ -17,7 +17,7 @@ def check_locust() -> None:
     try:
         version = importlib.metadata.version("locust")
     except importlib.metadata.PackageNotFoundError:
-        raise LocustError("this needs locust: pip install 'kabench[locust]'") from None
+        raise LocustError("locust is needed: pip install 'kabench[locust]'") from None
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST_LOCUST:
         oldest = ".".join(map(str, OLDEST_LOCUST))

@@ -7,8 +7,6 @@ together, under the class's name.
 
 from __future__ import annotations
 
-import resource
-import sys
 import weakref
 from time import process_time
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from locust import User
 
 from kabench.distributed.gathering import AgentReport, sockets_since
 from kabench.load.clients import kind_of
+from kabench.load.environment import max_rss_mb
 from kabench.load.messages import UNEXPECTED_BODY, UNEXPECTED_STATUS, Second, SocketCounts
 from kabench.load.recorder import FIRST_FAILED_STATUS, Recorder
 from kabench.load.sockets import KeepsSockets, counts_of
@@ -114,7 +113,6 @@ class Sampler:
 
     def take(self, elapsed_s: float, *, is_part: bool = False) -> list[AgentReport]:
         """What was counted since the last time, and totals so far; `is_part`: the second is not over yet."""
-        usage = resource.getrusage(resource.RUSAGE_SELF)
         nothing = _Agents()
         return [
             AgentReport(
@@ -125,9 +123,9 @@ class Sampler:
                     totals=recorder.totals(),
                     sockets=self._agents.get(name, nothing).counts(),
                     cpu_s=process_time() - self._cpu_at_zero_s,
-                    max_rss_mb=usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
+                    max_rss_mb=max_rss_mb(),
                 ),
-                is_judged=True,
+                sent_by_locust=True,
                 is_part=is_part,
             )
             for name, recorder in self._recorders.items()

@@ -52,7 +52,7 @@ from kabench.distributed.protocol import (
 from kabench.load.messages import STOP as STOP_LINE
 from kabench.load.messages import Counts, Go, Message, Progress, Up, decode, encode
 from kabench.load.team import LEAD_S, WORKER_COMMAND, ending
-from kabench.server.child import end_child, start_child
+from kabench.server.child import end_child, start_child, write_line
 
 if TYPE_CHECKING:
     from locust.rpc import Message as LocustMessage
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 
 _PROGRESS_EVERY_S = 1.0
 """A worker's process says ten times a second how far it is; not all of that is worth the way."""
-
 
 _MOST_TRIES = 300
 """To reach the master; locust's tries are nested calls."""
@@ -105,6 +104,7 @@ class Worker:
         except Exception as error:  # of zmq, for an address that is none
             raise WorkerError(f"{host}:{port} is nowhere to connect to: {error}", CANNOT_START) from None
         self._runner.last_heartbeat_timestamp = time.time()  # else locust waits for the first without an end
+        self._runner.start_worker = self._refuse_users  # type: ignore[method-assign]  # there are no users here
         for kind, listener in (
             (WELCOME, self._be_welcome),
             (BEGIN, self._begin),
@@ -135,7 +135,10 @@ class Worker:
 
     def _see_who_it_is(self) -> None:
         if not self._is_welcome.wait(_WELCOME_TAKES_AT_MOST_S):
-            self._fail("a locust master answers, but it is none of kabench run --distributed", COULD_NOT_MEASURE)
+            self._refuse_users({})
+
+    def _refuse_users(self, user_classes_count: dict[str, int], **_: object) -> None:  # noqa: ARG002  # locust's names
+        self._fail("a locust master answers, but it is none of kabench run --distributed", COULD_NOT_MEASURE)
 
     def _stay_with_parent(self) -> None:
         """Leave when the process that started this one is gone: then standard input ends."""
@@ -211,13 +214,7 @@ class _Process:
 
     def tell(self, line: bytes) -> None:
         """Say a line to it."""
-        stdin = self._process.stdin
-        if stdin is not None:
-            try:
-                stdin.write(line)
-                stdin.flush()
-            except (OSError, ValueError):
-                pass  # it has ended, which is told of as its end
+        write_line(self._process, line)
 
     def _listen(self) -> None:
         """Pass on what it says, one message of locust for each second."""

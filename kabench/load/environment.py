@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import resource
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,12 @@ def environment_of(event_loop: str, peers: Mapping[str, str]) -> Environment:
         cpu_count=os.cpu_count() or 1,
         versions=versions,
     )
+
+
+def max_rss_mb() -> float:
+    """The most memory that this process has had."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _cpu_model() -> str:

@@ -140,6 +140,10 @@ class Second(msgspec.Struct, frozen=True, tag="second"):
         )
 
 
+NOTHING_YET = Second(0.0, Totals(), SocketCounts(), 0.0, 0.0)
+"""Where a worker stands before its first second."""
+
+
 class Levelled(msgspec.Struct, frozen=True, tag="levelled"):
     """No more users are busy than the `Level` of this number asked for, or a later one."""
 

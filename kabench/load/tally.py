@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kabench.histogram import Distribution, percentile_of
-from kabench.load.messages import UNEXPECTED, Counts, Second, SocketCounts, Totals
+from kabench.load.messages import NOTHING_YET, UNEXPECTED, Counts, Second, SocketCounts
 from kabench.load.recorder import FIRST_FAILED_STATUS
 from kabench.result import BUSY_PCT, LATE_S, AgentRun, Client, Phases, SeriesPoint, Sockets, WorkerRecord
 
@@ -29,16 +29,13 @@ _SHORTEST_POINT_S = 0.1
 """What is left of a run after its last whole second belongs to that if it is shorter."""
 
 
-_NOTHING_YET = Second(0.0, Totals(), SocketCounts(), 0.0, 0.0)
-
-
 class _WorkerTally:
     """What one worker has said."""
 
     def __init__(self, record: WorkerRecord) -> None:
         self.record = record
         self.waiting: list[Counts] = []
-        self.last = self.judged = _NOTHING_YET
+        self.last = self.judged = NOTHING_YET
         self.seconds = 0
         self.has_ended = False
         self.elapsed_s: float | None = None
@@ -86,7 +83,7 @@ class Tally:
         self._workers = [_WorkerTally(record) for record in workers]
         self._phases = {phase: Distribution() for phase in _PHASES}
         self._points: list[_Point] = []
-        self._at_point = [_NOTHING_YET] * len(workers)
+        self._at_point = [NOTHING_YET] * len(workers)
         self._seen: Counter[int] = Counter()
         self._open_seconds = open_seconds
         self._closed_at_s = 0.0
@@ -97,7 +94,7 @@ class Tally:
     def add_worker(self, record: WorkerRecord) -> int:
         """Take in a worker who came later; the times he says are to be of the whole. His number."""
         self._workers.append(_WorkerTally(record))
-        self._at_point.append(_NOTHING_YET)
+        self._at_point.append(NOTHING_YET)
         return len(self._workers) - 1
 
     def take_back(self, worker: int) -> None:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import resource
 import sys
 import threading
 import warnings
@@ -21,6 +20,7 @@ import msgspec
 
 from kabench.agent import CertificateError, ConnectError, ConnectTimeoutError, InsecureTlsWarning, TlsError
 from kabench.load.agents import is_own, make_load, peer_version
+from kabench.load.environment import max_rss_mb
 from kabench.load.messages import (
     STOP,
     Done,
@@ -208,14 +208,13 @@ class Worker:
             taken, totals = self._recorder.take_counts(), self._recorder.totals()
         for counts in taken:
             self._say(counts)
-        usage = resource.getrusage(resource.RUSAGE_SELF)
         self._say(
             Second(
                 elapsed_s=now - self._zero,
                 totals=totals,
                 sockets=self._load.socket_counts(),
                 cpu_s=process_time() - self._cpu_at_zero,
-                max_rss_mb=usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
+                max_rss_mb=max_rss_mb(),
             )
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import subprocess
 
 _END_TIMEOUT_S = 5.0
@@ -20,13 +21,17 @@ def start_child(command: list[str]) -> subprocess.Popen[bytes]:
 
 
 def write_line(process: subprocess.Popen[bytes], line: bytes) -> None:
-    """Write to its standard input, from a signal handler too. That it has ended, what it says shows."""
+    """Write to its standard input, from a signal handler and under gevent too. That it has ended, its silence shows."""
     if process.stdin is None:
         return
     with contextlib.suppress(BrokenPipeError, ValueError):
+        number = process.stdin.fileno()
         rest = memoryview(line)
         while rest:
-            rest = rest[os.write(process.stdin.fileno(), rest) :]
+            try:
+                rest = rest[os.write(number, rest) :]
+            except BlockingIOError:  # gevent's pipes do not wait; its select lets others go on meanwhile
+                select.select([], [number], [])
 
 
 def end_child(process: subprocess.Popen[bytes]) -> None:

@@ -31,7 +31,7 @@ class Reporting:
         self._errors: Counter[str] = Counter()
         self._unsent: list[AgentReport] = []
         self.seconds = 0
-        self.is_judged = False
+        self.sent_by_locust = False
 
     def second(
         self, latencies_us: Sequence[int], sockets: SocketCounts | None = None, agent: str = "A", errors: int = 0
@@ -43,7 +43,7 @@ class Reporting:
         totals = Totals(10 * self._statuses.total(), dict(self._statuses), dict(+self._errors))
         second = Second(float(self.seconds), totals, sockets or SocketCounts(), 0.5 * self.seconds, 40.0)
         counts = [Counts(("total",), dict(Counter(latencies_us)))]
-        self._unsent.append(AgentReport(agent, counts, second, is_judged=self.is_judged))
+        self._unsent.append(AgentReport(agent, counts, second, sent_by_locust=self.sent_by_locust))
 
     def part(self, latencies_us: Sequence[int], elapsed_s: float) -> None:
         """A part of a second has passed."""
@@ -272,7 +272,7 @@ def test_an_engine_s_cpu_is_told_whatever_else_there_is() -> None:
     gathering = Gathering(0.0)
     for agent in ("Engine", "Http"):
         worker = Reporting(gathering, "w")
-        worker.is_judged = agent == "Http"
+        worker.sent_by_locust = agent == "Http"
         worker.second([100], agent=agent)
         worker.report()
     assert [run.client.cpu_s for run in gathering.runs()] == [0.5, 0.5]
@@ -282,7 +282,7 @@ def test_agents_are_kept_apart_and_their_cpu_is_not_told_where_they_share_a_proc
     gathering = Gathering(0.0)
     for agent in ("Keep", "Plain"):
         worker = Reporting(gathering, "w")
-        worker.is_judged = True
+        worker.sent_by_locust = True
         worker.second([100], agent=agent)
         worker.report()
     runs = gathering.runs()

@@ -262,7 +262,7 @@ def test_what_cannot_be_sent_is_said_in_one_line(locusts: Locusts) -> None:
 REFUSED = """
 from kabench.agent import AgentOptions
 from kabench.distributed import KabenchUser
-from kabench.distributed.user import task_of
+from kabench.distributed.asked import task_of
 from locust import between, constant
 
 for given, said in (

@@ -70,22 +70,20 @@ def test_two_workers_of_kabench_users_add_up_to_what_the_server_counted(
 
 
 def test_a_worker_that_is_killed_is_named_and_the_others_go_on(locusts: Locusts, echo_server: EmbeddedServer) -> None:
-    options = ("--headless", "-u", "8", "-r", "8", "-t", "6s", "-s", "5")
+    options = ("--headless", "-u", "8", "-r", "8", "-t", "9s", "-s", "5")
     master, workers = start(locusts, locusts.file(KABENCH_USERS), echo_server, *options)
-    wait_until(lambda: echo_server.counts().requests > 8 * 450)  # a second and more
-    wait_until(lambda: "All users spawned" in master.err)
-    killed_at = echo_server.counts().requests
+    wait_until(lambda: echo_server.counts().requests > 0)
+    time.sleep(3.5)  # both have reported
     workers[0].process.send_signal(signal.SIGKILL)
     assert master.end() == 0, master.err
     (run,) = locusts.record().runs
-    assert in_histogram(run, "total") == run.transactions == sum(point.transactions for point in run.series)
-    lost = [worker for worker in run.client.workers if worker.lost_at_s is not None]
-    assert len(run.client.workers) <= 2
+    fits_together(run)
+    lost, stayed = sorted(run.client.workers, key=lambda worker: worker.lost_at_s is None)
+    assert lost.lost_at_s is not None
+    assert stayed.lost_at_s is None
+    assert 0 < lost.transactions < stayed.transactions
     assert run.transactions <= echo_server.counts().requests
-    assert run.transactions > killed_at / 2
-    if len(run.client.workers) == 2:  # else it was killed before its first report
-        assert [worker.lost_at_s is not None for worker in run.client.workers].count(True) == 1
-        assert f"{lost[0].name} on {lost[0].host} was lost, and last heard of after" in " ".join(master.out.split())
+    assert f"{lost.name} on {lost.host} was lost, and last heard of after" in " ".join(master.out.split())
 
 
 def ask(url: str, **form: str) -> Any:

@@ -38,7 +38,7 @@ def test_an_old_one_is_refused(version: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_where_there_is_none_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     locust_is(monkeypatch, None)
     with pytest.raises(
-        CommandError, match=r"--distributed: this needs locust: pip install 'kabench\[locust\]'"
+        CommandError, match=r"for --distributed, locust is needed: pip install 'kabench\[locust\]'"
     ) as caught:
         needs_locust("--distributed")
     assert caught.value.exit_code == 2
