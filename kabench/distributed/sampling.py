@@ -85,10 +85,7 @@ class Sampler:
         status = getattr(response, "status_code", None) or 0
         if response_time is None or (not status and exception is None):
             return
-        greenlet = gevent.getcurrent()
-        name = self._names.get(greenlet)
-        if name is None:
-            name = self._names[greenlet] = self._meet(_user_of(greenlet))
+        name = self._name_of(gevent.getcurrent())
         recorder = self._recorders.get(name)
         if recorder is None:
             recorder = self._recorders[name] = Recorder()
@@ -99,10 +96,25 @@ class Sampler:
         if exception is not None:
             recorder.record_error(UNEXPECTED_STATUS if status >= FIRST_FAILED_STATUS else UNEXPECTED_BODY)
 
-    def _meet(self, user: User | None) -> str:
+    def _name_of(self, greenlet: Any, generations: int = _MOST_PARENTS) -> str:  # any kind of greenlet
+        """What a greenlet's requests count under: the class of the user whose it is, or who has started it.
+
+        A greenlet says whose it is until it is killed, so what was found once is kept.
+        """
+        name = self._names.get(greenlet)
+        if name is None:
+            args = getattr(greenlet, "args", ())
+            if args and isinstance(args[0], User):
+                name = self._meet(args[0])
+            else:
+                started_by = getattr(greenlet, "spawning_greenlet", None)
+                parent = None if started_by is None else started_by()
+                name = _NO_USER if parent is None or not generations else self._name_of(parent, generations - 1)
+            self._names[greenlet] = name
+        return name
+
+    def _meet(self, user: User) -> str:
         """Take the agents of a user in; what he counts under."""
-        if user is None:
-            return _NO_USER
         name = type(user).__name__
         agents = self._agents.setdefault(name, _Agents())
         for agent in _agents_of(user):
@@ -130,19 +142,6 @@ class Sampler:
             )
             for name, recorder in self._recorders.items()
         ]
-
-
-def _user_of(greenlet: Any) -> User | None:  # any kind of greenlet
-    """The user whose greenlet this is, or one that he started. Once it is being killed, it does not say any more."""
-    for _ in range(_MOST_PARENTS):
-        args = getattr(greenlet, "args", ())
-        if args and isinstance(args[0], User):
-            return args[0]
-        parent = getattr(greenlet, "spawning_greenlet", None)
-        greenlet = parent() if parent is not None else None
-        if greenlet is None:
-            return None
-    return None
 
 
 def _is_closed(agent: Any) -> bool:  # those for threads know

@@ -78,10 +78,11 @@ class Fast(Base, FastHttpUser):
 
 
 def test_each_class_is_told_apart_with_what_its_test_says_of_it(locusts: Locusts, echo_server: EmbeddedServer) -> None:
-    options = ("--headless", "-u", "7", "-r", "7", "-t", "2s", "-s", "5", "--host", echo_server.url.rstrip("/"))
+    options = ("--headless", "-u", "7", "-r", "7", "-t", "3s", "-s", "5", "--host", echo_server.url.rstrip("/"))
     process = locusts.locust(locusts.file(FILE), *options)
     assert process.end() == 1, process.err  # as locust ends where requests failed
     runs = {run.agent: run for run in locusts.record().runs}
+    runs.pop("locust", None)  # greenlets that outlive a user of whom nothing was known yet
     assert list(runs) == ["One", "Other", "Judging", "Unlucky", "Spawning", "Mounting", "Fast"]
     for run in runs.values():
         fits_together(run)

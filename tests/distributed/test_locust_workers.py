@@ -63,7 +63,7 @@ def test_two_workers_of_kabench_users_add_up_to_what_the_server_counted(
     (run,) = locusts.record().runs
     fits_together(run)
     counts = echo_server.counts()
-    assert run.transactions == counts.requests == in_histogram(run, "service") > 1000
+    assert run.transactions == counts.requests == in_histogram(run, "service") > 100
     assert run.sockets.created == counts.sockets == 8
     assert run.sockets.requests == counts.requests
     assert f" {run.transactions} " in master.err.split("Aggregated")[-2]  # locust's last table says the same
@@ -165,7 +165,7 @@ def test_a_record_that_cannot_be_saved_is_said_and_the_report_is_shown(
 ) -> None:
     (locusts.folder / "results").write_text("a file, where a folder should be")
     process = locusts.locust(
-        locusts.file(KABENCH_USERS), "--headless", "-u", "2", "-t", "1s", "--host", echo_server.url.rstrip("/")
+        locusts.file(KABENCH_USERS), "--headless", "-u", "2", "-t", "2s", "--host", echo_server.url.rstrip("/")
     )
     assert process.end() == 0, process.err
     assert "results" in process.err
@@ -178,7 +178,7 @@ def test_two_workers_of_http_users_add_up_to_what_the_server_counted(
     locusts: Locusts, echo_server: EmbeddedServer
 ) -> None:
     port = str(free_port())
-    options = ("--headless", "-u", "8", "-r", "8", "-t", "2s", "-s", "5", "--host", echo_server.url.rstrip("/"))
+    options = ("--headless", "-u", "8", "-r", "8", "-t", "3s", "-s", "5", "--host", echo_server.url.rstrip("/"))
     at = ("--processes", "2", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port)
     process = locusts.locust(SCENARIOS / "keepalive.py", *at, *options)
     assert process.end() == 0, process.err
