@@ -138,7 +138,7 @@ class Engine:
             match message:
                 case Up():
                     self._is_up.set()
-                case Ready():
+                case Ready() if self._process is process:  # else it was ended before it had begun
                     self.event_loop = message.event_loop
                     self._is_ready = True
                     self._began_at = time.time()
@@ -183,7 +183,8 @@ class Engine:
         if self._is_ready:
             self._tell(STOP)
         elif self._process is not None:
-            end_child(self._process)
+            process, self._process = self._process, None
+            end_child(process)
         if self._listener is not None:
             self._listener.join(timeout=_END_TIMEOUT_S)
 

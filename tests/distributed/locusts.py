@@ -47,6 +47,7 @@ class Process:
     """A process whose output goes to files."""
 
     def __init__(self, command: list[str], folder: Path, name: str) -> None:
+        self.name = name
         self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
@@ -106,6 +107,7 @@ class Locusts:
                 each.process.wait()
             if each.process.stdin is not None:
                 each.process.stdin.close()
+            sys.stderr.write(f"== {each.name}, {each.process.returncode}\n{each.out}{each.err}")  # shown of what failed
 
 
 @contextlib.contextmanager

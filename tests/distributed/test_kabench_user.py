@@ -295,3 +295,39 @@ assert url_of("http://127.0.0.1:2/b") == "http://127.0.0.1:2/b"
 def test_what_cannot_be_sent_is_found_before_it_is(locusts: Locusts) -> None:
     process = locusts.start([*KABENCH[:1], "-W", "ignore", "-c", REFUSED])
     assert process.end() == 0, process.err
+
+
+STOPPED_AT_ONCE = """
+import sys
+import gevent.monkey
+
+gevent.monkey.patch_all()
+
+import gevent
+from kabench.distributed.engine import Engine
+from kabench.load import LoadPlan
+from kabench.load.messages import Steering, Task
+
+task = Task(LoadPlan(url=sys.argv[1], method="GET", concurrency=1), "keepalive", "", steering=Steering())
+seconds, failures = [], []
+engine = Engine(lambda *second: seconds.append(second[1]), lambda why, code: failures.append(why))
+engine.prepare()
+engine.wait_until_up()
+engine.begin(task)
+engine.finish()  # while the process says that it is ready
+assert not seconds
+engine.prepare()
+engine.begin(task)
+engine.join()
+with gevent.Timeout(20):
+    while not any(sum(second.totals.status_codes.values()) for second in seconds):
+        gevent.sleep(0.01)
+engine.close()
+assert not failures, failures
+"""
+
+
+def test_a_test_that_is_stopped_at_once_does_not_spoil_the_next(locusts: Locusts, echo_server: EmbeddedServer) -> None:
+    process = locusts.start([*KABENCH[:1], "-W", "ignore", "-c", STOPPED_AT_ONCE, echo_server.url])
+    assert process.end() == 0, process.err
+    assert "Traceback" not in process.err
