@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 from kabench.server import EmbeddedServer, ServerOptions
-from kabench.server.counts import ServerCounts
 from tests.sockets import LOOPS, run_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
+
+    from kabench.server import ServerCounts
 
 T = TypeVar("T")
 
@@ -28,8 +28,7 @@ class SharedServer(EmbeddedServer):
         self._before = super().counts()
 
     def counts(self) -> ServerCounts:
-        now = dataclasses.asdict(super().counts())
-        return ServerCounts(**{name: now[name] - before for name, before in dataclasses.asdict(self._before).items()})
+        return super().counts() - self._before
 
 
 @pytest.fixture(scope="session")

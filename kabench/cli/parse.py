@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from kabench.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from kabench.server import Fault
 
 
 def duration(text: str) -> float:
@@ -18,6 +23,29 @@ def duration(text: str) -> float:
     try:
         return parse_duration(text)
     except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+_BYTES_PER_UNIT = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kmg]?b?)", re.IGNORECASE)
+
+
+def size(text: str | int) -> int:
+    """Bytes from `10kb`, `64mb` or a plain number, for typer; a kb is 1024 bytes."""
+    match = _SIZE.fullmatch(str(text).strip())
+    unit = match[2].lower() if match is not None else ""
+    if match is None or unit not in _BYTES_PER_UNIT:
+        raise typer.BadParameter(f"{text!r} is no size (try '10kb', '64mb' or plain bytes)")
+    return int(float(match[1]) * _BYTES_PER_UNIT[unit])
+
+
+def fault(text: str | Fault) -> Fault:
+    """A fault of the echo server, for typer."""
+    from kabench.faults import FaultError, parse_fault
+
+    try:
+        return parse_fault(str(text))
+    except FaultError as error:
         raise typer.BadParameter(str(error)) from None
 
 

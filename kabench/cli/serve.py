@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kabench.cli import parse
+from kabench.cli import limit_options, parse
 from kabench.cli.errors import CommandError
 
 if TYPE_CHECKING:
+    from kabench.server import ServerCounts
     from kabench.server.echo import EchoServer
 
 
@@ -57,6 +59,35 @@ def serve(
     key: Annotated[
         str | None, typer.Option("--key", metavar="FILE", help="Its key, PEM; without it, in the certificate's file.")
     ] = None,
+    fault: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--fault",
+            parser=parse.fault,
+            metavar="FAULT",
+            help="Do something wrong now and then; may be repeated. To requests: reset:1%, close-mid-body:1%, "
+            "garbage:1%, extra-bytes:1%, no-length:1%, slow-body:1s:1%, stall:1s:1%; stall:1s/5s stalls them all for "
+            "1 s in each 5. To sockets: close-idle:2s, drop-idle:2s (neither answers nor closes), refuse:1%; "
+            "refuse:1s/9s lets nobody in for 1 s in each 9.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="For whom faults hit, to repeat a run (any, and said).")
+    ] = None,
+    counts: Annotated[
+        str | None,
+        typer.Option(
+            "--counts",
+            metavar="FILE",
+            help="Count in this file, which outlives even a SIGKILL; a server started again counts on. To read it: "
+            "python -m kabench.server counts FILE",
+        ),
+    ] = None,
+    max_connections: limit_options.MaxConnections = None,
+    max_head: limit_options.MaxHead = None,
+    max_body: limit_options.MaxBody = None,
+    head_timeout: limit_options.HeadTimeout = None,
+    request_timeout: limit_options.RequestTimeout = None,
 ) -> None:
     """Answer each request after a delay with what it was.
 
@@ -71,6 +102,8 @@ def serve(
 
     def say_where(server: EchoServer) -> None:
         typer.echo(f"kabench serve: {server.url} (answers after {delay * 1000:g} ms)")
+        if fault:
+            typer.echo(f"kabench serve: faults from --seed {server.options.seed}")
         if server.ca_data is not None:
             path = files.enter_context(as_file(server.ca_data))
             typer.echo(f"kabench serve: clients trust it by --cacert {path}, which is there as long as this runs")
@@ -88,9 +121,33 @@ def serve(
             tls=tls or cert is not None,
             cert_file=cert,
             key_file=key,
+            faults=tuple(fault or ()),
+            seed=random.randrange(1 << 31) if seed is None else seed,  # noqa: S311  # it is said, to be repeated
+            counts_file=counts,
+            limits=limit_options.limits_from(
+                max_connections=max_connections,
+                max_head=max_head,
+                max_body=max_body,
+                head_timeout=head_timeout,
+                request_timeout=request_timeout,
+            ),
         )
         with files:
-            counts = serve_until_signal(options, say_where)
+            counted = serve_until_signal(options, say_where)
     except (ServerError, ValueError) as error:
         raise CommandError(str(error)) from None
-    typer.echo(f"kabench serve: {counts.requests} requests on {counts.sockets} sockets", err=True)
+    for line in _lines_of(counted):
+        typer.echo(f"kabench serve: {line}", err=True)
+
+
+def _lines_of(counted: ServerCounts) -> list[str]:
+    """What was counted, in words; what did not happen is left out."""
+    lines = [f"{counted.requests} requests on {counted.sockets} sockets"]
+    others = {
+        "refused requests": counted.bad_requests,
+        "refused sockets": counted.refused_sockets,
+        "unanswered requests": counted.unanswered,
+    }
+    lines += [", ".join(f"{count} {name}" for name, count in others.items() if count)]
+    lines += [", ".join(f"{kind} {count}" for kind, count in counted.faults.items())]
+    return [line for line in lines if line]

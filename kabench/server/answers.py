@@ -12,10 +12,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-import httptools
+from kabench.server.requests import RefusedRequestError, RequestParser
 
 if TYPE_CHECKING:
     from kabench.server.options import ServerOptions
+    from kabench.server.requests import RequestHead
 
 _MAX_KNOWN_REQUESTS = 256
 _MAX_KNOWN_REQUEST_BYTES = 4096
@@ -132,11 +133,11 @@ def answer(request: Request, options: ServerOptions) -> Answer:
     return _made(lines, sent, len(body), request_body_bytes=len(request.body), delay_s=delay_s, closes=closes)
 
 
-def bad_request(why: str, *, keep_alive: bool) -> Answer:
-    """400, with the reason as text."""
+def bad_request(why: str, *, keep_alive: bool, status: int = 400) -> Answer:
+    """400, or another status that refuses, with the reason as text."""
     body = (why + "\n").encode()
     lines = [
-        "HTTP/1.1 400 Bad Request",
+        f"HTTP/1.1 {status} {_REASONS[status]}",
         "Content-Type: text/plain; charset=utf-8",
         f"Content-Length: {len(body)}",
         "Connection: keep-alive" if keep_alive else "Connection: close",
@@ -195,37 +196,26 @@ class AnswerBook:
         self.answers[raw] = made
 
 
-class RequestReader:
+class RequestReader(RequestParser):
     """Reads the requests of one socket: bytes in, answers out."""
 
-    __slots__ = ("_book", "_expect", "_fields", "_made", "_parser", "_pieces", "_url", "at_boundary")
+    __slots__ = ("_book", "_expects_continue", "_head", "_made", "_pieces")
 
     def __init__(self, book: AnswerBook) -> None:
+        super().__init__(book.options.limits)
         self._book = book
-        self._parser = httptools.HttpRequestParser(self)
         self._made: list[Answer] = []
-        self.at_boundary = True
-        self._start()
-
-    def _start(self) -> None:
-        self._url = b""
-        self._fields: list[tuple[str, str]] = []
         self._pieces: list[bytes] = []
-        self._expect = False
+        self._expects_continue = False
 
-    def feed(self, data: bytes) -> list[Answer]:
-        """Take bytes; the answers to the requests that are whole now, in order."""
+    def answers_to(self, data: bytes) -> list[Answer]:
+        """Take bytes; the answers to the requests that are whole now, in order. One that closes is the last."""
         was_at_boundary = self.at_boundary
-        self.at_boundary = False
         self._made = []
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # an upgrade is declined by answering as if it had not been asked for
-        except httptools.HttpParserCallbackError:
-            raise  # our own mistake, not the client's
-        except httptools.HttpParserError as error:
-            self._made.append(bad_request(f"that is not HTTP: {error}", keep_alive=False))
+            self.feed(data)
+        except RefusedRequestError as error:
+            self._made.append(bad_request(str(error), keep_alive=False, status=error.status))
             return self._made
         if was_at_boundary and self.at_boundary and len(self._made) == 1:
             self._book.learn(data, self._made[0])
@@ -233,51 +223,35 @@ class RequestReader:
 
     def wants_continue(self) -> bool:
         """Whether the client waits for 100 Continue before it sends its body; True once a request."""
-        wants, self._expect = self._expect, False
+        wants, self._expects_continue = self._expects_continue, False
         return wants
 
-    def release(self) -> None:
-        """Drop the parser, which refers back to this reader."""
-        del self._parser
+    def head_read(self, head: RequestHead) -> None:
+        """A request has begun."""
+        self._head = head
+        self._pieces = []
+        self._expects_continue = head.expects_continue
 
-    # -- called by httptools -------------------------------------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._start()
-        self.at_boundary = False
-
-    def on_url(self, url: bytes) -> None:
-        """Take the request target, which may come in pieces."""
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
-        self._fields.append((name.decode("latin-1"), value.decode("latin-1")))
-
-    def on_headers_complete(self) -> None:
-        """Note whether the client waits before it sends the body."""
-        self._expect = any(n.lower() == "expect" and v.lower() == "100-continue" for n, v in self._fields)
-
-    def on_body(self, body: bytes) -> None:
+    def body_read(self, piece: bytes) -> None:
         """Take a piece of the body."""
-        self._pieces.append(body)
-        self._expect = False
+        self._pieces.append(piece)
+        self._expects_continue = False
 
-    def on_message_complete(self) -> None:
+    def end_read(self) -> None:
         """The request is whole: answer it."""
-        self.at_boundary = True
-        self._expect = False
-        path, _, query = self._url.decode("latin-1").partition("?")
+        self._expects_continue = False
+        head = self._head
+        path, _, query = head.target.partition("?")
         if "://" in path:  # absolute form, as sent to a proxy (RFC 9112 section 3.2.2)
             path = "/" + path.split("://", 1)[1].partition("/")[2]
         request = Request(
-            method=self._parser.get_method().decode("ascii"),
+            method=head.method,
             path=path,
             query=query.partition("#")[0],
-            http_version=self._parser.get_http_version(),
-            headers=tuple(self._fields),
+            http_version=head.http_version,
+            headers=head.headers,
             body=b"".join(self._pieces),
-            keep_alive=self._parser.should_keep_alive(),
+            keep_alive=head.keep_alive,
         )
+        self._pieces = []
         self._made.append(answer(request, self._book.options))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from typing import TYPE_CHECKING, Any, Self
@@ -29,7 +28,7 @@ class EmbeddedServer:
     def __init__(self, options: ServerOptions) -> None:
         self.process = start_child(self._command())
         try:
-            self._tell(json.dumps(dataclasses.asdict(options)))
+            self._tell(json.dumps(options.as_json()))
             heard = self._hear()
         except BaseException:
             self.stop()

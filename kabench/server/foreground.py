@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from kabench.server.certificate import CertificateError
+from kabench.server.counts import CountsFileError
 from kabench.server.echo import EchoServer, listen_error
 from kabench.server.embedded import ServerError
 from kabench.server.limits import allow_open_sockets
@@ -29,10 +30,10 @@ def serve_until_signal(options: ServerOptions, listening: Callable[[EchoServer],
 
 
 async def _serve(options: ServerOptions, listening: Callable[[EchoServer], None]) -> ServerCounts:
-    server = EchoServer(options)
     try:
+        server = EchoServer(options)
         await server.start()
-    except CertificateError as error:
+    except (CertificateError, CountsFileError) as error:
         raise ServerError(str(error)) from None
     except (OSError, UnicodeError) as error:
         raise ServerError(f"cannot listen on {options.host}:{options.port}: {listen_error(error)}") from None

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from kabench.server.client_limits import ClientLimits
+from kabench.server.faults import Fault, FaultKind, check_rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +18,8 @@ class ServerOptions:
     `delay_s` is waited before each answer whose path names no delay of its own. `keep_alive_hint` is sent as
     `Keep-Alive: timeout=N`. A socket that is idle for `idle_timeout_s` is closed (None: never), one that has carried
     `max_requests_per_socket` is closed with the last answer. Port 0 takes any free one. `tls`: it speaks https, with
-    the certificate and key in `cert_file` and `key_file` (PEM), or a throw-away one of its own making.
+    the certificate and key in `cert_file` and `key_file` (PEM), or a throw-away one of its own making. `faults` are
+    what it does wrong on purpose, drawn from `seed`. With a `counts_file`, its counts are in there, and outlive it.
 
     Raises `ValueError` for a value out of range.
     """
@@ -28,6 +34,10 @@ class ServerOptions:
     tls: bool = False
     cert_file: str | None = None
     key_file: str | None = None
+    faults: tuple[Fault, ...] = ()
+    seed: int = 1
+    counts_file: str | None = None
+    limits: ClientLimits = field(default_factory=ClientLimits)
 
     def __post_init__(self) -> None:
         if not self.host:
@@ -46,3 +56,15 @@ class ServerOptions:
             raise ValueError("a key goes with a certificate; give both")
         if self.cert_file is not None and not self.tls:
             raise ValueError("a certificate is for a server that speaks TLS; ask for that too")
+        check_rates(self.faults)
+
+    def as_json(self) -> dict[str, Any]:
+        """Names and values that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, given: dict[str, Any]) -> Self:
+        """What `as_json` gave."""
+        faults = tuple(Fault(**{**each, "kind": FaultKind(each["kind"])}) for each in given.pop("faults", ()))
+        limits = ClientLimits(**given.pop("limits", {}))
+        return cls(**given, faults=faults, limits=limits)

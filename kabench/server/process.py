@@ -26,8 +26,8 @@ def say(out: TextIO, event: str, **facts: object) -> None:
 
 
 async def _serve(options: ServerOptions, reader: asyncio.StreamReader) -> None:
-    server = EchoServer(options)
     try:
+        server = EchoServer(options)
         await server.start()
     except (OSError, ValueError) as error:  # a name that is none, a certificate that cannot be used
         say(sys.stdout, "failed", why=listen_error(error))
@@ -44,7 +44,7 @@ async def _serve(options: ServerOptions, reader: asyncio.StreamReader) -> None:
 async def _main() -> None:
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    options = ServerOptions(**json.loads(await reader.readline()))
+    options = ServerOptions.from_json(json.loads(await reader.readline()))
     await _serve(options, reader)
 
 

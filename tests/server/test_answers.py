@@ -109,7 +109,7 @@ def test_requests_are_read_in_any_pieces(piece: int) -> None:
     reader = RequestReader(AnswerBook(OPTIONS))
     made = []
     for at in range(0, len(RAW), piece):
-        made += reader.feed(RAW[at : at + piece])
+        made += reader.answers_to(RAW[at : at + piece])
     assert [(one.delay_s, one.body, one.request_body_bytes) for one in made] == [(0.007, b"xxx", 4)]
     assert reader.at_boundary
 
@@ -117,11 +117,11 @@ def test_requests_are_read_in_any_pieces(piece: int) -> None:
 def test_only_a_whole_request_in_one_piece_is_remembered() -> None:
     book = AnswerBook(OPTIONS)
     reader = RequestReader(book)
-    assert len(reader.feed(RAW + RAW)) == 2
-    assert reader.feed(RAW[:10]) == []
-    assert len(reader.feed(RAW[10:])) == 1
+    assert len(reader.answers_to(RAW + RAW)) == 2
+    assert reader.answers_to(RAW[:10]) == []
+    assert len(reader.answers_to(RAW[10:])) == 1
     assert book.answers == {}
-    (made,) = reader.feed(RAW)
+    (made,) = reader.answers_to(RAW)
     assert book.answers == {RAW: made}
 
 
@@ -129,18 +129,18 @@ def test_the_memory_for_requests_is_bounded() -> None:
     book = AnswerBook(OPTIONS)
     reader = RequestReader(book)
     for number in range(1000):
-        reader.feed(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % number)
+        reader.answers_to(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % number)
     assert len(book.answers) <= 256
-    reader.feed(b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 10_000 + b"\r\n\r\n")
+    reader.answers_to(b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 10_000 + b"\r\n\r\n")
     assert max(len(raw) for raw in book.answers) < 10_000
 
 
 def test_what_is_not_http_is_a_400_that_closes() -> None:
-    (made,) = RequestReader(AnswerBook(OPTIONS)).feed(b"nonsense\r\n\r\n")
+    (made,) = RequestReader(AnswerBook(OPTIONS)).answers_to(b"nonsense\r\n\r\n")
     assert made.is_bad_request
     assert made.closes
 
 
 def test_the_absolute_form_of_a_target_is_understood() -> None:
-    (made,) = RequestReader(AnswerBook(OPTIONS)).feed(b"GET http://h:1/9?size=2 HTTP/1.1\r\nHost: h:1\r\n\r\n")
+    (made,) = RequestReader(AnswerBook(OPTIONS)).answers_to(b"GET http://h:1/9?size=2 HTTP/1.1\r\nHost: h:1\r\n\r\n")
     assert (made.delay_s, made.body) == (0.009, b"xx")

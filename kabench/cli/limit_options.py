@@ -1,0 +1,59 @@
+"""The options of a server's limits: what one client may ask of `kabench serve` and `kabench proxy`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kabench.cli import parse
+from kabench.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from kabench.server import ClientLimits
+
+MaxConnections = Annotated[
+    int | None,
+    typer.Option("--max-connections", min=1, metavar="N", help="Clients at once; others are sent away (10000)."),
+]
+MaxHead = Annotated[
+    int | None,
+    typer.Option("--max-head", parser=parse.size, metavar="SIZE", help="Of a request's line and headers (64kb)."),
+]
+MaxBody = Annotated[
+    int | None, typer.Option("--max-body", parser=parse.size, metavar="SIZE", help="Of a request's body (64mb).")
+]
+HeadTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--head-timeout", parser=parse.duration, metavar="DURATION", help="For a request's line and headers (60s)."
+    ),
+]
+RequestTimeout = Annotated[
+    float | None,
+    typer.Option("--request-timeout", parser=parse.duration, metavar="DURATION", help="For a whole request (5m)."),
+]
+
+
+def limits_from(
+    *,
+    max_connections: int | None,
+    max_head: int | None,
+    max_body: int | None,
+    head_timeout: float | None,
+    request_timeout: float | None,
+) -> ClientLimits:
+    """The limits that were given, and the defaults of the others. Raises `CommandError`."""
+    from kabench.server import ClientLimits
+
+    given = {
+        "max_connections": max_connections,
+        "max_head_bytes": max_head,
+        "max_body_bytes": max_body,
+        "head_timeout_s": head_timeout,
+        "request_timeout_s": request_timeout,
+    }
+    try:
+        return ClientLimits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # each has the type of its option
+    except ValueError as error:
+        raise CommandError(str(error)) from None
