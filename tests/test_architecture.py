@@ -20,9 +20,11 @@ LAYERS = {
     "metrics": {"agent", "server", "histogram", "result"},
     "load": {"agent", "server", "histogram", "result"},
     "comparison": {"agent", "server", "histogram", "result", "metrics", "load"},
-    "report": {"agent", "server", "histogram", "result", "metrics", "comparison"},
+    "report": {"proxy", "agent", "server", "histogram", "result", "metrics", "comparison"},
     "distributed": {"agent", "server", "histogram", "result", "load", "report"},
+    "proxy": {"agent", "server", "histogram", "load"},
     "cli": {
+        "proxy",
         "agent",
         "server",
         "faults",

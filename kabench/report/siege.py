@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kabench.result import AgentRun
+    from kabench.result import AgentRun, Sockets
 
 _LABEL_WIDTH = 26
 _VALUE_WIDTH = 12
@@ -41,9 +41,13 @@ def siege_lines(run: AgentRun) -> list[str]:
 
 def socket_line(run: AgentRun) -> str:
     """What agentkeepalive's benchmark prints of its agents, with our name and the number of transactions in front."""
-    sockets = run.sockets
+    return socket_line_of(run.agent, run.transactions, run.sockets)
+
+
+def socket_line_of(agent: str, transactions: int, sockets: Sockets) -> str:
+    """The same of an agent that is not, or not yet, in a run."""
     return (
-        f"[kabench:{run.transactions}] {run.agent}, {sockets.created} created, {sockets.requests} requestFinished, "
+        f"[kabench:{transactions}] {agent}, {sockets.created} created, {sockets.requests} requestFinished, "
         f"{sockets.req_per_socket:.2f} req/socket, {sockets.pending} requests, {sockets.active} sockets, "
         f"{sockets.free} unusedSockets, {sockets.timeouts} timeout"
     )

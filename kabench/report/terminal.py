@@ -76,7 +76,7 @@ def render_agent_run(run: AgentRun, plan: Mapping[str, object]) -> RenderableTyp
         parts += [Text(), _heading("Latency, in buckets that fit"), _bars(fitted_buckets(_cells(run)))]
     if run.phases.first_byte.mean is not None:  # else only the whole is known
         parts += [Text(), _phases(run)]
-    parts += [Text(), Text(_wrapped_at_commas(socket_line(run)), style="bold")]
+    parts += [Text(), Text(wrapped_at_commas(socket_line(run)), style="bold")]
     if run.sockets.tls_handshakes:
         parts.append(Text(f"TLS: {run.sockets.tls_handshakes} handshakes, {run.sockets.tls_resumed} of them resumed"))
     if run.client.cpu_us_per_transaction is not None:
@@ -294,7 +294,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
-def _wrapped_at_commas(line: str) -> str:
+def wrapped_at_commas(line: str) -> str:
+    """A list in lines, none of whose items is broken."""
     unbroken = printable(line).replace(" ", "\0").replace(",\0", ", ")
     return "\n".join(textwrap.wrap(unbroken, WIDTH)).replace("\0", " ")
 

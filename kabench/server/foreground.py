@@ -37,10 +37,16 @@ async def _serve(options: ServerOptions, listening: Callable[[EchoServer], None]
         raise ServerError(str(error)) from None
     except (OSError, UnicodeError) as error:
         raise ServerError(f"cannot listen on {options.host}:{options.port}: {listen_error(error)}") from None
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stop_signal()
     listening(server)
     await stop.wait()
     await server.stop()
     return server.snapshot()
+
+
+def stop_signal() -> asyncio.Event:
+    """Set by SIGINT or SIGTERM from now on, in the running loop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop

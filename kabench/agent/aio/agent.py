@@ -102,16 +102,17 @@ class AsyncAgent:
         url: str,
         *,
         headers: Headers | None = None,
-        body: bytes | None = None,
+        body: bytes | Upload | None = None,
         tls: TlsOptions | None = None,
     ) -> PreparedRequest:
         """Check and encode a request once, for `send` to send as often as one likes.
 
-        `tls` are TLS options for this request; sockets with other options than the agent's are pooled apart.
+        With an `Upload` it is the request of an `Exchange` that has the same one, and is sent once. `tls` are TLS
+        options for this request; sockets with other options than the agent's are pooled apart.
 
         Raises `ValueError` for what may not go on the wire: a URL that is none, a header that would split a line.
         """
-        if body is not None and not isinstance(body, bytes | bytearray | memoryview):
+        if body is not None and not isinstance(body, bytes | bytearray | memoryview | Upload):
             raise TypeError(f"the body of a prepared request is bytes, not {type(body).__name__}; use request()")
         return self._prepare(method, url, headers, body, tls)
 

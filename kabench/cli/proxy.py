@@ -1,0 +1,139 @@
+"""`kabench proxy`: the benchmark's proxy in front of a target, for any load tool to drive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kabench.cli import limit_options, parse
+from kabench.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from kabench.proxy import AgentFigures, ProxyOptions
+
+
+def proxy(
+    target: Annotated[
+        str, typer.Option("--target", "-t", metavar="URL", help="Where everything goes; nothing goes anywhere else.")
+    ],
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host", metavar="ADDRESS", help="The address to listen on; other machines reach only one of theirs."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, metavar="PORT", help="0 takes any free port.")
+    ] = 1985,
+    max_sockets: Annotated[
+        int, typer.Option("--max-sockets", min=1, metavar="N", help="Of each agent, to the target.")
+    ] = 50,
+    max_free_sockets: Annotated[
+        int, typer.Option("--max-free-sockets", min=1, metavar="N", help="Free sockets at most.")
+    ] = 256,
+    free_socket_timeout: Annotated[
+        float,
+        typer.Option(
+            "--free-socket-timeout",
+            parser=parse.duration,
+            metavar="DURATION",
+            help="Close a socket that is free for this long; 0: never.",
+        ),
+    ] = "30s",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            parser=parse.duration,
+            metavar="DURATION",
+            help="Answer 504 after this time without a byte from the target; 0: never. Twice the free time (60s).",
+        ),
+    ] = None,
+    connect_timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--connect-timeout",
+            parser=parse.duration,
+            metavar="DURATION",
+            help="Answer 504 when connecting takes longer; as --timeout.",
+        ),
+    ] = None,
+    ttl: Annotated[
+        float | None,
+        typer.Option("--ttl", parser=parse.duration, metavar="DURATION", help="Send nothing more on a socket so old."),
+    ] = None,
+    cacert: Annotated[
+        str | None,
+        typer.Option("--cacert", metavar="FILE", help="Verify the target against these authorities (the system's)."),
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", "-k", help="Accept any certificate of the target.")] = False,
+    every: Annotated[
+        float, typer.Option("--every", parser=parse.duration, metavar="DURATION", help="Print as often; 0: at the end.")
+    ] = "2s",  # type: ignore[assignment]  # as above
+    max_connections: limit_options.MaxConnections = None,
+    max_head: limit_options.MaxHead = None,
+    max_body: Annotated[
+        int | None,
+        typer.Option("--max-body", parser=parse.size, metavar="SIZE", help="Of a request's body (unlimited)."),
+    ] = None,
+    head_timeout: limit_options.HeadTimeout = None,
+    request_timeout: limit_options.RequestTimeout = None,
+) -> None:
+    """Pass requests on to a target, through a keep-alive agent and a normal one.
+
+    /k/PATH goes to PATH through the keep-alive agent, /PATH through the normal one, which keeps no free socket. A
+    leading /post turns a GET into the published benchmark's POST: siege -b -c60 -r500 http://127.0.0.1:1985/post/k/5.
+    What both agents did is printed every two seconds and at the end, and is at /-/status as JSON. Ends on Ctrl-C.
+    """
+    from kabench.agent import AgentOptions, TlsOptions
+    from kabench.proxy import ProxyOptions
+    from kabench.proxy.foreground import ProxyError, proxy_until_signal
+
+    if cacert is not None and insecure:
+        raise CommandError("--cacert and --insecure: give only one of them")
+    limits = limit_options.limits_from(
+        max_connections=max_connections,
+        max_head=max_head,
+        max_body=ProxyOptions.UNLIMITED_BYTES if max_body is None else max_body,
+        head_timeout=head_timeout,
+        request_timeout=request_timeout,
+    )
+    try:
+        options = ProxyOptions(
+            target=target,
+            host=host,
+            port=port,
+            agent_options=AgentOptions(
+                max_sockets=max_sockets,
+                max_free_sockets=max_free_sockets,
+                free_socket_timeout=free_socket_timeout,
+                timeout=timeout,
+                connect_timeout=connect_timeout,
+                socket_active_ttl=ttl,
+            ),
+            tls=TlsOptions(verify=not insecure, ca_file=cacert) if insecure or cacert is not None else None,
+            limits=limits,
+        )
+        proxy_until_signal(options, every, lambda url: _say_where(url, options), _print)
+    except (ProxyError, ValueError) as error:
+        raise CommandError(str(error)) from None
+
+
+def _say_where(url: str, options: ProxyOptions) -> None:
+    from kabench.cli.console import report_console
+
+    target = options.shown_target
+    report_console().print(
+        f"kabench proxy: {url} leads to {target}\n"
+        f"kabench proxy: {url}k/PATH through the keep-alive agent, {url}PATH through the normal one",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _print(agents: list[AgentFigures]) -> None:
+    from kabench.cli.console import report_console
+    from kabench.report.proxy import proxy_text
+
+    report_console().print(proxy_text(agents), "", sep="\n", markup=False)

@@ -1,0 +1,408 @@
+"""`ProxyConnection`: one client's socket. Its requests go to the target one after the other, its answers in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from math import inf
+from time import perf_counter
+from typing import TYPE_CHECKING, cast
+
+from kabench.agent.aio.upload import Upload
+from kabench.proxy.body import HELD_BYTES, ClientBody
+from kabench.proxy.exchange import ProxyExchange
+from kabench.proxy.rules import STATUS_TARGET, headers_for_the_target, own_answer, response_head, route, status_for
+from kabench.server.requests import RefusedRequestError, RequestHead, RequestParser
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kabench.agent.aio import PreparedRequest, ResponseHead
+    from kabench.proxy.lane import Lane
+    from kabench.proxy.rules import Route
+    from kabench.proxy.server import Proxy
+
+_MAX_WAITING_REQUESTS = 64
+"""Pipelined requests that a client may have unanswered before he is no longer read from."""
+
+_LINGERS_S = 2.0
+"""How long a client who was refused may go on sending before he is cut off."""
+
+_NO_HEAD = RequestHead("GET", "", "1.1", (), keep_alive=False, body_length=0, expects_continue=False)
+_WITHOUT_BODY = frozenset({204, 304})
+
+
+class ClientRequest:
+    """A request of a client that is not through yet; `body` is what has come of its body."""
+
+    __slots__ = ("body", "head", "prepared", "refusal", "route")
+
+    def __init__(self, head: RequestHead, body: ClientBody) -> None:
+        self.head = head
+        self.body = body
+        self.route: Route | None = None
+        self.prepared: PreparedRequest | None = None
+        self.refusal: RefusedRequestError | None = None
+
+    @property
+    def can_be_sent(self) -> bool:
+        """Whether it is whole, or so much of it is there that it is sent as it comes."""
+        return self.body.is_whole or self.body.held_bytes >= HELD_BYTES or self.refusal is not None
+
+
+class _Reader(RequestParser):
+    """Tells the connection of the requests on its socket."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: ProxyConnection, proxy: Proxy) -> None:
+        super().__init__(proxy.options.limits)
+        self._connection = connection
+
+    def head_read(self, head: RequestHead) -> None:
+        self._connection.request_began(head)
+
+    def body_read(self, piece: bytes) -> None:
+        self._connection.request_piece(piece)
+
+    def end_read(self) -> None:
+        self._connection.request_ended()
+
+
+class ProxyConnection(asyncio.Protocol):
+    """One accepted socket.
+
+    `_arriving` is the request that is being read, `_waiting` are those not sent on yet, `_served` is the one whose
+    answer comes next; `_exchange` is there while the target has it.
+    """
+
+    transport: asyncio.Transport
+    _write: Callable[[bytes], None]
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._known = proxy.known
+        self._reader = _Reader(self, proxy)
+        self._arriving: ClientRequest | None = None
+        self._waiting: deque[ClientRequest] = deque()
+        self._served: ClientRequest | None = None
+        self._exchange: ProxyExchange | None = None
+        self._exchanges: dict[Lane, ProxyExchange] = {}
+        self._lane: Lane | None = None
+        self._began_at = 0.0
+        self._is_http_1_1 = self._keeps_alive = True
+        self._is_head = self._in_chunks = self._has_begun = False
+        self._is_reading_held = self._is_writing_held = False
+        self._reads_no_more = self._half_closed = False
+        self._request_began_at = self._lingers_until = inf
+
+    # -- the socket ----------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the client in, or send him away."""
+        self.transport = cast("asyncio.Transport", transport)
+        self._write = self.transport.write
+        proxy = self._proxy
+        if len(proxy.connections) < proxy.most_connections:
+            proxy.connections.add(self)
+            return
+        self._keeps_alive = False
+        self._answer(503, f"there are {proxy.most_connections} connections already")
+        self._close()
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
+        """Give up what the client had under way. What refers back here lets go, so that no collection is needed."""
+        self._reads_no_more = True
+        self._proxy.connections.discard(self)
+        self._give_up()
+        self._waiting.clear()
+        self._served = None
+        if self._arriving is not None:
+            self._arriving.body.drop()
+            self._arriving = None
+        self._exchanges.clear()
+        self._reader.release()
+
+    def _give_up(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and self._lane is not None:
+            self._lane.give_up(exchange)
+
+    def eof_received(self) -> bool:
+        """The client has finished sending; he still gets the answers he waits for."""
+        self._half_closed = True
+        return self._is_busy
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._exchange is not None or bool(self._waiting) or self._is_writing_held
+
+    def data_received(self, data: bytes) -> None:
+        """Read requests, and send the first of them on."""
+        if self._reads_no_more:
+            return
+        reader = self._reader
+        was_at_boundary = reader.at_boundary
+        if was_at_boundary:
+            known = self._known.get(data)
+            if known is not None and not self._is_busy:
+                self._is_http_1_1 = self._keeps_alive = True
+                self._is_head = known[1].is_head
+                self._send_on(*known)
+                return
+            self._request_began_at = perf_counter()
+        waiting = len(self._waiting)
+        try:
+            reader.feed(data)
+        except RefusedRequestError as error:
+            self._refuse_last(error)
+            return
+        if was_at_boundary and reader.at_boundary and len(self._waiting) == waiting + 1:
+            self._learn(data, self._waiting[-1])
+        self._serve_waiting()
+        self._hold_or_go_on()
+
+    def pause_writing(self) -> None:
+        """The client is slower than the target."""
+        self._is_writing_held = True
+
+    def resume_writing(self) -> None:
+        """He has caught up."""
+        self._is_writing_held = False
+        if self._exchange is not None:
+            self._exchange.client_takes_more()
+        else:
+            self._serve_waiting()
+
+    def _hold_or_go_on(self) -> None:
+        """Read from the client no faster than the target does."""
+        arriving = self._arriving
+        is_full = len(self._waiting) >= _MAX_WAITING_REQUESTS or (arriving is not None and arriving.body.is_full)
+        if is_full == self._is_reading_held or self._reads_no_more:
+            return
+        self._is_reading_held = is_full
+        if is_full:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def request_began(self, head: RequestHead) -> None:
+        """A request has begun to arrive. Raises `RefusedRequestError`."""
+        is_next = not self._is_busy
+        request = self._arriving = ClientRequest(head, ClientBody(self._hold_or_go_on))
+        self._waiting.append(request)
+        if head.target != STATUS_TARGET:
+            request.route = route(head, self._proxy.authorities)
+        if head.expects_continue and is_next:
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def request_piece(self, piece: bytes) -> None:
+        """A piece of its body has come."""
+        if self._arriving is not None:
+            self._arriving.body.add(piece)
+
+    def request_ended(self) -> None:
+        """It is whole."""
+        if self._arriving is not None:
+            self._arriving.body.end()
+            self._arriving = None
+
+    def _refuse_last(self, error: RefusedRequestError) -> None:
+        """Answer what came before, then this, then close."""
+        request, self._arriving = self._arriving, None
+        self._reads_no_more = True
+        if request is not None and request is self._served:
+            self._give_up()
+            if self._in_chunks or self._has_begun:
+                self.transport.abort()
+                return
+            self._waiting.appendleft(request)
+        elif request is None:
+            request = ClientRequest(_NO_HEAD, ClientBody(self._hold_or_go_on))
+            self._waiting.append(request)
+        request.refusal = error
+        request.body.drop()
+        self._serve_waiting()
+
+    def _learn(self, data: bytes, request: ClientRequest) -> None:
+        """Know this request the next time it comes."""
+        head = request.head
+        if request.route is None or not head.keep_alive or head.http_version != "1.1":
+            return
+        try:
+            lane, request.prepared = self._prepared_of(request, request.route)
+        except ValueError:
+            return  # it is said when it is its turn
+        self._proxy.learn(data, lane, request.prepared)
+
+    def _prepared_of(self, request: ClientRequest, way: Route) -> tuple[Lane, PreparedRequest]:
+        """A request that is whole, as it is sent on. Raises `ValueError`."""
+        lane = self._proxy.lanes[way.agent]
+        body = way.body
+        if body is None and request.body.has_begun:
+            body = request.body.whole()
+        return lane, lane.prepare(way, headers_for_the_target(request.head), body)
+
+    def _serve_waiting(self) -> None:
+        """Serve the first waiting requests, as far as they are there and it is their turn."""
+        while self._waiting and self._exchange is None and not self._is_writing_held:
+            if not self._waiting[0].can_be_sent or self.transport.is_closing():
+                return
+            self._serve(self._waiting.popleft())
+
+    def _serve(self, request: ClientRequest) -> None:
+        self._is_http_1_1 = request.head.http_version == "1.1"
+        self._is_head = request.head.method == "HEAD"
+        self._keeps_alive = request.head.keep_alive and request.refusal is None
+        self._served = request
+        if request.refusal is not None:
+            self._answer(request.refusal.status, str(request.refusal))
+            self._close_lingering()
+            return
+        way = request.route
+        if way is None:
+            if request.head.method in ("GET", "HEAD"):
+                self._answer(200, self._proxy.status_json(), "application/json")
+            else:
+                self._answer(405, f"{STATUS_TARGET} is for GET")
+            self._finish_answer()
+            return
+        upload = None
+        try:
+            if request.body.is_whole:
+                lane, prepared = self._prepared_of(request, way)
+            else:
+                upload = Upload(request.body.pieces())
+                upload.length = None if request.head.body_length < 0 else request.head.body_length
+                lane = self._proxy.lanes[way.agent]
+                prepared = lane.prepare(way, headers_for_the_target(request.head), upload)
+        except ValueError as error:
+            self._answer(400, " ".join(str(error).split()))
+            self._finish_answer()
+            return
+        self._send_on(lane, request.prepared or prepared, upload)
+
+    def _send_on(self, lane: Lane, prepared: PreparedRequest, upload: Upload | None = None) -> None:
+        exchange = self._exchanges.get(lane) if upload is None else None
+        if exchange is None:
+            exchange = ProxyExchange(self, prepared, lane.timeout_s, upload)
+            if upload is None:
+                self._exchanges[lane] = exchange
+        else:
+            exchange.carry(prepared)
+        self._lane = lane
+        self._exchange = exchange
+        self._in_chunks = self._has_begun = False
+        self._began_at = now = perf_counter()
+        lane.start(exchange, now)
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def whole_response(self, head: ResponseHead, body: bytes, now: float) -> None:
+        """A response that came in one: it goes out in one."""
+        self._note(now)
+        says_length = head.body_length >= 0 or self._is_head or head.status in _WITHOUT_BODY
+        self._write(self._head_of(head, None if says_length else f"Content-Length: {len(body)}") + body)
+        self._finish_answer()
+
+    def _note(self, now: float) -> None:
+        if self._lane is not None:
+            self._lane.note(now - self._began_at)
+
+    def _head_of(self, head: ResponseHead, framing: str | None) -> bytes:
+        is_last = self._half_closed and not self._waiting
+        is_cut_short = self._served is not None and not self._served.body.is_whole  # the rest is not waited for
+        if is_last or is_cut_short:
+            self._keeps_alive = False
+        if framing is None and self._keeps_alive and self._is_http_1_1:
+            return self._proxy.head_of(head)
+        return response_head(head, framing, keep_alive=self._keeps_alive, is_http_1_1=self._is_http_1_1)
+
+    def response_began(self, head: ResponseHead) -> None:
+        """A response that comes in pieces: its head goes out."""
+        framing = None
+        self._has_begun = True
+        if head.body_length < 0:
+            self._in_chunks = self._is_http_1_1
+            framing = "Transfer-Encoding: chunked" if self._is_http_1_1 else None
+            self._keeps_alive = self._keeps_alive and self._is_http_1_1  # else the connection's end is the body's
+        self._write(self._head_of(head, framing))
+
+    def response_piece(self, piece: bytes) -> bool:
+        """A piece of it."""
+        if piece:
+            self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._in_chunks else piece)
+        return not self._is_writing_held
+
+    def response_ended(self, now: float) -> None:
+        """Its end."""
+        self._note(now)
+        if self._in_chunks:
+            self._write(b"0\r\n\r\n")
+        self._finish_answer()
+
+    def response_failed(self, error: Exception, *, has_begun: bool) -> None:
+        """No response: 502 or 504 if nothing of one has gone out, else the socket is closed in its middle."""
+        if self._lane is not None:
+            self._lane.failures += 1
+        if has_begun:
+            self._exchange = None
+            self._reads_no_more = True
+            self.transport.abort()
+            return
+        if self._served is not None and not self._served.body.is_whole:
+            self._keeps_alive = False
+        self._answer(*status_for(error))
+        self._finish_answer()
+
+    def _answer(self, status: int, text: str, content_type: str = "text/plain; charset=utf-8") -> None:
+        """An answer of the proxy's own."""
+        self._write(own_answer(status, text, content_type, keep_alive=self._keeps_alive, is_head=self._is_head))
+
+    def _finish_answer(self) -> None:
+        """Go on with the next request, or close."""
+        self._exchange = None
+        served, self._served = self._served, None
+        if served is not None and not served.body.is_whole:
+            served.body.drop()
+            self._close_lingering()
+        elif not self._keeps_alive:
+            self._close()
+        elif self._waiting:
+            self._serve_waiting()
+            self._hold_or_go_on()
+        elif self._half_closed:
+            self._close()
+
+    def _close(self) -> None:
+        self._reads_no_more = True
+        self._waiting.clear()
+        self.transport.close()
+
+    def _close_lingering(self) -> None:
+        """Close, but let a client who still sends read the answer: a close would reset him (RFC 9112 section 9.6)."""
+        if self._half_closed or not self.transport.can_write_eof():
+            self._close()
+            return
+        self._reads_no_more = True
+        self._waiting.clear()
+        if self._is_reading_held:
+            self._is_reading_held = False
+            self.transport.resume_reading()
+        self.transport.write_eof()
+        self._lingers_until = perf_counter() + _LINGERS_S
+
+    def look(self, now: float) -> None:
+        """See whether a request, or a client who was refused, takes too long. It is called now and then."""
+        if now >= self._lingers_until:
+            self.transport.abort()
+        reader = self._reader
+        if self._reads_no_more or reader.at_boundary:
+            return
+        limits = self._proxy.options.limits
+        passed_s = now - self._request_began_at
+        is_slow_head = reader.in_head and passed_s > limits.head_timeout_s
+        if is_slow_head or (passed_s > limits.request_timeout_s and not self._is_reading_held):
+            self._refuse_last(RefusedRequestError(408, f"the request was not whole after {passed_s:.0f} s"))

@@ -1,0 +1,88 @@
+"""`ProxyExchange`: a client's request on its way to the target; the response goes to the client as it comes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from kabench.agent.aio import Exchange
+
+if TYPE_CHECKING:
+    from kabench.agent.aio import PreparedRequest, ResponseHead
+    from kabench.agent.aio.connection import Connection
+    from kabench.agent.aio.upload import Upload
+    from kabench.agent.reader import ResponseReader
+
+
+class Client(Protocol):
+    """Who gets the response."""
+
+    def whole_response(self, head: ResponseHead, body: bytes, now: float) -> None:
+        """It came in one."""
+
+    def response_began(self, head: ResponseHead) -> None:
+        """It comes in pieces."""
+
+    def response_piece(self, piece: bytes) -> bool:
+        """One of them, and whether the next is wanted already."""
+
+    def response_ended(self, now: float) -> None:
+        """That was the last."""
+
+    def response_failed(self, error: Exception, *, has_begun: bool) -> None:
+        """There is none, or no more of it."""
+
+
+class ProxyExchange(Exchange):
+    """Passes a response on, and reads no more of it from the target than the client takes."""
+
+    __slots__ = ("_client", "_has_begun", "upload")
+
+    watches = True
+
+    def __init__(self, client: Client, prepared: PreparedRequest, timeout: float, upload: Upload | None = None) -> None:
+        super().__init__(prepared, timeout)
+        self._client = client
+        self._has_begun = False
+        self.upload = upload
+
+    def carry(self, prepared: PreparedRequest) -> None:
+        """Be a request for this from now on; only between two."""
+        super().carry(prepared)
+        self._has_begun = False
+        self.opening_at = self.first_sent_at = 0.0
+
+    def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
+        """Pass on what has come."""
+        if not self._has_begun:
+            if reader.complete:
+                return  # `succeeded` has all of it
+            self._has_begun = True
+            self._client.response_began(head)
+        if not self._client.response_piece(reader.body()) and not reader.complete:
+            connection = self._connection
+            if connection is not None:
+                connection.pause_reading()
+
+    def client_takes_more(self) -> None:
+        """Go on reading from the target."""
+        connection = self._connection
+        if connection is not None:
+            connection.resume_reading()
+
+    @property
+    def _connection(self) -> Connection | None:
+        """The connection, as long as it carries this request."""
+        booked = self.booked
+        return booked.handle if booked is not None and booked.request is self else None
+
+    def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
+        """Pass on the end."""
+        if not self._has_begun:
+            self._client.whole_response(head, body, now)
+            return
+        self._client.response_piece(body)
+        self._client.response_ended(now)
+
+    def failed(self, error: Exception, now: float) -> None:  # noqa: ARG002
+        """Pass on why."""
+        self._client.response_failed(error, has_begun=self._has_begun)
