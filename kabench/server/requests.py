@@ -55,6 +55,7 @@ class RequestParser:
         "_body_bytes",
         "_bytes_without_body",
         "_fields",
+        "_has_body_grown",
         "_is_over",
         "_limits",
         "_parser",
@@ -70,6 +71,7 @@ class RequestParser:
         self._refusal: RefusedRequestError | None = None
         self._is_over = False
         self._bytes_without_body = 0
+        self._has_body_grown = False
         self.at_boundary = True
         self.in_head = False
         self._start()
@@ -93,7 +95,7 @@ class RequestParser:
         if self._is_over:
             return  # what comes behind a request that ends the connection is nobody's
         self.at_boundary = False
-        body_bytes = self._body_bytes
+        self._has_body_grown = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -104,7 +106,7 @@ class RequestParser:
             raise self._refusal from None
         except httptools.HttpParserError as error:
             raise RefusedRequestError(400, f"that is not HTTP: {error}") from None
-        if self.at_boundary or self._body_bytes > body_bytes:
+        if self.at_boundary or self._has_body_grown:
             self._bytes_without_body = 0
             return
         self._bytes_without_body += len(data)  # of a head, chunk extensions or trailers: none of them goes on for ever
@@ -142,6 +144,7 @@ class RequestParser:
 
     def on_body(self, piece: bytes) -> None:
         """Pass on a piece of the body."""
+        self._has_body_grown = True
         self._body_bytes += len(piece)
         if self._body_bytes > self._limits.max_body_bytes:
             self._refusal = self._too_large_body()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kabench.server import ServerOptions
 from kabench.server.echo import EchoServer
@@ -30,6 +30,12 @@ async def echoing(**options: Any) -> AsyncIterator[EchoServer]:
         await server.stop()
 
 
+class Listens(Protocol):
+    """Whoever listens on 127.0.0.1."""
+
+    port: int
+
+
 class RawSocket:
     """A client that sees what comes, and how it ends."""
 
@@ -38,17 +44,25 @@ class RawSocket:
         self.writer = writer
 
     @classmethod
-    async def to(cls, server: EchoServer) -> RawSocket:
+    async def to(cls, server: Listens) -> RawSocket:
         return cls(*await asyncio.open_connection("127.0.0.1", server.port))
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
     async def answer(self) -> bytes:
-        """A whole response with a Content-Length."""
-        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
-        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-        return head + await asyncio.wait_for(self.reader.readexactly(length), PATIENCE_S)
+        """A whole response that says its length, or comes in chunks, which are put together."""
+        async with asyncio.timeout(PATIENCE_S):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            if b"transfer-encoding: chunked\r\n" not in head.lower():
+                length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+                return head + await self.reader.readexactly(length)
+            body = b""
+            while size := int(await self.reader.readline(), 16):
+                body += await self.reader.readexactly(size)
+                await self.reader.readexactly(2)
+            await self.reader.readexactly(2)
+            return head + body
 
     async def rest(self) -> bytes:
         """Everything until the end, and how it ended."""
@@ -72,7 +86,7 @@ class RawSocket:
         self.writer.close()
 
 
-async def asked_once(server: EchoServer, request: bytes = GET) -> bytes:
+async def asked_once(server: Listens, request: bytes = GET) -> bytes:
     """What comes for one request on a socket of its own, to the socket's end."""
     try:
         client = await RawSocket.to(server)

@@ -146,6 +146,21 @@ def test_large_bodies_are_refused_before_they_come_and_while_they_do(run: Run) -
     run(main())
 
 
+def test_a_request_is_measured_from_its_own_beginning(run: Run) -> None:
+    async def main() -> None:
+        async with echoing(limits=ClientLimits(max_head_bytes=300)) as server:
+            client = await RawSocket.to(server)
+            for body_bytes in (5000, 4000, 3000):
+                head = b"POST /0 HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % body_bytes
+                client.send(head + b"x" * 2000)
+                await asyncio.sleep(0.05)  # so that they are read apart
+                client.send(b"x" * (body_bytes - 2000))
+                assert status_of(await client.answer()) == 200
+            client.close()
+
+    run(main())
+
+
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
 SMUGGLING = {
     "a length and chunks": b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
