@@ -20,10 +20,12 @@ LAYERS = {
     "metrics": {"agent", "server", "histogram", "result"},
     "load": {"agent", "server", "histogram", "result"},
     "comparison": {"agent", "server", "histogram", "result", "metrics", "load"},
-    "report": {"proxy", "agent", "server", "histogram", "result", "metrics", "comparison"},
+    "report": {"proxy", "probe", "agent", "server", "histogram", "result", "metrics", "comparison"},
     "distributed": {"agent", "server", "histogram", "result", "load", "report"},
     "proxy": {"agent", "server", "histogram", "load"},
+    "probe": {"agent"},
     "cli": {
+        "probe",
         "proxy",
         "agent",
         "server",

@@ -12,6 +12,7 @@ from kabench import __version__
 from kabench.cli.compare import compare
 from kabench.cli.diff import diff
 from kabench.cli.errors import CommandError, say
+from kabench.cli.probe import probe
 from kabench.cli.proxy import proxy
 from kabench.cli.report import report
 from kabench.cli.run import run
@@ -32,6 +33,7 @@ app.command()(compare)
 app.command()(diff)
 app.command()(serve)
 app.command()(proxy)
+app.command()(probe)
 app.command()(report)
 app.command()(worker)
 

@@ -85,7 +85,7 @@ def check_paths(paths: Paths, json: Path | None = None) -> None:
     """See that each file can be written, and no two are the same. Raises `CommandError`."""
     taken: dict[Path, str] = {}
     for option, path in [*([] if json is None else [("--json", json)]), *paths.by_option()]:
-        _check_file(option, path)
+        check_file(option, path)
         if path.resolve() in taken:
             raise CommandError(f"{taken[path.resolve()]} and {option}: both would write {path}")
         taken[path.resolve()] = option
@@ -126,7 +126,8 @@ def hgrm_paths(path: Path | None, agents: Sequence[str]) -> list[Path]:
     return [path.with_name(f"{path.stem}-{name}{path.suffix}") for name in numbered]
 
 
-def _check_file(option: str, path: Path) -> None:
+def check_file(option: str, path: Path) -> None:
+    """See that a file can be written. Raises `CommandError`."""
     if str(path) == "-":
         raise CommandError(f"{option} -: only the record can go to standard output; name a file")
     _check_is_file(option, path)

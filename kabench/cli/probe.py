@@ -1,0 +1,120 @@
+"""`kabench probe`: what a server does to idle sockets, and the agent's settings that fit it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kabench.cli import file_options as files  # typer reads the annotations
+from kabench.cli import parse
+from kabench.cli.console import is_live_terminal, progress_console, report_console
+from kabench.cli.errors import CommandError, finish
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kabench.probe import ProbeControl, ProbeProgress
+
+
+def probe(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Whom to ask.")],
+    budget: Annotated[
+        float,
+        typer.Option("--budget", "-b", parser=parse.duration, metavar="DURATION", help="How long it may take."),
+    ] = "90s",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
+    max_requests: Annotated[
+        int, typer.Option("--max-requests", min=10, metavar="N", help="How many requests it may send.")
+    ] = 200,
+    method: Annotated[str, typer.Option("--method", "-X", metavar="GET|HEAD", help="What it sends.")] = "GET",
+    header: Annotated[
+        list[str] | None,
+        typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="A header of each request; may be repeated."),
+    ] = None,
+    cacert: Annotated[
+        str | None,
+        typer.Option("--cacert", metavar="FILE", help="Verify certificates against these authorities (the system's)."),
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", "-k", help="Accept any certificate.")] = False,
+    json: files.Json = None,
+) -> None:
+    """Find out what a server does to idle sockets.
+
+    How long it keeps them, how it ends them, whether its Keep-Alive hint is true, how many requests a socket carries,
+    whether a request sent as it closes is lost, and whether TLS sessions are resumed; then the settings of the agent
+    that fit, and why. It holds up to some twenty sockets open and sends GET or HEAD only.
+    """
+    from kabench.agent import TlsOptions
+    from kabench.agent.aio.request import without_credentials
+    from kabench.cli.outputs import check_file
+    from kabench.probe import ProbeOptions, UnreachableError
+    from kabench.probe import probe as ask
+    from kabench.probe.record import to_json
+    from kabench.report.probe import render_probe
+
+    if json is not None and json != "-":
+        check_file("--json", Path(json))
+    if cacert is not None and insecure:
+        raise CommandError("--cacert and --insecure: give only one of them")
+    try:
+        options = ProbeOptions(
+            url=url,
+            method=method.upper(),
+            headers=parse.headers(header or []),
+            budget_s=budget,
+            max_requests=max_requests,
+            tls=TlsOptions(verify=not insecure, ca_file=cacert) if insecure or cacert is not None else None,
+        )
+        with _stoppable() as control, _shown() as show:
+            found = ask(options, show, control)
+    except UnreachableError as error:
+        raise CommandError(str(error), CommandError.COULD_NOT_MEASURE) from None
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    report_console(stderr=json == "-").print(render_probe(found, without_credentials(url)))
+    unsaved = None if json is None else _write(json, to_json(found))
+    finish((unsaved,), interrupted=found.interrupted, broken=False)
+
+
+def _write(where: str, record: bytes) -> str | None:
+    """Write the record to a file, or to standard output; why it could not be, if so."""
+    from kabench.result import ResultError, write_whole
+
+    if where == "-":
+        typer.echo(record, nl=False)
+        return None
+    try:
+        write_whole(Path(where), record)
+    except ResultError as error:
+        return str(error)
+    return None
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[ProbeControl]:
+    """A control that SIGINT and SIGTERM stop."""
+    from kabench.probe import ProbeControl
+
+    control = ProbeControl()
+    before = {number: signal.signal(number, lambda *_: control.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield control
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[Callable[[ProbeProgress], None]]:
+    """A line on a terminal that says how far it is."""
+    if not is_live_terminal():
+        yield lambda _: None
+        return
+    with progress_console().status("asking") as status:
+        yield lambda progress: status.update(
+            f"{progress.elapsed_s:.0f} s: {progress.idle_sockets} sockets idle, {progress.ended_sockets} ended by the "
+            f"server, {progress.requests} requests"
+        )

@@ -1,0 +1,399 @@
+"""`probe`: finds out what a server does to idle sockets, with several sockets in threads of their own."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from queue import Empty, Queue
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from kabench.agent import TlsOptions
+from kabench.agent.aio.request import prepare
+from kabench.agent.errors import AgentError
+from kabench.probe.findings import CountFinding, Findings, RaceFinding, TlsFinding
+from kabench.probe.idle import End, IdleObservations, ages_in_between, ages_to_ask_at
+from kabench.probe.sockets import NoAnswerError, ProbeSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kabench.probe.options import ProbeOptions
+    from kabench.probe.sockets import Answered, Ending
+
+_SHARE_FOR_COUNTING = 0.75
+"""Of the requests: how many one socket carries takes the most."""
+
+_ENDS_THAT_SUFFICE = 3
+_RACES_BEFORE_S = (0.05, 0.02, 0.01, 0.005, 0.002, -10.0)
+"""When requests are sent before the expected close, besides the round trip that they and its FIN take. The last waits
+for the FIN, and so crosses it for sure."""
+
+_MOST_SOCKETS = 60
+_PATIENCE_S = 5.0
+_LAST_ANSWER_S = 0.3
+"""Of the budget, for the last answers."""
+
+_TELL_EVERY_S = 0.2
+
+
+class UnreachableError(ConnectionError):
+    """Nobody answers at the URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeProgress:
+    """How far a probe is: sockets that are idle now, those that the server has ended, and requests sent."""
+
+    elapsed_s: float
+    idle_sockets: int
+    ended_sockets: int
+    requests: int
+
+
+class ProbeControl:
+    """Stops a probe from a signal handler or another thread."""
+
+    def __init__(self) -> None:
+        self.is_stopped = threading.Event()
+
+    def stop(self) -> None:
+        """`probe` returns what it has found out until now, marked interrupted."""
+        self.is_stopped.set()
+
+
+def probe(
+    options: ProbeOptions,
+    on_progress: Callable[[ProbeProgress], None] = lambda _: None,
+    control: ProbeControl | None = None,
+) -> Findings:
+    """Ask a server, for at most `budget_s`, with at most `max_requests`.
+
+    Raises `UnreachableError` if it does not answer, and `ValueError` for TLS options that cannot be used.
+    """
+    return _Probe(options, on_progress, control or ProbeControl()).run()
+
+
+class _Requests:
+    """How many requests may still be sent, by whichever thread."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self.sent = 0
+
+    def take(self) -> bool:
+        with self._lock:
+            if self.sent >= self._most:
+                return False
+            self.sent += 1
+            return True
+
+    @property
+    def left(self) -> int:
+        return self._most - self.sent
+
+
+@dataclass(frozen=True, slots=True)
+class _Idled:
+    """What became of a socket that was kept idle: `ending` by the server, or asked at `age_s`."""
+
+    age_s: float
+    ending: Ending | None = None
+    no_answer: End | None = None
+    is_of_no_use: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Raced:
+    """What became of a request that was sent as the server closed; None: it was not sent."""
+
+    was_answered: bool | None
+
+
+class _Probe:
+    def __init__(
+        self, options: ProbeOptions, on_progress: Callable[[ProbeProgress], None], control: ProbeControl
+    ) -> None:
+        self._options = options
+        self._on_progress = on_progress
+        self._control = control
+        self._began_at = perf_counter()
+        self._ends_at = self._began_at + options.budget_s
+        self._prepared = prepare(options.method, options.url, options.headers, None, keep_alive=True)
+        is_https = self._prepared.origin.scheme == "https"
+        self._context = (options.tls or TlsOptions()).make_context() if is_https else None
+        self._patience_s = min(_PATIENCE_S, options.budget_s)
+        self._requests = _Requests(options.max_requests)
+        self._heard: Queue[_Idled | _Raced | CountFinding | None] = Queue()
+        self._is_over = threading.Event()
+        self._sockets: set[ProbeSocket] = set()
+        self._threads: list[threading.Thread] = []
+        self._seen = IdleObservations()
+        self._races: list[bool | None] = []
+        self._races_started = 0
+        self._round_trip_s = 0.0
+        self._count: CountFinding | None = None
+        self._rungs_left = 0
+
+    def run(self) -> Findings:
+        first = self._first()
+        self._patience_s = min(self._patience_s, max(1.0, 10 * first.elapsed_s))
+        tls = self._look_at_tls() if self._context is not None else None
+        if first.head.keep_alive:
+            self._start(self._carry_on)
+            self._keep_idle(ages_to_ask_at(self._longest_s, self._affordable_sockets()))
+            self._listen()
+            self._end()
+        return self._findings(first, tls)
+
+    # -- the beginning -------------------------------------------------------------------------------------------------
+
+    def _first(self) -> Answered:
+        try:
+            began_at = perf_counter()
+            socket = self._open()
+            self._round_trip_s = perf_counter() - began_at
+            try:
+                return self._ask(socket)
+            finally:
+                self._close(socket)
+        except AgentError as error:
+            raise UnreachableError(str(error)) from None
+        except NoAnswerError as error:
+            raise UnreachableError(f"{self._prepared.origin.key}: {error}") from None
+
+    def _look_at_tls(self) -> TlsFinding | None:
+        """See whether a session is resumed: the first socket has it after its response."""
+        try:
+            first = self._open()
+            self._ask(first)
+            second = ProbeSocket(self._prepared, self._context, self._patience_s, first.session)
+            finding = TlsFinding(second.tls_version, second.has_resumed)
+            second.close()
+            self._close(first)
+        except (AgentError, NoAnswerError):
+            return None
+        return finding
+
+    @property
+    def _longest_s(self) -> float:
+        return max(0.1, self._ends_at - perf_counter() - min(_LAST_ANSWER_S, self._options.budget_s / 10))
+
+    def _affordable_sockets(self) -> int:
+        """Each takes two requests; of plenty, some are kept for the race."""
+        for_idling = self._requests.left - self._for_counting
+        for_races = 2 * len(_RACES_BEFORE_S)
+        return max(1, min(_MOST_SOCKETS, (for_idling - (for_races if for_idling > 3 * for_races else 0)) // 2))
+
+    @property
+    def _for_counting(self) -> int:
+        return int(self._options.max_requests * _SHARE_FOR_COUNTING)
+
+    # -- sockets -------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> ProbeSocket:
+        socket = ProbeSocket(self._prepared, self._context, self._patience_s)
+        self._sockets.add(socket)
+        return socket
+
+    def _ask(self, socket: ProbeSocket) -> Answered:
+        """One request, if there is one left."""
+        if not self._requests.take():
+            raise NoAnswerError("no request is left", End.SILENCE)
+        return socket.ask()
+
+    def _close(self, socket: ProbeSocket) -> None:
+        self._sockets.discard(socket)
+        socket.close()
+
+    def _start(self, work: Callable[..., None], *arguments: float) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    # -- how many requests a socket carries ----------------------------------------------------------------------------
+
+    def _carry_on(self) -> None:
+        """Send request after request on one socket, until it is closed."""
+        carried = 0
+        finding = None
+        try:
+            socket = self._open()
+        except AgentError:
+            self._heard.put(None)
+            return
+        try:
+            while carried < self._for_counting and not self._is_over.is_set() and perf_counter() < self._ends_at:
+                answered = self._ask(socket)
+                carried += 1
+                if not answered.head.keep_alive:
+                    finding = CountFinding(carried, closed=True, announced=True)
+                    break
+        except (AgentError, NoAnswerError) as error:
+            if carried and not self._is_over.is_set() and getattr(error, "end", End.FIN) is not End.SILENCE:
+                finding = CountFinding(carried, closed=True)
+        self._close(socket)
+        self._heard.put(finding or CountFinding(carried, closed=False))
+
+    # -- idle sockets --------------------------------------------------------------------------------------------------
+
+    def _keep_idle(self, ages: list[float]) -> None:
+        for age_s in ages:
+            self._rungs_left += 1
+            self._start(self._idle, age_s)
+
+    def _idle(self, age_s: float) -> None:
+        """Keep a socket idle; if the server does not end it before, ask whether it is still there."""
+        socket = None
+        outcome = _Idled(age_s, is_of_no_use=True)
+        try:
+            socket = self._open()
+            since = self._ask(socket).at
+            ending = socket.wait_for_end(min(since + age_s, self._ends_at))
+            if self._is_over.is_set() or age_s > self._seen.shortest_dead_s:
+                pass  # nobody needs to know any more
+            elif ending is not None:
+                outcome = _Idled(ending.at - since, ending)
+            elif perf_counter() - since >= age_s * 0.99:
+                outcome = self._ask_after(socket, since)
+        except (AgentError, NoAnswerError):
+            pass
+        finally:
+            if socket is not None:
+                self._close(socket)
+            self._heard.put(outcome)
+
+    def _race(self, age_s: float) -> None:
+        """Keep a socket idle until the server is about to close it, or has just done so, and send a request then."""
+        was_answered = None
+        socket = None
+        try:
+            socket = self._open()
+            since = self._ask(socket).at
+            socket.wait_for_end(since + age_s)
+            was_answered = False
+            self._ask(socket)
+            was_answered = True
+        except (AgentError, NoAnswerError):
+            pass
+        finally:
+            if socket is not None:
+                self._close(socket)
+            self._heard.put(_Raced(was_answered))
+
+    def _ask_after(self, socket: ProbeSocket, since: float) -> _Idled:
+        age_s = perf_counter() - since
+        try:
+            self._ask(socket)
+        except NoAnswerError as error:
+            return _Idled(age_s, no_answer=error.end)
+        return _Idled(age_s)
+
+    # -- what is heard of them -----------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Hear of the sockets until enough is known, or the budget is used up."""
+        is_counted = has_refined = has_raced = False
+        while perf_counter() < self._ends_at and not self._control.is_stopped.is_set():
+            try:
+                heard = self._heard.get(timeout=min(_TELL_EVERY_S, max(0.001, self._ends_at - perf_counter())))
+            except Empty:
+                self._tell()
+                continue
+            if isinstance(heard, _Idled):
+                self._rungs_left -= 1
+                self._note(heard)
+            elif isinstance(heard, _Raced):
+                self._races.append(heard.was_answered)
+            else:
+                is_counted, self._count = True, heard
+            if self._seen.dead and not has_refined:
+                has_refined = True
+                self._look_closer()
+            if not has_raced and self._is_known():
+                has_raced = True
+                self._start_races()
+            if is_counted and has_raced and len(self._races) == self._races_started:
+                break
+
+    def _end(self) -> None:
+        """Let go of what is still idle."""
+        self._is_over.set()
+        for socket in list(self._sockets):
+            socket.wake()
+        for thread in self._threads:
+            thread.join(max(0.0, self._ends_at + _LAST_ANSWER_S - perf_counter()))
+        while not self._heard.empty():
+            heard = self._heard.get()
+            if isinstance(heard, CountFinding):
+                self._count = heard
+
+    def _start_races(self) -> None:
+        """Have requests sent as the server closes, if it does and there is time for it once more.
+
+        A FIN is half a round trip old when it arrives, and a request takes as long to get there, so one that leaves
+        less than a round trip before meets a closed socket.
+        """
+        idle = self._seen.finding()
+        if idle.timeout_s is None or idle.end is End.SILENCE or self._requests.left < 2 * len(_RACES_BEFORE_S):
+            return
+        if perf_counter() + idle.timeout_s + self._patience_s > self._ends_at:
+            return
+        for before_s in _RACES_BEFORE_S:
+            self._races_started += 1
+            self._start(self._race, max(0.0, idle.timeout_s - self._round_trip_s - before_s))
+
+    def _note(self, idled: _Idled) -> None:
+        seen = self._seen
+        if idled.is_of_no_use:
+            return
+        if idled.ending is not None:
+            seen.ended.append((idled.age_s, idled.ending.end))
+        elif idled.no_answer is not None:
+            seen.dead.append((idled.age_s, idled.no_answer is not End.SILENCE))
+        else:
+            seen.alive.append(idled.age_s)
+
+    def _is_known(self) -> bool:
+        """Whether no more idling is needed."""
+        seen = self._seen
+        is_seen = len(seen.ended) >= _ENDS_THAT_SUFFICE or (bool(seen.dead) and seen.finding().is_exact)
+        return is_seen or not self._rungs_left
+
+    def _look_closer(self) -> None:
+        """Keep more sockets idle, for ages between one that was alive and one that was dead, if there is time."""
+        alive_s, dead_s = self._seen.longest_alive_s, self._seen.shortest_dead_s
+        if perf_counter() + dead_s < self._ends_at:
+            self._keep_idle(ages_in_between(alive_s, dead_s, self._requests.left // 2))
+
+    def _tell(self) -> None:
+        self._on_progress(
+            ProbeProgress(
+                perf_counter() - self._began_at, len(self._sockets), len(self._seen.ended), self._requests.sent
+            )
+        )
+
+    def _findings(self, first: Answered, tls: TlsFinding | None) -> Findings:
+        head = first.head
+        keeps_alive = head.keep_alive
+        server = next((value.decode("latin-1") for name, value in head.raw_headers if name.lower() == b"server"), None)
+        races = [was_answered for was_answered in self._races if was_answered is not None]
+        has_seen = self._seen.ended or self._seen.alive or self._seen.dead
+        return Findings(
+            url=self._options.url,
+            method=self._options.method,
+            status=head.status,
+            http_version=head.http_version,
+            server=server,
+            keeps_alive=keeps_alive,
+            response_time_s=first.elapsed_s,
+            hint=head.hint,
+            idle=self._seen.finding() if has_seen else None,
+            count=self._count if keeps_alive else CountFinding(1, closed=True, announced=True),
+            race=RaceFinding(len(races), sum(races)) if races else None,
+            tls=tls,
+            requests=self._requests.sent,
+            elapsed_s=perf_counter() - self._began_at,
+            interrupted=self._control.is_stopped.is_set(),
+        )

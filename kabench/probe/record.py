@@ -1,0 +1,25 @@
+"""What a probe has found out as JSON, `kabench/probe/1`: names as in `Findings`, and the settings under `options`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from kabench.agent.aio.request import without_credentials
+from kabench.probe.findings import Findings, advice_for
+
+SCHEMA = "kabench/probe/1"
+
+
+def to_json(found: Findings) -> bytes:
+    """The document, indented, without the credentials that a URL may carry."""
+    advice = advice_for(found)
+    record = {
+        "schema": SCHEMA,
+        **dataclasses.asdict(found),
+        "url": without_credentials(found.url, "[redacted]@"),
+        "hint_is_true": found.hint_is_true,
+        "options": advice.options,
+        "reasons": advice.reasons,
+    }
+    return json.dumps(record, indent=2).encode() + b"\n"
