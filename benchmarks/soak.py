@@ -1,9 +1,14 @@
-"""Mixed requests against a server that misbehaves and restarts: does everything add up in the end?
+"""Load with every fault at once, and a server that is killed: is anything lost, left over, or unexplained?
 
-Users of both kinds of agent send GETs, POSTs and PUTs, stream, abort, drop responses unread and run into timeouts,
-while the server resets, closes too early, stalls, sends garbage and stray bytes, and is killed and started anew. Every
-request asks for an answer of its own, so that a wrong one is seen. At the end nothing may be left: `created = closed +
-free`, no socket active, nobody waiting, no file open that was not at the beginning.
+Three loads go on at the same time, each against an echo server of its own with all faults at 1 %, whose counts outlive
+it: users of the asyncio agent and of the threaded one, who get, post, put, stream, leave and give up, and `kabench run`
+with keep-alive and retries. The servers are killed (SIGKILL) and started again after 2 s, over and over. Checked:
+
+- each answer is the one to its request, and each request has ended in an answer or an error of a kind;
+- the counts of both sides: every difference is explained by a kind that one of them counted;
+- no request that may be sent again has failed of a stale socket;
+- the agents' books contradict themselves nowhere, looked at all the time;
+- files, threads, tasks and memory stay what they were.
 """
 
 from __future__ import annotations
@@ -12,16 +17,18 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import json
 import os
 import random
 import signal
 import socket
-import struct
-import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -30,219 +37,395 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from kabench.agent import AgentError, AsyncKeepAliveAgent, KeepAliveAgent
+from kabench import LoadPlan, run
+from kabench.agent import AgentError, AgentOptions, AsyncKeepAliveAgent, KeepAliveAgent
+from kabench.faults import parse_fault
+from kabench.load import MeasurementError, Stage
+from kabench.server import EmbeddedServer, ServerCounts, ServerError, ServerOptions, read_counts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
-    from kabench.agent import AgentStatus
+    from kabench.result import AgentRun
+
+FAULTS = (
+    "reset:1%",
+    "close-mid-body:1%",
+    "garbage:1%",
+    "extra-bytes:1%",
+    "no-length:1%",
+    "slow-body:100ms:1%",
+    "stall:50ms:1%",
+    "stall:100ms/10s",
+    "close-idle:200ms:1%",
+    "drop-idle:200ms:1%",
+    "refuse:1%",
+    "refuse:100ms/10s",
+)
+OF_PAUSING_USERS = ("close-idle:200ms:25%", "drop-idle:200ms:25%")
+"""Only users who pause leave sockets idle, so those of theirs are hit more often."""
 
 OPTIONS: dict[str, Any] = {
     "max_sockets": 20,
     "max_free_sockets": 10,
-    "free_socket_timeout": 0.3,
-    "timeout": 0.5,
+    "free_socket_timeout": 0.6,
+    "timeout": 1.0,
     "connect_timeout": 1.0,
-    "socket_active_ttl": 2.0,
-    "queue_timeout": 2.0,
-    "max_requests_per_socket": 200,
+    "socket_active_ttl": 5.0,
+    "queue_timeout": 3.0,
+    "max_requests_per_socket": 500,
 }
-RESTART_EVERY_S = 2.0
-LARGE_BYTES = 300_000
+ENGINE_USERS = 60
+ENGINE_SOCKETS = 50
+ENGINE_STAGES = (Stage(2.4, 60), Stage(0.05, 10), Stage(0.5, 10), Stage(0.05, 60))
+DOWN_S = 2.0
+QUIET_EVERY_S, QUIET_S = 3.0, 0.5
+LOOK_EVERY_S = 0.25
+FIRST_PORT, LAST_PORT = 20_000, 30_000
+"""Below those that the system gives to clients: one that connects to itself would take the place of a server."""
+
+MEMORY_MAY_GROW_MB = 15
+CONNECT_KINDS = ("connect_failed", "connect_timeout")
+GIVEN_UP = ("aborted", "left", "socket_timeout", "queue_timeout", "cut_off")
+MET_A_FAULT = ("bad_response", "incomplete_response", "socket_closed", "stale_socket")
+KNOWN_ENDS = {"answered", *CONNECT_KINDS, *GIVEN_UP, *MET_A_FAULT}
 
 
 class WrongAnswerError(AssertionError):
     """A request got what was not its own."""
 
 
-# -- the server --------------------------------------------------------------------------------------------------------
-
-
-async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, chance: random.Random) -> None:
-    """Answer with the request's own path, most of the time."""
-    while True:
-        head = await reader.readuntil(b"\r\n\r\n")
-        path = head.split(b" ", 2)[1]
-        await read_body(reader, head.lower())
-        size = LARGE_BYTES if path.endswith(b"large") else 0
-        body = path + b"." * size
-        whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-        match chance.choices(range(9), (60, 12, 6, 4, 4, 4, 4, 3, 3))[0]:
-            case 0:
-                writer.write(whole)
-            case 1:
-                writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-                await asyncio.sleep(0.001)
-                writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
-            case 2:  # and no word of it: the keep-alive race
-                writer.write(whole)
-                return
-            case 3:
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body) + 10, body))
-                return
-            case 4:
-                reset(writer)
-                return
-            case 5:
-                await asyncio.sleep(1.0)
-                writer.write(whole)
-            case 6:
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\ngarbage")
-            case 7:
-                writer.write(whole + b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong")
-            case 8:
-                writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
-                return
-        await writer.drain()
-
-
-async def read_body(reader: asyncio.StreamReader, head: bytes) -> None:
-    if b"transfer-encoding: chunked" in head:
-        while (size := int((await reader.readline()).strip() or b"0", 16)) > 0:
-            await reader.readexactly(size + 2)
-        await reader.readline()
-        return
-    _, found, rest = head.partition(b"content-length:")
-    if found:
-        await reader.readexactly(int(rest.split(b"\r\n")[0]))
-
-
-def reset(writer: asyncio.StreamWriter) -> None:
-    raw: socket.socket = writer.get_extra_info("socket")
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
-
-
-async def serve(port: int, seed: int) -> None:
-    chance = random.Random(seed)
-
-    async def serve_socket(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(EOFError, ConnectionError, RuntimeError):  # uvloop writes to no closed transport
-            await serve_one(reader, writer, chance)
-        writer.close()
-
-    server = await asyncio.start_server(serve_socket, "127.0.0.1", port, backlog=512)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+# -- the servers -------------------------------------------------------------------------------------------------------
 
 
 class Server:
-    """The server as a process that can be started anew on its port."""
+    """An echo server that can be killed and started again, on its port, counting on."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, folder: str, name: str, faults: tuple[str, ...], delay_s: float, seed: int) -> None:
+        self.counts_file = f"{folder}/{name}"
+        self.kills = 0
+        self._options: dict[str, Any] = {
+            "faults": tuple(map(parse_fault, faults)),
+            "delay_s": delay_s,
+            "counts_file": self.counts_file,
+            "port": free_port(),
+        }
         self._seed = seed
-        self.restarts = -1
-        self.port = 0
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, __file__, "--serve", str(self.port), "--seed", str(self._seed + self.restarts)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline() or 0)
-        self.restarts += 1
+        self._server = EmbeddedServer(ServerOptions(**self._options, seed=self._seed + self.kills))
+        self.origin = self._server.url.rstrip("/")
+
+    def kill(self) -> None:
+        self._server.process.send_signal(signal.SIGKILL)
+        self._server.process.wait()
+        self._server.stop()
+        self.kills += 1
 
     def stop(self) -> None:
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._server.stop()
+
+    def counts(self) -> ServerCounts:
+        return read_counts(self.counts_file)
 
 
-def restart_for_ever(server: Server, over: threading.Event) -> None:
-    while not over.wait(RESTART_EVERY_S):
-        server.stop()
-        server.start()
+def free_port() -> int:
+    for port in random.sample(range(FIRST_PORT, LAST_PORT), 100):
+        with contextlib.suppress(OSError), socket.socket() as taken:
+            taken.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no port from {FIRST_PORT} to {LAST_PORT} is free")
+
+
+def kill_now_and_then(servers: list[Server], every_s: float, over: threading.Event) -> None:
+    while not over.wait(every_s):
+        for server in servers:
+            server.kill()
+        over.wait(DOWN_S)
+        for server in servers:
+            server.start()
 
 
 # -- the users ---------------------------------------------------------------------------------------------------------
 
 
-def check(path: str, body: bytes) -> None:
-    if not body.startswith(path.encode()):
-        raise WrongAnswerError(f"{path} got {body[:60]!r}")
+def quiet_for_s() -> float:
+    """All users pause at the same times, so that sockets are idle then."""
+    into_period_s = monotonic() % QUIET_EVERY_S
+    return QUIET_S - into_period_s if into_period_s < QUIET_S else 0.0
 
 
-async def asyncio_user(
-    agent: AsyncKeepAliveAgent, origin: str, number: int, over: threading.Event, seen: Counter[str]
-) -> None:
+@dataclass
+class Seen:
+    """What users have seen: how many requests they began, and how those ended."""
+
+    begun: int = 0
+    ended: Counter[str] = field(default_factory=Counter)
+    stale_gets: int = 0
+
+    def fail(self, kind: str, *, is_get: bool) -> None:
+        self.ended[kind] += 1
+        self.stale_gets += is_get and kind == "stale_socket"
+
+
+def check(name: str, body: bytes) -> None:
+    """The server echoes headers and body: the name must be in one of them."""
+    echo = json.loads(body)
+    if echo["headers"].get("x-name") != name or (echo["data"] and not echo["data"].startswith(name)):
+        raise WrongAnswerError(f"{name} got {body[:80]!r}")
+
+
+async def asyncio_user(agent: AsyncKeepAliveAgent, server: Server, number: int, over: Any, seen: Seen) -> None:
     chance = random.Random(number)
-    count = 0
 
-    async def upload() -> AsyncIterator[bytes]:
-        for _ in range(5):
+    async def upload(name: str) -> AsyncIterator[bytes]:
+        yield name.encode()
+        for _ in range(3):
             await asyncio.sleep(0)
             yield b"x" * 10_000
 
+    async def ask(name: str, choice: int) -> str:
+        headers = {"X-Name": name}
+        match choice:
+            case 0 | 1:
+                check(name, (await agent.request("GET", server.origin, headers=headers)).data)
+            case 2:
+                body = name.encode() + b"y" * chance.randrange(50_000)
+                check(name, (await agent.request("POST", server.origin, headers=headers, body=body)).data)
+            case 3:
+                check(name, (await agent.request("PUT", server.origin, headers=headers, body=upload(name))).data)
+            case 4:
+                async with agent.stream("GET", server.origin + "/?size=300000", headers=headers) as response:
+                    if chance.random() < 0.2:
+                        return "left"
+                    async for _ in response.aiter_bytes():
+                        pass
+        return "answered"
+
     while not over.is_set():
-        count += 1
-        path = f"/a{number}-{count}-" + chance.choice(("small", "small", "large"))
-        url = origin + path
+        seen.begun += 1
+        choice = chance.randrange(5)
         try:
-            async with asyncio.timeout(chance.choice((None, None, None, 0.001, 0.02))):
-                match chance.randrange(5):
-                    case 0 | 1:
-                        check(path, (await agent.request("GET", url)).data)
-                    case 2:
-                        check(path, (await agent.request("POST", url, body=b"y" * chance.randrange(100_000))).data)
-                    case 3:
-                        check(path, (await agent.request("PUT", url, body=upload())).data)
-                    case 4:
-                        async with agent.stream("GET", url) as response:
-                            async for piece in response.aiter_bytes():
-                                check(path, piece)
-                                break
-            seen["answered"] += 1
+            async with asyncio.timeout(chance.choice((None,) * 8 + (0.001, 0.02))):
+                seen.ended[await ask(f"a{number}-{seen.begun}-", choice)] += 1
         except TimeoutError as error:
-            seen[error.kind if isinstance(error, AgentError) else "aborted"] += 1
+            seen.fail(error.kind if isinstance(error, AgentError) else "aborted", is_get=choice < 2)
         except AgentError as error:
-            seen[error.kind] += 1
-        await asyncio.sleep(chance.choice((0, 0, 0, 0.05, 0.4)))
+            seen.fail(error.kind, is_get=choice < 2)
+        await asyncio.sleep(chance.choice((0, 0, 0.05)) + quiet_for_s())
 
 
-async def asyncio_soak(origin: str, over: threading.Event, seen: Counter[str], users: int) -> AgentStatus:
+async def asyncio_load(server: Server, users: int, over: threading.Event, seen: Seen, problems: list[str]) -> Any:
     async with AsyncKeepAliveAgent(**OPTIONS) as agent:
-        await asyncio.gather(*(asyncio_user(agent, origin, number, over, seen) for number in range(users)))
+        tasks = [asyncio.create_task(asyncio_user(agent, server, number, over, seen)) for number in range(users)]
+        while not over.is_set() and not any(task.done() for task in tasks):
+            problems += agent.book.contradictions()
+            await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.gather(*tasks)
         await asyncio.sleep(0.1)
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        if others:
-            raise AssertionError(f"tasks left over: {others}")
+        problems += [f"a task is left over: {task}" for task in asyncio.all_tasks() - {asyncio.current_task()}]
         return agent.get_current_status()
 
 
-def thread_user(agent: KeepAliveAgent, origin: str, number: int, over: threading.Event, seen: Counter[str]) -> None:
+def thread_user(agent: KeepAliveAgent, server: Server, number: int, over: threading.Event, seen: Seen) -> None:
     chance = random.Random(number)
-    count = 0
     while not over.is_set():
-        count += 1
-        path = f"/t{number}-{count}-" + chance.choice(("small", "small", "large"))
-        url = origin + path
-        retries = chance.choice((False, urllib3.Retry(1)))
+        seen.begun += 1
+        name = f"t{number}-{seen.begun}-"
+        headers = {"X-Name": name}
+        choice = chance.randrange(5)
+        leaves = False
         try:
-            match chance.randrange(5):
+            match choice:
                 case 0 | 1:
-                    check(path, agent.request("GET", url, retries=retries).data)
+                    check(name, agent.request("GET", server.origin, headers=headers, retries=False).data)
                 case 2:
-                    check(path, agent.request("POST", url, body=b"y" * chance.randrange(100_000), retries=False).data)
+                    body = name.encode() + b"y" * chance.randrange(50_000)
+                    check(name, agent.request("POST", server.origin, headers=headers, body=body, retries=False).data)
                 case 3:
-                    check(path, agent.request("PUT", url, body=iter([b"x" * 10_000] * 5), retries=False).data)
+                    pieces = iter([name.encode(), *[b"x" * 10_000] * 3])
+                    check(name, agent.request("PUT", server.origin, headers=headers, body=pieces, retries=False).data)
                 case 4:
-                    response = agent.request("GET", url, preload_content=False, retries=retries)
-                    check(path, response.read(20))
+                    large = server.origin + "/?size=300000"
+                    response = agent.request("GET", large, headers=headers, preload_content=False, retries=False)
+                    leaves = chance.random() < 0.2
+                    response.read(20 if leaves else None)
                     del response  # unread: the socket goes with it
-            seen["answered"] += 1
+            seen.ended["left" if leaves else "answered"] += 1
         except urllib3.exceptions.HTTPError as error:
-            seen[kind_of(error)] += 1
-        sleep(chance.choice((0, 0, 0, 0.05, 0.4)))
+            seen.fail(kind_of(error), is_get=choice < 2)
+        sleep(chance.choice((0, 0, 0.05)) + quiet_for_s())
 
 
 def kind_of(error: BaseException | None) -> str:
     while error is not None and not isinstance(error, AgentError):
         error = error.__cause__ or getattr(error, "reason", None) or error.__context__
-    return "other" if error is None else error.kind
+    return "of no kind" if error is None else error.kind
 
 
-# -- the verdict -------------------------------------------------------------------------------------------------------
+def thread_load(server: Server, users: int, over: threading.Event, seen: Seen, problems: list[str]) -> Any:
+    seens = [Seen() for _ in range(users)]
+    with KeepAliveAgent(**OPTIONS) as agent:
+        threads = [
+            threading.Thread(target=guarded, args=(problems, over, thread_user, agent, server, number, over, each))
+            for number, each in enumerate(seens)
+        ]
+        for thread in threads:
+            thread.start()
+        while not over.wait(LOOK_EVERY_S):
+            problems += agent.keeper.contradictions()
+        for thread in threads:
+            thread.join(30)
+        problems += [f"{thread.name} is stuck" for thread in threads if thread.is_alive()]
+        gc.collect()
+        status = agent.get_current_status()
+    for each in seens:
+        seen.begun += each.begun
+        seen.ended += each.ended
+        seen.stale_gets += each.stale_gets
+    return status
+
+
+def engine_load(server: Server, seconds: float, problems: list[str]) -> AgentRun:
+    plan = LoadPlan(
+        url=server.origin,
+        method="GET",
+        data=b"",
+        concurrency=ENGINE_USERS,
+        stages=tuple(stage for _ in range(max(1, round(seconds / QUIET_EVERY_S))) for stage in ENGINE_STAGES),
+        agent_options=AgentOptions(max_sockets=ENGINE_SOCKETS, free_socket_timeout=30, timeout=5),
+    )
+    try:
+        (result,) = run(plan, ["keepalive"]).runs
+    except MeasurementError as error:
+        problems.append(f"kabench run: {error}")
+        (result,) = error.result.runs
+    problems += [
+        f"kabench run: {point.free} free and {point.active} active sockets at {point.t_s} s"
+        for point in result.series
+        if point.free + point.active > ENGINE_SOCKETS
+    ]
+    return result
+
+
+def guarded(problems: list[str], over: threading.Event, work: Callable[..., Any], *arguments: Any) -> None:
+    """A thread's failure must not go unseen."""
+    try:
+        work(*arguments)
+    except BaseException as error:
+        problems.append(f"{type(error).__name__}: {error}")
+        over.set()
+
+
+# -- the two sides -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Sides:
+    """One load: what the client saw, what its agent counted, and what the server did."""
+
+    name: str
+    begun: int
+    ended: Counter[str]
+    stale_gets: int
+    created: int
+    retries: int
+    sockets: int
+    server: ServerCounts
+    kills: int
+
+    @property
+    def windows(self) -> int:
+        """How often nobody was let in: whoever was just being accepted then was reset."""
+        return self.kills + self.server.faults.get("refuse", 0)
+
+    def rows(self) -> list[tuple[str, int, int, int]]:
+        """Each figure of the client, that of the server it stands against, and by how much they may differ.
+
+        A request that was given up, and one under way when the server was killed, may be counted by one side only.
+        """
+        faults = Counter(self.server.faults)
+        given_up = sum(self.ended[kind] for kind in GIVEN_UP)
+        at_kills = self.kills * self.sockets
+        loose = given_up + at_kills
+        met_a_close = self.retries + sum(self.ended[kind] for kind in ("stale_socket", "socket_closed"))
+        closes = sum(faults[kind] for kind in ("reset", "close-idle", "drop-idle", "refuse"))
+        return [
+            ("begun = ended", self.begun, self.ended.total(), 0),
+            ("answered = responses", self.ended["answered"], self.server.responses, loose),
+            ("bad_response = garbage", self.ended["bad_response"], faults["garbage"], given_up),
+            (
+                "incomplete_response = close-mid-body",
+                self.ended["incomplete_response"],
+                faults["close-mid-body"],
+                loose,
+            ),
+            (
+                "sent again, stale_socket, socket_closed = reset, close-idle, drop-idle, refuse",
+                met_a_close,
+                closes,
+                loose + faults["close-idle"] + faults["refuse"],  # those that nobody sent anything on
+            ),
+            (
+                "requests = responses and what was instead of one",
+                self.server.requests,
+                self.server.responses
+                + faults["reset"]
+                + faults["garbage"]
+                + faults["close-mid-body"]
+                + self.server.unanswered,
+                at_kills,
+            ),
+            ("created = sockets", self.created, self.server.sockets, (self.windows + 1) * self.sockets),
+        ]
+
+    def problems(self) -> list[str]:
+        found = [
+            f"{self.name}: {what}: {left} and {right} are more than {apart} apart"
+            for what, left, right, apart in self.rows()
+            if abs(left - right) > apart
+        ]
+        found += [f"{self.name}: {count} x {kind}" for kind, count in self.ended.items() if kind not in KNOWN_ENDS]
+        if self.stale_gets:
+            found.append(f"{self.name}: {self.stale_gets} GETs failed of a stale socket")
+        if self.server.bad_requests:
+            found.append(f"{self.name}: the server refused {self.server.bad_requests} requests")
+        if self.ended["answered"] < 100:
+            found.append(f"{self.name}: only {self.ended['answered']} answers")
+        return found
+
+
+def sides_of_users(name: str, seen: Seen, status: Any, server: Server) -> Sides:
+    return Sides(
+        name,
+        seen.begun,
+        seen.ended,
+        seen.stale_gets,
+        status.create_socket_count,
+        status.retry_count,
+        OPTIONS["max_sockets"],
+        server.counts(),
+        server.kills,
+    )
+
+
+def sides_of_engine(result: AgentRun, server: Server) -> Sides:
+    ended = Counter({"answered": result.transactions, **result.errors})
+    return Sides(
+        "kabench run",
+        result.transactions + result.socket_errors,
+        ended,
+        result.errors.get("stale_socket", 0),
+        result.sockets.created,
+        result.retries,
+        ENGINE_SOCKETS,
+        server.counts(),
+        server.kills,
+    )
+
+
+# -- what is left over -------------------------------------------------------------------------------------------------
 
 
 def open_files() -> set[str]:
@@ -254,119 +437,155 @@ def open_files() -> set[str]:
     return found
 
 
-def left_over(status: AgentStatus) -> list[str]:
-    """What does not add up."""
-    free = sum(status.free_sockets.values())
-    problems = []
-    if status.create_socket_count != status.close_socket_count + free:
-        problems.append(f"created {status.create_socket_count}, closed {status.close_socket_count}, free {free}")
-    if status.sockets or status.requests:
-        problems.append(f"active {status.sockets}, pending {status.requests}")
-    return problems
+def rss_mb() -> float:
+    if sys.platform != "linux":
+        return 0.0
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def soak(seconds: float, users: int, seed: int) -> tuple[Table, list[str]]:
-    server = Server(seed)
-    origin = f"http://127.0.0.1:{server.port}"
-    over = threading.Event()
-    by_asyncio: Counter[str] = Counter()
-    by_threads: Counter[str] = Counter()
-    failures: list[BaseException] = []
+@dataclass
+class Samples:
+    """Memory, files and threads of this process, over time."""
+
+    memory_mb: list[float] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
+
+    def take(self) -> None:
+        self.memory_mb.append(rss_mb())
+        self.files.append(len(open_files()))
+        self.threads.append(threading.active_count())
+
+    def problems(self) -> list[str]:
+        quarter = max(1, len(self.memory_mb) // 4)
+        found = []
+        grown_mb = median(self.memory_mb[-quarter:]) - median(self.memory_mb[quarter : 2 * quarter])
+        if grown_mb > MEMORY_MAY_GROW_MB:
+            found.append(f"memory has grown by {grown_mb:.1f} MB")
+        for what, counts in (("files", self.files), ("threads", self.threads)):
+            if median(counts[-quarter:]) > median(counts[quarter : 2 * quarter]) + 2 * OPTIONS["max_sockets"]:
+                found.append(f"open {what} have grown: {counts}")
+        return found
+
+    def __str__(self) -> str:
+        quarter = max(1, len(self.memory_mb) // 4)
+        return "; ".join(
+            f"{what} {median(values[quarter : 2 * quarter]):.0f}, at the end {median(values[-quarter:]):.0f}"
+            for what, values in (("MB", self.memory_mb), ("files", self.files), ("threads", self.threads))
+        )
+
+
+@contextlib.contextmanager
+def leaves_nothing_over(problems: list[str]) -> Iterator[None]:
     uvloop.new_event_loop().close()  # the first one leaves a pipe open, for all the others
     gc.collect()
     files_before, threads_before = open_files(), threading.active_count()
-    agent = KeepAliveAgent(**OPTIONS)
-
-    def guarded(work: Any, *arguments: Any) -> None:  # a thread's failure must not go unseen
-        try:
-            work(*arguments)
-        except BaseException as error:
-            failures.append(error)
-            over.set()
-
-    threads = [
-        threading.Thread(target=guarded, args=(thread_user, agent, origin, number, over, by_threads))
-        for number in range(users)
-    ]
-    restarts = threading.Thread(target=guarded, args=(restart_for_ever, server, over))
-    timer = threading.Timer(seconds, over.set)
-    for thread in (*threads, restarts, timer):
-        thread.start()
-    statuses: dict[str, AgentStatus] = {}
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            statuses["asyncio"] = runner.run(asyncio_soak(origin, over, by_asyncio, users))
-        except BaseException as error:
-            failures.append(error)
-            over.set()
-    stuck_by = monotonic() + 20
-    for thread in threads:
-        thread.join(max(0.0, stuck_by - monotonic()))
-    timer.cancel()
-    restarts.join()
-    server.stop()
-    problems = [f"{type(error).__name__}: {error}" for error in failures]
-    problems += [f"{thread.name} is stuck" for thread in threads if thread.is_alive()]
+    yield
     gc.collect()
-    statuses["threads"] = agent.get_current_status()
-    agent.close()
-    for name, status in statuses.items():
-        problems += [f"{name}: {problem}" for problem in left_over(status)]
-    problems += [f"after close: {problem}" for problem in left_over(agent.get_current_status())]
     deadline = monotonic() + 5
     while (open_files() - files_before or threading.active_count() > threads_before) and monotonic() < deadline:
         sleep(0.05)
-    if open_files() - files_before:
-        problems.append(f"files left open: {sorted(open_files() - files_before)}")
+    problems += [f"left open: {file}" for file in sorted(open_files() - files_before)]
     if threading.active_count() > threads_before:
         problems.append(f"threads left over: {[thread.name for thread in threading.enumerate()]}")
-    return report(statuses, {"asyncio": by_asyncio, "threads": by_threads}, server.restarts, seconds), problems
 
 
-def report(statuses: dict[str, AgentStatus], seen: dict[str, Counter[str]], restarts: int, seconds: float) -> Table:
-    table = Table(
-        title=f"{seconds:g} s, {restarts} restarts",
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-        pad_edge=False,
+# -- all of it ---------------------------------------------------------------------------------------------------------
+
+
+def soak(given: argparse.Namespace) -> tuple[list[Sides], str, list[str]]:
+    problems: list[str] = []
+    samples = Samples()
+    over = threading.Event()
+    results: dict[str, Any] = {}
+    seen = {"asyncio": Seen(), "threads": Seen()}
+    pausing = tuple(fault for fault in FAULTS if "idle" not in fault) + OF_PAUSING_USERS
+    with tempfile.TemporaryDirectory() as folder, leaves_nothing_over(problems):
+        delay_s = given.delay_ms / 1000
+        servers = {
+            name: Server(folder, name, faults, delay_s, given.seed)
+            for name, faults in (("asyncio", pausing), ("threads", pausing), ("engine", FAULTS))
+        }
+
+        def do(name: str, work: Callable[..., Any], *arguments: Any) -> threading.Thread:
+            def keep() -> None:
+                results[name] = work(*arguments)
+
+            thread = threading.Thread(target=guarded, args=(problems, over, keep), name=name)
+            thread.start()
+            return thread
+
+        loads = [
+            do(
+                "asyncio",
+                lambda: uvloop.run(asyncio_load(servers["asyncio"], given.users, over, seen["asyncio"], problems)),
+            ),
+            do("threads", thread_load, servers["threads"], given.users, over, seen["threads"], problems),
+            do("engine", engine_load, servers["engine"], given.seconds, problems),
+        ]
+        killer = do("killer", kill_now_and_then, list(servers.values()), given.kill_every, over)
+        ends_at = monotonic() + given.seconds
+        while monotonic() < ends_at and not over.is_set():
+            samples.take()
+            over.wait(1.0)
+        over.set()
+        for thread in (killer, *loads):
+            thread.join(60)
+        for server in servers.values():
+            with contextlib.suppress(ServerError):
+                server.stop()
+        sides = [
+            sides_of_users(name, seen[name], results[name], servers[name])
+            for name in ("asyncio", "threads")
+            if name in results
+        ]
+        if "engine" in results:
+            sides.append(sides_of_engine(results["engine"], servers["engine"]))
+    problems += [problem for each in sides for problem in each.problems()]
+    problems += samples.problems()
+    memory = f"this process: {samples}; the engine's worker: {results['engine'].client.max_rss_mb:.0f} MB at most"
+    return sides, memory if "engine" in results else str(samples), problems
+
+
+def report(sides: list[Sides], seconds: float) -> list[Table]:
+    outcomes = Table(title=f"{seconds:g} s, {sides[0].kills} kills of each server", title_justify="left")
+    counts = Table(title="both sides: client, server, and how far apart they may be", title_justify="left")
+    for table in (outcomes, counts):
+        table.add_column("", overflow="fold")
+        for each in sides:
+            table.add_column(each.name, justify="right")
+    for kind in sorted({kind for each in sides for kind in each.ended}):
+        outcomes.add_row(kind, *(str(each.ended[kind]) for each in sides))
+    outcomes.add_row("sent again", *(str(each.retries) for each in sides))
+    outcomes.add_row(
+        "availability",
+        *(f"{100 * each.ended['answered'] / max(1, each.begun - each.ended['left']):.2f} %" for each in sides),
+        end_section=True,
     )
-    table.add_column("")
-    for name in seen:
-        table.add_column(name, justify="right")
-    for kind in sorted({kind for counts in seen.values() for kind in counts}):
-        table.add_row(kind, *(str(counts[kind]) for counts in seen.values()))
-    for field in (
-        "create_socket_count",
-        "close_socket_count",
-        "timeout_socket_count",
-        "error_socket_count",
-        "retry_count",
-    ):
-        table.add_row(field, *(str(getattr(statuses[name], field)) if name in statuses else "-" for name in seen))
-    table.add_row(
-        "free", *(str(sum(statuses[name].free_sockets.values())) if name in statuses else "-" for name in seen)
-    )
-    return table
+    for kind in sorted({kind for each in sides for kind in each.server.faults}):
+        outcomes.add_row(f"fault: {kind}", *(str(each.server.faults.get(kind, 0)) for each in sides))
+    for index, (what, *_) in enumerate(sides[0].rows()):
+        rows = [each.rows()[index] for each in sides]
+        counts.add_row(what, *(f"{left}, {right} (±{apart})" for _, left, right, apart in rows))
+    return [outcomes, counts]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--users", type=int, default=30, help="of each kind of agent")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--serve", type=int, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--delay-ms", type=float, default=5.0, help="of the servers")
+    parser.add_argument("--kill-every", type=float, default=20.0, metavar="S")
     given = parser.parse_args()
-    if given.serve is not None:
-        uvloop.run(serve(given.serve, given.seed))
-        return 0
-    table, problems = soak(given.seconds, given.users, given.seed)
-    console = Console(width=100)
-    console.print(table)
-    console.print("\nnothing lost, nothing left over" if not problems else "\n".join(problems), highlight=False)
+    sides, memory, problems = soak(given)
+    console = Console(width=118, highlight=False)
+    for table in report(sides, given.seconds):
+        console.print(table)
+    console.print(memory)
+    console.print("nothing lost, nothing left over, nothing unexplained" if not problems else "\n".join(problems[:50]))
     return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     sys.exit(main())

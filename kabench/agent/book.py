@@ -474,6 +474,29 @@ class SocketBook(Generic[HandleT, RequestT]):
             requests={origin: len(pool.pending) for origin, pool in pools if pool.pending},
         )
 
+    def contradictions(self) -> list[str]:
+        """What does not add up: nothing, unless the book or its driver is wrong. It looks at every socket."""
+        found = []
+        free = [socket for pool in self._pools.values() for socket in pool.free]
+        open_now = [socket for socket in self._sockets if socket.state is not SocketState.CONNECTING]
+        if self.create_socket_count != self.close_socket_count + len(open_now):
+            found.append(f"{self.create_socket_count} created, {self.close_socket_count} closed, {len(open_now)} open")
+        if self._total_places != len(self._sockets) or self._total_places > self._max_total:
+            found.append(f"{self._total_places} places for {len(self._sockets)} sockets")
+        if len(set(free)) != len(free) or not self._sockets.issuperset(free):
+            found.append("a socket is free twice, or free and unknown")
+        for pool in self._pools.values():
+            sockets = [socket for socket in self._sockets if socket.pool is pool]
+            if pool.places != len(sockets) or pool.places > self._max_sockets or len(pool.free) > self._max_free:
+                found.append(f"{pool.origin}: {pool.places} places, {len(sockets)} sockets, {len(pool.free)} free")
+            if pool.pending and pool.places < self._max_sockets and self._total_places < self._max_total:
+                found.append(f"{pool.origin}: {len(pool.pending)} requests wait for nothing")
+        for socket in self._sockets:
+            is_free = socket.state is SocketState.FREE
+            if is_free != (socket in free) or is_free != (socket.request is None) or socket.state is SocketState.CLOSED:
+                found.append(f"{socket.origin}: a socket is {socket.state.name} and carries {socket.request}")
+        return found
+
     def status_changed(self) -> bool:
         """Whether any counter moved since this was last asked."""
         counters = self._counters()

@@ -252,6 +252,10 @@ class BookMachine(RuleBasedStateMachine):
         assert all(socket.state is SocketState.ACTIVE for socket in self.active)
 
     @invariant()
+    def the_book_contradicts_itself_nowhere(self) -> None:
+        assert not self.book.contradictions()
+
+    @invariant()
     def limits_hold(self) -> None:
         sockets = self.active + self.connecting + self.free
         assert len(sockets) <= (self.options.max_total_sockets or inf)

@@ -235,6 +235,11 @@ class SocketKeeper:
         self._after(to_close)
         return status
 
+    def contradictions(self) -> list[str]:
+        """What does not add up in the book: nothing, unless something is wrong."""
+        with self._lock:
+            return self.book.contradictions()
+
     def status_changed(self) -> bool:
         """Whether any counter moved since this was last asked."""
         with self._lock:
