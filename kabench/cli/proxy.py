@@ -89,13 +89,14 @@ def proxy(
     from kabench.agent import AgentOptions, TlsOptions
     from kabench.proxy import ProxyOptions
     from kabench.proxy.foreground import ProxyError, proxy_until_signal
+    from kabench.server import ClientLimits
 
     if cacert is not None and insecure:
         raise CommandError("--cacert and --insecure: give only one of them")
     limits = limit_options.limits_from(
         max_connections=max_connections,
         max_head=max_head,
-        max_body=ProxyOptions.UNLIMITED_BYTES if max_body is None else max_body,
+        max_body=ClientLimits.UNLIMITED if max_body is None else max_body,
         head_timeout=head_timeout,
         request_timeout=request_timeout,
     )

@@ -7,9 +7,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from kabench.agent import AgentClosedError, AgentError, ConnectError
-from kabench.agent.aio import Exchange
 from kabench.load.dispatcher import Dispatcher, DueTimes
 from kabench.load.driver import CUT_OFF, Load
+from kabench.load.load_exchange import LoadExchange
 from kabench.load.sockets import counts_of
 from kabench.server.alarm import make_alarm
 
@@ -115,13 +115,13 @@ class Arrivals(Load):
         return self._refusal is not None and perf_counter() - self._zero >= GIVES_UP_AFTER_S - self.plan.warmup_s
 
 
-class _Arrival(Exchange):
+class _Arrival(LoadExchange):
     """One request under way; when it is through, another may use the object."""
 
     __slots__ = ("_arrivals", "due_at", "recorder")
 
     def __init__(self, arrivals: AgentArrivals, prepared: PreparedRequest, timeout: float) -> None:
-        super().__init__(prepared, timeout)
+        super().__init__(prepared, timeout, keeps_body=arrivals.plan.expect_body is not None)
         self._arrivals = arrivals
         self.recorder = arrivals.recorder
         self.due_at = 0.0
@@ -134,6 +134,7 @@ class _Arrival(Exchange):
     def failed(self, error: Exception, now: float) -> None:
         """Count it as an error."""
         self.opening_at = self.first_sent_at = 0.0
+        self.passed_bytes = 0
         self._arrivals.failed(self, error, now)
 
 

@@ -15,7 +15,7 @@ from kabench.load.plan import PlanError
 from kabench.load.tally import Tally, sockets_of_the_lost, sum_of
 from kabench.load.team import Crew, Team, ending
 from kabench.result import AgentRun, RunResult, SeriesPoint, new_id, now_as_text
-from kabench.server import EmbeddedServer, ServerOptions
+from kabench.server import ClientLimits, EmbeddedServer, ServerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,7 +150,12 @@ def _own_server(plan: LoadPlan) -> EmbeddedServer | None:
     """kabench's own server, where the plan names no other."""
     if plan.url is not None or plan.targets:
         return None
-    return EmbeddedServer(ServerOptions(delay_s=plan.delay_s, tls=plan.tls))
+    limits = ClientLimits(  # only the plan's own requests come to it
+        max_connections=ClientLimits.UNLIMITED,
+        max_head_bytes=ClientLimits.UNLIMITED,
+        max_body_bytes=ClientLimits.UNLIMITED,
+    )
+    return EmbeddedServer(ServerOptions(delay_s=plan.delay_s, tls=plan.tls, limits=limits))
 
 
 def _try_out_others(plan: LoadPlan, agents: Sequence[str], server: EmbeddedServer | None) -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from kabench.load.messages import UNEXPECTED, UNEXPECTED_BODY, UNEXPECTED_STATUS, Counts, Totals
 
 if TYPE_CHECKING:
-    from kabench.agent.aio import Exchange, ResponseHead
+    from kabench.agent.aio import ResponseHead
+    from kabench.load.load_exchange import LoadExchange
     from kabench.load.plan import LoadPlan
 
 FIRST_FAILED_STATUS = 400
@@ -72,10 +73,12 @@ class Recorder:
         """Exchanges so far that died with their socket."""
         return sum(times for kind, times in self.errors.items() if kind not in UNEXPECTED)
 
-    def record(self, exchange: Exchange, head: ResponseHead, body: bytes, now: float) -> None:
+    def record(self, exchange: LoadExchange, head: ResponseHead, body: bytes, now: float) -> None:
         """Count a finished exchange of a user."""
         self.status_codes[head.status] += 1
         self.body_bytes += len(body)
+        if exchange.passed_bytes:
+            self._count_in(exchange)
         started_at = exchange.started_at
         sent_at = exchange.sent_at
         if exchange.opening_at:
@@ -93,10 +96,12 @@ class Recorder:
         self._total[int((now - started_at) * 1e6)] += 1
         self._record_service(exchange, sent_at, now)
 
-    def record_due(self, exchange: Exchange, head: ResponseHead, body: bytes, due_at: float, now: float) -> None:
+    def record_due(self, exchange: LoadExchange, head: ResponseHead, body: bytes, due_at: float, now: float) -> None:
         """Count a finished exchange that was due at a time: that is when its response time begins."""
         self.status_codes[head.status] += 1
         self.body_bytes += len(body)
+        if exchange.passed_bytes:
+            self._count_in(exchange)
         sent_at = exchange.sent_at
         if exchange.opening_at:
             sent_at = self._record_opening(exchange)
@@ -119,7 +124,11 @@ class Recorder:
         self.body_bytes += body_bytes
         self._total[int(response_s * 1e6)] += 1
 
-    def _record_service(self, exchange: Exchange, sent_at: float, now: float) -> None:
+    def _count_in(self, exchange: LoadExchange) -> None:
+        self.body_bytes += exchange.passed_bytes
+        exchange.passed_bytes = 0
+
+    def _record_service(self, exchange: LoadExchange, sent_at: float, now: float) -> None:
         service_us = int((now - sent_at) * 1e6)
         if exchange.first_byte_at == now:
             self._one_piece[service_us] += 1
@@ -127,7 +136,7 @@ class Recorder:
             self._service[service_us] += 1
             self._first_byte[int((exchange.first_byte_at - sent_at) * 1e6)] += 1
 
-    def _record_opening(self, exchange: Exchange) -> float:
+    def _record_opening(self, exchange: LoadExchange) -> float:
         """Count the queue and connect phases of a request that a socket was opened for; when it was sent (first)."""
         opening_at, sent_at = exchange.opening_at, exchange.sent_at
         if exchange.first_sent_at:  # sent again on a fresh socket: for the user, it has been on its way since the first
@@ -178,12 +187,12 @@ class ExpectingRecorder(Recorder):
         self._statuses = frozenset(statuses)
         self._body = body or b""
 
-    def record(self, exchange: Exchange, head: ResponseHead, body: bytes, now: float) -> None:
+    def record(self, exchange: LoadExchange, head: ResponseHead, body: bytes, now: float) -> None:
         """Look at the answer, and count it."""
         self._judge(head.status, body)
         super().record(exchange, head, body, now)
 
-    def record_due(self, exchange: Exchange, head: ResponseHead, body: bytes, due_at: float, now: float) -> None:
+    def record_due(self, exchange: LoadExchange, head: ResponseHead, body: bytes, due_at: float, now: float) -> None:
         """Look at the answer, and count it."""
         self._judge(head.status, body)
         super().record_due(exchange, head, body, due_at, now)

@@ -8,10 +8,10 @@ from time import perf_counter, time
 from typing import TYPE_CHECKING
 
 from kabench.agent import AgentClosedError, AgentError, ConnectError
-from kabench.agent.aio import Exchange
 from kabench.load.cookies import CookieJar
 from kabench.load.crowd import PAUSE_AFTER_CONNECT_ERROR_S, Crowd, CrowdUser
 from kabench.load.driver import CUT_OFF
+from kabench.load.load_exchange import LoadExchange
 from kabench.load.sockets import counts_of
 
 if TYPE_CHECKING:
@@ -23,13 +23,18 @@ if TYPE_CHECKING:
     from kabench.load.source import PreparedSource
 
 
-class User(Exchange, CrowdUser):
+class User(LoadExchange, CrowdUser):
     """A user who always sends the same: nothing is allocated for a request."""
 
     def __init__(
-        self, agent: AsyncAgent, prepared: PreparedRequest, finished: Callable[[CrowdUser, float], None]
+        self,
+        agent: AsyncAgent,
+        prepared: PreparedRequest,
+        finished: Callable[[CrowdUser, float], None],
+        *,
+        keeps_body: bool = False,
     ) -> None:
-        Exchange.__init__(self, prepared, agent.options.timeout)
+        LoadExchange.__init__(self, prepared, agent.options.timeout, keeps_body=keeps_body)
         CrowdUser.__init__(self, finished)
         self._agent = agent
         self._loop = asyncio.get_running_loop()
@@ -53,6 +58,7 @@ class User(Exchange, CrowdUser):
     def failed(self, error: Exception, now: float) -> None:
         """Count it and go on, after a pause if nobody was there."""
         self.opening_at = self.first_sent_at = 0.0
+        self.passed_bytes = 0
         if self.is_finished:
             return
         if isinstance(error, AgentClosedError):
@@ -102,8 +108,15 @@ class User(Exchange, CrowdUser):
 class VaryingUser(User):
     """A user who sends something else each time."""
 
-    def __init__(self, agent: AsyncAgent, source: PreparedSource, finished: Callable[[CrowdUser, float], None]) -> None:
-        super().__init__(agent, source.first, finished)
+    def __init__(
+        self,
+        agent: AsyncAgent,
+        source: PreparedSource,
+        finished: Callable[[CrowdUser, float], None],
+        *,
+        keeps_body: bool = False,
+    ) -> None:
+        super().__init__(agent, source.first, finished, keeps_body=keeps_body)
         self._source = source
 
     def _start(self, now: float) -> None:
@@ -126,8 +139,15 @@ class VaryingUser(User):
 class CookieUser(VaryingUser):
     """A user who sends back the cookies that an origin has given him."""
 
-    def __init__(self, agent: AsyncAgent, source: PreparedSource, finished: Callable[[CrowdUser, float], None]) -> None:
-        super().__init__(agent, source, finished)
+    def __init__(
+        self,
+        agent: AsyncAgent,
+        source: PreparedSource,
+        finished: Callable[[CrowdUser, float], None],
+        *,
+        keeps_body: bool = False,
+    ) -> None:
+        super().__init__(agent, source, finished, keeps_body=keeps_body)
         self._cookies: dict[str, CookieJar] = defaultdict(CookieJar)
 
     def _next(self) -> PreparedRequest:
@@ -151,11 +171,12 @@ class AgentUsers(Crowd):
         super().__init__(setup)
 
     def _make_user(self) -> CrowdUser:
+        keeps_body = self.plan.expect_body is not None
         if self.plan.cookies:
-            return CookieUser(self._agent, self._source, self._user_finished)
+            return CookieUser(self._agent, self._source, self._user_finished, keeps_body=keeps_body)
         if self._source.only is None:
-            return VaryingUser(self._agent, self._source, self._user_finished)
-        return User(self._agent, self._source.only, self._user_finished)
+            return VaryingUser(self._agent, self._source, self._user_finished, keeps_body=keeps_body)
+        return User(self._agent, self._source.only, self._user_finished, keeps_body=keeps_body)
 
     def socket_counts(self) -> SocketCounts:
         """What the agent's book says."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from kabench.agent import AgentOptions
 from kabench.agent.aio.request import parse_url, without_credentials
@@ -11,9 +11,6 @@ from kabench.server import ClientLimits
 
 if TYPE_CHECKING:
     from kabench.agent import TlsOptions
-
-
-_UNLIMITED_BYTES = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +29,7 @@ class ProxyOptions:
     port: int = 1985
     agent_options: AgentOptions = field(default_factory=lambda: AgentOptions(max_sockets=50, free_socket_timeout=30))
     tls: TlsOptions | None = None
-    limits: ClientLimits = field(default_factory=lambda: ClientLimits(max_body_bytes=_UNLIMITED_BYTES))
-
-    UNLIMITED_BYTES: ClassVar[int] = _UNLIMITED_BYTES
+    limits: ClientLimits = field(default_factory=lambda: ClientLimits(max_body_bytes=ClientLimits.UNLIMITED))
 
     def __post_init__(self) -> None:
         parse_url(self.target)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kabench.server.limits import most_open_sockets
 
@@ -30,6 +31,9 @@ class ClientLimits:
     max_body_bytes: int = 64 * 1024 * 1024
     head_timeout_s: float = 60.0
     request_timeout_s: float = 300.0
+
+    UNLIMITED: ClassVar[int] = 1 << 62
+    """What no number of connections or bytes comes to."""
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):

@@ -18,7 +18,6 @@ from kabench.agent import (
     AgentClosedError,
     KeepAliveAgent,
     KeepAliveProxyAgent,
-    ResponseTooLargeError,
     SocketClosedError,
     reused_socket,
 )
@@ -179,14 +178,6 @@ def test_one_empty_response_after_the_other_gives_its_socket_back(response: byte
         for _ in range(4):
             assert agent.request("GET", server.url, preload_content=False).closed
         assert server.sockets == 1
-
-
-def test_a_body_over_the_limit_is_one_of_urllib3_s_errors_and_is_not_asked_for_again() -> None:
-    with serving(echo_forever) as server, KeepAliveAgent(max_response_bytes=1) as agent:
-        with pytest.raises(urllib3.exceptions.HTTPError) as caught:
-            agent.request("GET", server.url)
-        assert isinstance(caught.value.__cause__, ResponseTooLargeError)
-        assert server.requests == 1
 
 
 def test_an_error_is_about_its_own_socket_and_not_about_one_before() -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kabench.agent.aio import Exchange, ResponseHead
+from kabench.agent.aio import ResponseHead
 from kabench.agent.aio.request import prepare
+from kabench.load.load_exchange import LoadExchange
 from kabench.load.messages import Counts, Second, SocketCounts, decode, encode
 from kabench.load.recorder import Recorder
 from kabench.load.tally import Tally
@@ -29,7 +30,7 @@ def finish(
     recorder: Recorder, status: int = 200, body: bytes = b"0123456789", *, end: float, **times_ms: float
 ) -> None:
     """Record an exchange whose times are given in milliseconds; what is left out did not happen."""
-    exchange = Exchange(PREPARED, 0.0)
+    exchange = LoadExchange(PREPARED, 0.0)
     for name, milliseconds in times_ms.items():
         setattr(exchange, f"{name}_at", milliseconds / 1000)
     if "first_byte" not in times_ms:

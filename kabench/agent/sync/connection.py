@@ -277,6 +277,7 @@ class AgentConnection(HTTPConnection):
             request_method=options.request_method,
             request_url=options.request_url,
             sock_shutdown=sock_shutdown,
+            max_bytes=limit,
         )
         response.reused_socket = reused
         response.retried = self.retried

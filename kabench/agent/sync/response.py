@@ -7,7 +7,7 @@ asyncio agents do.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from urllib3.exceptions import DecodeError, ProtocolError, ResponseNotChunked
 from urllib3.response import HTTPResponse
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     from kabench.agent.reader import ResponseHead
     from kabench.agent.sync.connection import AgentConnection
+
+
+_DECODED_AT_ONCE_BYTES = 65_536
+"""Of a body with a limit: a small one can decode to a thousand times its size."""
 
 
 class RawBody:
@@ -133,8 +137,7 @@ class RawBody:
         if limit is not None and max(self._head.body_length, reader.body_bytes) > limit:
             connection.close()
             self._connection = None
-            error = ResponseTooLargeError(f"the response is over {limit} bytes")
-            raise DecodeError("Response too large", error) from error  # no ProtocolError, which would be retried
+            raise_too_large(limit)
         if reader.complete:
             self._connection = None
 
@@ -149,14 +152,45 @@ class RawBody:
         self._take_pieces()
 
 
+def raise_too_large(limit: int) -> NoReturn:
+    """Raise `ResponseTooLargeError` as one of urllib3's errors."""
+    error = ResponseTooLargeError(f"the response is over {limit} bytes")
+    raise DecodeError("Response too large", error) from error  # no ProtocolError, which would be retried
+
+
 class AgentResponse(HTTPResponse):
     """urllib3's response. `reused_socket` says whether its socket had carried a request before.
 
-    `retried` says whether the request was sent twice because its first socket was stale.
+    `retried` says whether the request was sent twice because its first socket was stale. Of a body that is read at
+    once, no more than `max_bytes` are taken, however small it was on its way: see `read`.
     """
 
     reused_socket: bool = False
     retried: bool = False
+
+    def __init__(self, *arguments: Any, max_bytes: int | None, **named: Any) -> None:
+        self._max_bytes = max_bytes
+        super().__init__(*arguments, **named)  # which reads the body if it is to be preloaded
+
+    def read(
+        self, amt: int | None = None, decode_content: bool | None = None, cache_content: bool = False
+    ) -> bytes:  # as urllib3 declares it
+        """As urllib3's. Raises `DecodeError` for a whole body that is over the limit once its coding is undone."""
+        limit = self._max_bytes
+        if limit is None or amt is not None:
+            return super().read(amt, decode_content, cache_content)
+        pieces = []
+        decoded_bytes = 0
+        while piece := super().read(_DECODED_AT_ONCE_BYTES, decode_content):
+            decoded_bytes += len(piece)
+            if decoded_bytes > limit:
+                self.close()
+                raise_too_large(limit)
+            pieces.append(piece)
+        body = b"".join(pieces)
+        if cache_content:
+            self._body = body
+        return body
 
     def supports_chunked_reads(self) -> bool:
         """Whether a chunked body can be read as it comes: yes."""
