@@ -29,6 +29,19 @@ HeadTimeout = Annotated[
         "--head-timeout", parser=parse.duration, metavar="DURATION", help="For a request's line and headers (60s)."
     ),
 ]
+MaxHeld = Annotated[
+    int | None,
+    typer.Option("--max-held", parser=parse.size, metavar="SIZE", help="Of all bodies that are under way (1gb)."),
+]
+SendTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--send-timeout",
+        parser=parse.duration,
+        metavar="DURATION",
+        help="Cut a client off who takes nothing of his response for this long (60s).",
+    ),
+]
 RequestTimeout = Annotated[
     float | None,
     typer.Option("--request-timeout", parser=parse.duration, metavar="DURATION", help="For a whole request (5m)."),
@@ -42,6 +55,8 @@ def limits_from(
     max_body: int | None,
     head_timeout: float | None,
     request_timeout: float | None,
+    send_timeout: float | None,
+    max_held: int | None = None,
 ) -> ClientLimits:
     """The limits that were given, and the defaults of the others. Raises `CommandError`."""
     from kabench.server import ClientLimits
@@ -52,6 +67,8 @@ def limits_from(
         "max_body_bytes": max_body,
         "head_timeout_s": head_timeout,
         "request_timeout_s": request_timeout,
+        "send_timeout_s": send_timeout,
+        "max_held_bytes": max_held,
     }
     try:
         return ClientLimits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # each has the type of its option

@@ -79,6 +79,7 @@ def proxy(
     ] = None,
     head_timeout: limit_options.HeadTimeout = None,
     request_timeout: limit_options.RequestTimeout = None,
+    send_timeout: limit_options.SendTimeout = None,
 ) -> None:
     """Pass requests on to a target, through a keep-alive agent and a normal one.
 
@@ -99,6 +100,7 @@ def proxy(
         max_body=ClientLimits.UNLIMITED if max_body is None else max_body,
         head_timeout=head_timeout,
         request_timeout=request_timeout,
+        send_timeout=send_timeout,
     )
     try:
         options = ProxyOptions(

@@ -86,8 +86,10 @@ def serve(
     max_connections: limit_options.MaxConnections = None,
     max_head: limit_options.MaxHead = None,
     max_body: limit_options.MaxBody = None,
+    max_held: limit_options.MaxHeld = None,
     head_timeout: limit_options.HeadTimeout = None,
     request_timeout: limit_options.RequestTimeout = None,
+    send_timeout: limit_options.SendTimeout = None,
 ) -> None:
     """Answer each request after a delay with what it was.
 
@@ -130,6 +132,8 @@ def serve(
                 max_body=max_body,
                 head_timeout=head_timeout,
                 request_timeout=request_timeout,
+                send_timeout=send_timeout,
+                max_held=max_held,
             ),
         )
         with files:

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from kabench.agent.aio import PreparedRequest
 
 _HEAD_END = b"\r\n\r\n"
+_MOST_COOKIES = 50
+_LONGEST_COOKIE_BYTES = 4096
+"""What any client should keep (RFC 6265 section 6.1), and this one keeps no more: a server cannot fill the requests."""
+
 _COOKIE_LINE = re.compile(rb"\r\nCookie: *([^\r\n]*)", re.IGNORECASE)
 
 
@@ -23,11 +27,14 @@ class CookieJar:
         """Take the value of a Set-Cookie header; `now_s` is the time since the epoch, which some cookies end at."""
         pair, *attributes = set_cookie.split(b";")
         name, equals, value = pair.strip().partition(b"=")
-        if not equals or not name.strip():
+        if not equals or not name.strip() or len(pair) > _LONGEST_COOKIE_BYTES:
             return
         self._cookies.pop(name.strip(), None)
-        if not _is_over([attribute.strip().partition(b"=")[::2] for attribute in attributes], now_s):
-            self._cookies[name.strip()] = value.strip()
+        if _is_over([attribute.strip().partition(b"=")[::2] for attribute in attributes], now_s):
+            return
+        if len(self._cookies) >= _MOST_COOKIES:
+            del self._cookies[next(iter(self._cookies))]  # the one kept longest
+        self._cookies[name.strip()] = value.strip()
 
     def added_to(self, prepared: PreparedRequest) -> PreparedRequest:
         """The request with these cookies, behind those it has: in one header (RFC 6265 section 5.4)."""

@@ -154,6 +154,7 @@ def _own_server(plan: LoadPlan) -> EmbeddedServer | None:
         max_connections=ClientLimits.UNLIMITED,
         max_head_bytes=ClientLimits.UNLIMITED,
         max_body_bytes=ClientLimits.UNLIMITED,
+        max_held_bytes=ClientLimits.UNLIMITED,
     )
     return EmbeddedServer(ServerOptions(delay_s=plan.delay_s, tls=plan.tls, limits=limits))
 

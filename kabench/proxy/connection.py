@@ -13,6 +13,7 @@ from kabench.proxy.body import HELD_BYTES, ClientBody
 from kabench.proxy.exchange import ProxyExchange
 from kabench.proxy.rules import STATUS_TARGET, headers_for_the_target, own_answer, response_head, route, status_for
 from kabench.server.requests import RefusedRequestError, RequestHead, RequestParser
+from kabench.server.send_watch import SendWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,6 +96,7 @@ class ProxyConnection(asyncio.Protocol):
         self._is_reading_held = self._is_writing_held = False
         self._reads_no_more = self._half_closed = False
         self._request_began_at = self._lingers_until = inf
+        self._send_watch = SendWatch()
 
     # -- the socket ----------------------------------------------------------------------------------------------------
 
@@ -165,10 +167,12 @@ class ProxyConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client is slower than the target."""
         self._is_writing_held = True
+        self._send_watch.moved()
 
     def resume_writing(self) -> None:
         """He has caught up."""
         self._is_writing_held = False
+        self._send_watch.moved()
         if self._exchange is not None:
             self._exchange.client_takes_more()
         else:
@@ -395,13 +399,15 @@ class ProxyConnection(asyncio.Protocol):
         self._lingers_until = perf_counter() + _LINGERS_S
 
     def look(self, now: float) -> None:
-        """See whether a request, or a client who was refused, takes too long. It is called now and then."""
-        if now >= self._lingers_until:
+        """See whether a request, or a client who should read, takes too long. It is called now and then."""
+        limits = self._proxy.options.limits
+        stands_still_s = self._send_watch.stands_still_for_s(self.transport.get_write_buffer_size(), now)
+        if now >= self._lingers_until or stands_still_s > limits.send_timeout_s:
             self.transport.abort()
+            return
         reader = self._reader
         if self._reads_no_more or reader.at_boundary:
             return
-        limits = self._proxy.options.limits
         passed_s = now - self._request_began_at
         is_slow_head = reader.in_head and passed_s > limits.head_timeout_s
         if is_slow_head or (passed_s > limits.request_timeout_s and not self._is_reading_held):

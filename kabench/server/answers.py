@@ -6,12 +6,14 @@ before by their bytes, and neither parses them nor makes their answer again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
+from kabench.server.large_body import FILLER, SENT_AT_ONCE_BYTES, LargeBody
 from kabench.server.requests import RefusedRequestError, RequestParser
 
 if TYPE_CHECKING:
@@ -28,7 +30,10 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is sent, when, and what becomes of the socket. `head` ends before the empty line."""
+    """What is sent, when, and what becomes of the socket. `head` ends before the empty line.
+
+    A `large` body comes behind `wire`, and is not in it.
+    """
 
     delay_s: float
     head: bytes
@@ -38,6 +43,7 @@ class Answer:
     request_body_bytes: int
     closes: bool
     is_bad_request: bool = False
+    large: LargeBody | None = None
 
 
 class BadQueryError(ValueError):
@@ -106,8 +112,9 @@ def answer(request: Request, options: ServerOptions) -> Answer:
         query = _read_query(request.query)
     except BadQueryError as error:
         return bad_request(str(error), keep_alive=request.keep_alive and options.keep_alive)
+    body: bytes | None = None
     if query.size is not None:
-        body, content_type = b"x" * query.size, "application/octet-stream"
+        size, content_type = query.size, "application/octet-stream"
     else:
         milliseconds = round(delay_s * 1000.0, 6)
         echo = {
@@ -117,20 +124,26 @@ def answer(request: Request, options: ServerOptions) -> Answer:
             "data": request.body.decode("utf-8", "replace"),
         }
         body, content_type = json.dumps(echo, separators=(",", ":")).encode(), "application/json"
+        size = len(body)
     has_body = query.status not in (204, 304)
     closes = not (request.keep_alive and options.keep_alive)
     lines = [f"HTTP/1.1 {query.status} {_REASONS.get(query.status, '')}"]
     chunked = query.chunked and has_body and request.http_version == "1.1"
     if has_body:
         lines.append(f"Content-Type: {content_type}")
-        lines.append("Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}")
+        lines.append("Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}")
     lines.append("Connection: close" if closes else "Connection: keep-alive")
     if options.keep_alive_hint is not None and not closes:
         lines.append(_hint(options.keep_alive_hint, None))
+    sent, large = b"", None
     if request.method == "HEAD" or not has_body:
-        body = b""
-    sent = _chunked(body) if chunked and request.method != "HEAD" else body
-    return _made(lines, sent, len(body), request_body_bytes=len(request.body), delay_s=delay_s, closes=closes)
+        size = 0
+    elif size > SENT_AT_ONCE_BYTES:
+        large = LargeBody(size, chunked, body)
+    else:
+        sent = FILLER[:size] if body is None else body
+        sent = _chunked(sent) if chunked else sent
+    return _made(lines, sent, size, request_body_bytes=len(request.body), delay_s=delay_s, closes=closes, large=large)
 
 
 def bad_request(why: str, *, keep_alive: bool, status: int = 400) -> Answer:
@@ -154,11 +167,19 @@ def _made(
     delay_s: float,
     closes: bool,
     is_bad_request: bool = False,
+    large: LargeBody | None = None,
 ) -> Answer:
     head = "\r\n".join(lines).encode("latin-1")
-    return Answer(
-        delay_s, head, sent, head + b"\r\n\r\n" + sent, body_bytes, request_body_bytes, closes, is_bad_request
-    )
+    wire = head + b"\r\n\r\n" + sent
+    return Answer(delay_s, head, sent, wire, body_bytes, request_body_bytes, closes, is_bad_request, large)
+
+
+def as_one(made: Answer) -> Answer:
+    """The same answer with all of its body at hand."""
+    if made.large is None:
+        return made
+    body = b"".join(made.large.pieces())
+    return dataclasses.replace(made, body=body, wire=made.wire + body, large=None)
 
 
 def _hint(timeout: int | None, max_requests: int | None) -> str:
@@ -179,13 +200,17 @@ def with_requests_left(made: Answer, left: int, timeout: int | None) -> bytes:
 
 
 class AnswerBook:
-    """Answers to requests seen before, by the requests' bytes; one a server, bounded."""
+    """Answers to requests seen before, by the requests' bytes; one a server, bounded.
 
-    __slots__ = ("answers", "options")
+    `held_bytes` are those of the bodies that its clients have under way, in either direction.
+    """
+
+    __slots__ = ("answers", "held_bytes", "options")
 
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
         self.answers: dict[bytes, Answer] = {}
+        self.held_bytes = 0
 
     def learn(self, raw: bytes, made: Answer) -> None:
         """Remember the answer to a request."""
@@ -199,13 +224,14 @@ class AnswerBook:
 class RequestReader(RequestParser):
     """Reads the requests of one socket: bytes in, answers out."""
 
-    __slots__ = ("_book", "_expects_continue", "_head", "_made", "_pieces")
+    __slots__ = ("_book", "_expects_continue", "_head", "_held_bytes", "_made", "_pieces")
 
     def __init__(self, book: AnswerBook) -> None:
         super().__init__(book.options.limits)
         self._book = book
         self._made: list[Answer] = []
         self._pieces: list[bytes] = []
+        self._held_bytes = 0
         self._expects_continue = False
 
     def answers_to(self, data: bytes) -> list[Answer]:
@@ -215,6 +241,7 @@ class RequestReader(RequestParser):
         try:
             self.feed(data)
         except RefusedRequestError as error:
+            self._let_go()
             self._made.append(bad_request(str(error), keep_alive=False, status=error.status))
             return self._made
         if was_at_boundary and self.at_boundary and len(self._made) == 1:
@@ -233,9 +260,14 @@ class RequestReader(RequestParser):
         self._expects_continue = head.expects_continue
 
     def body_read(self, piece: bytes) -> None:
-        """Take a piece of the body."""
+        """Take a piece of the body. Raises `RefusedRequestError` where there is no room for it."""
         self._pieces.append(piece)
         self._expects_continue = False
+        book = self._book
+        book.held_bytes += len(piece)
+        self._held_bytes += len(piece)
+        if book.held_bytes > book.options.limits.max_held_bytes:
+            raise RefusedRequestError(503, "too many large requests are under way")
 
     def end_read(self) -> None:
         """The request is whole: answer it."""
@@ -253,5 +285,18 @@ class RequestReader(RequestParser):
             body=b"".join(self._pieces),
             keep_alive=head.keep_alive,
         )
+        self._let_go()
+        made = answer(request, self._book.options)
+        if made.large is not None:
+            self._book.held_bytes += made.large.held_bytes
+        self._made.append(made)
+
+    def release(self) -> None:
+        """Let go of what has come of a request that will not be whole."""
+        super().release()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._pieces = []
-        self._made.append(answer(request, self._book.options))
+        self._book.held_bytes -= self._held_bytes
+        self._held_bytes = 0

@@ -12,7 +12,7 @@ from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from kabench.server.answers import Answer
+from kabench.server.answers import Answer, as_one
 from kabench.server.connection import EchoConnection
 from kabench.server.faults import EXTRA_BYTES, FAULT_NUMBERS, GARBAGE, FaultKind, RequestChance, SocketChance
 
@@ -122,6 +122,8 @@ class FaultyConnection(EchoConnection):
         if fault is None and not is_stalled:
             super()._take(made)
             return
+        if fault is not None:
+            made = as_one(made)
         super()._take(
             _Spoiled(
                 delay_s=max(delay_s, _AT_ONCE_S),
@@ -132,6 +134,7 @@ class FaultyConnection(EchoConnection):
                 request_body_bytes=made.request_body_bytes,
                 closes=made.closes,
                 is_bad_request=made.is_bad_request,
+                large=made.large,
                 fault=fault,
                 is_stalled=is_stalled,
             )
@@ -198,20 +201,14 @@ class FaultyConnection(EchoConnection):
             return
         self._answered(piece.body_bytes)
         self._write(piece.wire)
-        if piece.closes or (self._half_closed and not self.waiting):
-            self._close()
-
-    def _answered(self, body_bytes: int) -> None:
-        self._counts.responses += 1
-        self._counts.response_body_bytes += body_bytes
-        self.idle_since = perf_counter()
+        self._close_or_stay(piece)
 
     def _note(self, kind: FaultKind) -> None:
         self._counts.faults[FAULT_NUMBERS[kind]] += 1
 
     def _drop_waiting(self) -> None:
         self._counts.unanswered += sum(not isinstance(each, _Piece) or each.is_last for each in self.waiting)
-        self.waiting.clear()
+        self._forget_waiting()
 
     def _reset(self) -> None:
         """Close with RST."""

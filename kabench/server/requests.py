@@ -85,7 +85,7 @@ class RequestParser:
         """A request has begun. May raise `RefusedRequestError`."""
 
     def body_read(self, piece: bytes) -> None:
-        """A piece of its body has come, decoded of its transfer coding."""
+        """A piece of its body has come, decoded of its transfer coding. May raise `RefusedRequestError`."""
 
     def end_read(self) -> None:
         """It is whole."""
@@ -146,10 +146,13 @@ class RequestParser:
         """Pass on a piece of the body."""
         self._has_body_grown = True
         self._body_bytes += len(piece)
-        if self._body_bytes > self._limits.max_body_bytes:
-            self._refusal = self._too_large_body()
-            raise self._refusal
-        self.body_read(piece)
+        try:
+            if self._body_bytes > self._limits.max_body_bytes:
+                raise self._too_large_body()
+            self.body_read(piece)
+        except RefusedRequestError as error:
+            self._refusal = error
+            raise
 
     def on_message_complete(self) -> None:
         """Pass on that it is whole."""

@@ -270,6 +270,21 @@ def test_a_slow_reader_slows_the_target_down_and_costs_no_memory(run: Run) -> No
     run(main())
 
 
+def test_who_takes_nothing_for_too_long_is_cut_off_and_his_socket_to_the_target_is_free_for_others(run: Run) -> None:
+    async def main() -> None:
+        limits = ClientLimits(send_timeout_s=0.2, head_timeout_s=0.5)
+        async with echoing() as server, proxying(server.url, limits, max_sockets=1) as proxy:
+            client = await RawSocket.to(proxy)
+            client.send(get("/k/0?size=100000000"))
+            await client.reader.readuntil(b"\r\n\r\n")
+            seen = await asked(proxy, get("/k/0?size=7"))  # waits for the only socket
+            assert body_of(seen[0]) == b"xxxxxxx"
+            client.close()
+            assert proxy.figures()[0].given_up == 1
+
+    run(main())
+
+
 def test_a_slow_target_slows_the_sender_down_and_costs_no_memory(run: Run) -> None:
     total = 100_000_000
     go_on = asyncio.Event()
