@@ -138,15 +138,17 @@ class Distribution:
     def _percentiles_s(self, percents: Sequence[float]) -> list[float]:
         """Percentiles in ascending order, in one walk. (hdrhistogram's own rounds the rank to the nearest.)"""
         self._fold()
+        histogram = self._histogram
         ranks = [max(1, math.ceil(self.count * percent / 100 - _ROUNDING)) for percent in percents]
         found: list[float] = []
         seen = 0
-        for cell in self._histogram.get_recorded_iterator():
-            seen += cell.count_added_in_this_iter_step
-            while len(found) < len(ranks) and seen >= ranks[len(found)]:
-                found.append(min(cell.value_iterated_to, self._max_us) / 1e6)
-            if len(found) == len(ranks):
-                break
+        for index in range(histogram.counts_len):
+            seen += histogram.get_count_at_index(index)
+            while seen >= ranks[len(found)]:
+                value_us = histogram.get_highest_equivalent_value(histogram.get_value_from_index(index))
+                found.append(min(value_us, self._max_us) / 1e6)
+                if len(found) == len(ranks):
+                    return found
         return found
 
     def buckets(self) -> dict[str, int]:

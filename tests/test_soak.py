@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
 
 
+@pytest.mark.long
 def test_nothing_is_lost_left_over_or_unexplained_in_a_minute_of_every_fault() -> None:
     load = ("--users", "10", "--delay-ms", "40")  # so that other tests have some of the machine
     done = subprocess.run(

@@ -48,11 +48,11 @@ def probe(
     that fit, and why. It holds up to some twenty sockets open and sends GET or HEAD only.
     """
     from kabench.agent import TlsOptions
-    from kabench.agent.aio.request import without_credentials
     from kabench.cli.outputs import check_file
     from kabench.probe import ProbeOptions, UnreachableError
     from kabench.probe import probe as ask
     from kabench.probe.record import to_json
+    from kabench.redaction import redacted_url
     from kabench.report.probe import render_probe
 
     if json is not None and json != "-":
@@ -74,7 +74,7 @@ def probe(
         raise CommandError(str(error), CommandError.COULD_NOT_MEASURE) from None
     except ValueError as error:
         raise CommandError(str(error)) from None
-    report_console(stderr=json == "-").print(render_probe(found, without_credentials(url)))
+    report_console(stderr=json == "-").print(render_probe(found, redacted_url(url)))
     unsaved = None if json is None else _write(json, to_json(found))
     finish((unsaved,), interrupted=found.interrupted, broken=False)
 

@@ -36,7 +36,7 @@ from kabench.distributed.panel import show_sockets
 from kabench.distributed.protocol import TURNED_AWAY, packed, unpacked, version_of
 from kabench.distributed.sampling import Sampler
 from kabench.load.environment import environment_of
-from kabench.load.redaction import redacted_url
+from kabench.redaction import redacted_url
 from kabench.result import ResultError, RunResult, new_id, now_as_text, record_file_name, save_result
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import importlib.util
 import re
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from kabench.load.clients import (
     load_factory,
 )
 from kabench.load.driver import Setup
+from kabench.load.environment import installed_version
 from kabench.load.source import PreparedSource, RequestSource
 from kabench.load.steered import SteeredUsers
 from kabench.load.users import AgentUsers
@@ -98,11 +98,11 @@ def check_spec(spec: str, plan: LoadPlan | None = None) -> None:
 
 def peer_version(spec: str) -> dict[str, str]:
     """The version of the package behind a spec, by its name."""
-    package = _PEERS[spec].package if spec in _PEERS else spec.partition(".")[0].partition(":")[0]
-    try:
-        return {} if spec in _OWN else {package: importlib.metadata.version(package)}
-    except importlib.metadata.PackageNotFoundError:
+    if spec in _OWN:
         return {}
+    package = _PEERS[spec].package if spec in _PEERS else spec.partition(".")[0].partition(":")[0]
+    version = installed_version(package)
+    return {} if version is None else {package: version}
 
 
 def is_own(spec: str) -> bool:

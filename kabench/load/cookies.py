@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ def _is_over(attributes: list[tuple[bytes, bytes]], now_s: float) -> bool:
         if b"max-age" in by_name:
             return int(by_name[b"max-age"]) <= 0
         if b"expires" in by_name:
+            from email.utils import parsedate_to_datetime  # takes a while, and few cookies say so
+
             return parsedate_to_datetime(by_name[b"expires"].decode("latin-1")).timestamp() <= now_s
     except (ValueError, OverflowError):
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -21,12 +20,7 @@ _MEASURED_WITH = ("httptools", "uvloop", "hdrhistogram", "urllib3")
 
 def environment_of(event_loop: str, peers: Mapping[str, str]) -> Environment:
     """This machine, with the versions of `peers` and of what kabench measures with."""
-    versions = dict(peers)
-    for package in _MEASURED_WITH:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    measured_with = {package: version for package in _MEASURED_WITH if (version := installed_version(package))}
     return Environment(
         python=platform.python_version(),
         implementation=platform.python_implementation(),
@@ -34,8 +28,18 @@ def environment_of(event_loop: str, peers: Mapping[str, str]) -> Environment:
         platform=platform.platform(),
         cpu_model=_cpu_model(),
         cpu_count=os.cpu_count() or 1,
-        versions=versions,
+        versions=dict(peers) | measured_with,
     )
+
+
+def installed_version(package: str) -> str | None:
+    """The version of a package; None where it is not installed."""
+    import importlib.metadata  # takes a while, and most workers do without
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def max_rss_mb() -> float:

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
-from kabench.agent.aio.request import without_credentials
+from kabench.redaction import redacted_headers, redacted_text, redacted_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from kabench.load.plan import LoadPlan
     from kabench.load.targets import LoadTarget
 
-REDACTED = "[redacted]"
-_SECRET_NAME = re.compile(
-    r"auth|token|secret|passw|pwd|cookie|session|credential|signature|(^|[-_])(api)?key$|^sig$", re.IGNORECASE
-)
-_QUERY_VALUE = re.compile(r"([?&]([^=&#]*)=)([^&#]*)")
-_FORM_VALUE = re.compile(r"((?:^|&)([\w.%\[\]-]+)=)([^&\s]*)")
-_JSON_VALUE = re.compile(r'("([^"\\]*)"\s*:\s*)("(?:[^"\\]|\\.)*"|[^\s,{}\[\]"]+)')
 _LONGEST_BODY = 2048
 _LONGEST_LIST = 20
-
-
-def redacted_url(url: str) -> str:
-    """A URL without its credentials, and without the values of parameters that are secret by their name."""
-    bare = without_credentials(url, f"{REDACTED}@")
-    return _QUERY_VALUE.sub(_without_secret, bare)
-
-
-def redacted_headers(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """Headers without the values of those that are secret by their name."""
-    return [[name, REDACTED if _SECRET_NAME.search(name) else value] for name, value in headers]
 
 
 def redacted_plan(fields: dict[str, Any], plan: LoadPlan) -> dict[str, Any]:  # JSON
@@ -62,13 +42,8 @@ def _target(target: LoadTarget) -> dict[str, Any]:  # JSON
 
 
 def _text(body: bytes) -> str:
-    shown = _FORM_VALUE.sub(_without_secret, body[:_LONGEST_BODY].decode("utf-8", "replace"))
-    shown = _JSON_VALUE.sub(_without_secret, shown)
+    shown = redacted_text(body[:_LONGEST_BODY].decode("utf-8", "replace"))
     return shown if len(body) <= _LONGEST_BODY else f"{shown}... [{len(body)} bytes, {_digest(body)}]"
-
-
-def _without_secret(found: re.Match[str]) -> str:
-    return found[1] + (REDACTED if _SECRET_NAME.search(unquote(found[2])) else found[3])
 
 
 def _cut(shown: list[Any], things: Sequence[object]) -> list[Any]:  # JSON

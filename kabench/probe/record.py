@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from kabench.agent.aio.request import without_credentials
 from kabench.probe.findings import Findings, advice_for
+from kabench.redaction import redacted_url
 
 SCHEMA = "kabench/probe/1"
 
 
 def to_json(found: Findings) -> bytes:
-    """The document, indented, without the credentials that a URL may carry."""
+    """The document, indented, without what is secret in its URL."""
     advice = advice_for(found)
     record = {
         "schema": SCHEMA,
         **dataclasses.asdict(found),
-        "url": without_credentials(found.url, "[redacted]@"),
+        "url": redacted_url(found.url),
         "hint_is_true": found.hint_is_true,
         "options": advice.options,
         "reasons": advice.reasons,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kabench.agent import AgentOptions
-from kabench.agent.aio.request import parse_url, without_credentials
+from kabench.agent.aio.request import parse_url, shown_url, without_credentials
 from kabench.server import ClientLimits
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class ProxyOptions:
     def __post_init__(self) -> None:
         parse_url(self.target)
         if "?" in self.target or "#" in self.target:
-            raise ValueError(f"{self.shown_target!r}: a target is a scheme, a host and perhaps a path")
+            raise ValueError(f"{shown_url(self.target)!r}: a target is a scheme, a host and perhaps a path")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port {self.port} is not between 0 and 65535")
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kabench.load import LoadPlan
-from kabench.load.redaction import REDACTED, redacted_headers, redacted_url
 from kabench.load.targets import LoadTarget
+from kabench.redaction import REDACTED, redacted_headers, redacted_url
 
 SECRET = "hunter2"
 

@@ -74,7 +74,7 @@ class Target:
 
 def parse_url(url: str) -> Target:
     """Take an absolute http or https URL apart. Raises `ValueError` where it is none."""
-    shown = without_credentials(url, "[redacted]@")
+    shown = shown_url(url)
     if _CONTROL.search(url):
         raise ValueError(f"{shown!r} holds a control character")
     try:
@@ -127,6 +127,12 @@ def encoded_url(url: str) -> str:
 def without_credentials(url: str, instead: str = "") -> str:
     """A URL with `instead` in place of the credentials and the at sign it carries, if any."""
     return _URL_CREDENTIALS.sub(rf"\1{instead}", url)
+
+
+def shown_url(url: str) -> str:
+    """A URL as an error may have it: without credentials, and without its query, which may hold secrets."""
+    shown, question, _ = without_credentials(url, "[redacted]@").partition("?")
+    return shown + (question and "?...")
 
 
 def credentials_of(url: str) -> str | None:

@@ -1,0 +1,40 @@
+"""What is secret by its name, or by its place in a URL, is left out of all that kabench writes and shows. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from kabench.agent.aio.request import without_credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+REDACTED = "[redacted]"
+_SECRET_NAME = re.compile(
+    r"auth|token|secret|passw|pwd|cookie|session|credential|signature|(^|[-_])(api)?key$|^sig$", re.IGNORECASE
+)
+_QUERY_VALUE = re.compile(r"([?&]([^=&#]*)=)([^&#]*)")
+_FORM_VALUE = re.compile(r"((?:^|&)([\w.%\[\]-]+)=)([^&\s]*)")
+_JSON_VALUE = re.compile(r'("([^"\\]*)"\s*:\s*)("(?:[^"\\]|\\.)*"|[^\s,{}\[\]"]+)')
+
+
+def redacted_url(url: str) -> str:
+    """A URL without its credentials, and without the values of parameters that are secret by their name."""
+    bare = without_credentials(url, f"{REDACTED}@")
+    return _QUERY_VALUE.sub(_without_secret, bare)
+
+
+def redacted_headers(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Headers without the values of those that are secret by their name."""
+    return [[name, REDACTED if _SECRET_NAME.search(name) else value] for name, value in headers]
+
+
+def redacted_text(text: str) -> str:
+    """Text without the values of form fields and JSON members that are secret by their name."""
+    return _JSON_VALUE.sub(_without_secret, _FORM_VALUE.sub(_without_secret, text))
+
+
+def _without_secret(found: re.Match[str]) -> str:
+    return found[1] + (REDACTED if _SECRET_NAME.search(unquote(found[2])) else found[3])
