@@ -31,7 +31,11 @@ http.createServer((incoming, outgoing) => {
   };
   incoming.resume();
   incoming.on('end', () => {
-    const upstream = http.request(options, (answer) => answer.pipe(outgoing));
+    const upstream = http.request(options, (answer) => {
+      // with its length: siege loses its place on a socket behind a response in chunks
+      outgoing.writeHead(answer.statusCode, { 'Content-Length': answer.headers['content-length'] });
+      answer.pipe(outgoing);
+    });
     upstream.on('error', (error) => { outgoing.statusCode = 502; outgoing.end(error.message); });
     upstream.end(body);
   });

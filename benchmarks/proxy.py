@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from kabench.faults import parse_fault
 from kabench.load.plan import PUBLISHED_BODY
 from kabench.server import EmbeddedServer, ServerOptions
 
@@ -35,6 +36,8 @@ SIEGE_SETTINGS = "connection = keep-alive\nlogging = false\nlimit = 255\n"
 USERS, REQUESTS, SOCKETS, DELAY_MS = 60, 500, 50, 5
 NODE_PROXY = Path(__file__).parent / "agentkeepalive_proxy.js"
 FAULTS = ("reset:1%", "close-mid-body:1%", "garbage:1%", "extra-bytes:1%", "no-length:1%", "stall:50ms:1%", "refuse:1%")
+
+WRK_SAYS = "wrk says"
 
 Status = dict[str, dict[str, Any]]
 
@@ -126,8 +129,6 @@ def published(start: Callable[[], Proxy], name: str, rounds: int, table: Table) 
 def at_full_speed(seconds: float, table: Table) -> list[str]:
     """Memory under wrk, with a target that is all right and one that is not."""
     problems = []
-    from kabench.faults import parse_fault
-
     for what, faults in (("all is well", ()), ("faults at 1 %", FAULTS)):
         given = ServerOptions(delay_s=0, faults=tuple(map(parse_fault, faults)))
         with EmbeddedServer(given) as target:
@@ -147,6 +148,14 @@ def at_full_speed(seconds: float, table: Table) -> list[str]:
     return problems
 
 
+def table(title: str, *columns: str) -> Table:
+    made = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    made.add_column()
+    for column in columns:
+        made.add_column(column, justify="left" if column == WRK_SAYS else "right", overflow="fold")
+    return made
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--node-modules", default=None, help="a node_modules folder with agentkeepalive")
@@ -155,18 +164,19 @@ def main() -> int:
     given = parser.parse_args()
     console = Console(width=110, highlight=False)
     problems = []
-    by_siege = Table(title=f"siege -b -c {USERS} -r {REQUESTS}, {DELAY_MS} ms, {SOCKETS} sockets", title_justify="left")
-    for column in ("", "transactions", "failed", "rate", "ms", "sockets", "req/socket"):
-        by_siege.add_column(column, justify="right" if column else "left")
+    for program in ("siege", "wrk"):
+        if shutil.which(program) is None:
+            sys.exit(f"{program} is not installed")
+    title = f"siege -b -c {USERS} -r {REQUESTS}, {DELAY_MS} ms, {SOCKETS} sockets"
+    by_siege = table(title, "transactions", "failed", "rate", "ms", "sockets", "req/socket")
     with EmbeddedServer(ServerOptions(delay_s=0)) as target:
         problems += published(lambda: kabench_proxy(target, 1985), "kabench proxy", given.rounds, by_siege)
         if given.node_modules and shutil.which("node"):
             node_modules = given.node_modules
             problems += published(lambda: node_proxy(target, 1987, node_modules), "Node", given.rounds, by_siege)
     console.print(by_siege)
-    by_wrk = Table(title=f"kabench proxy under wrk, {USERS} connections, {given.seconds:g} s", title_justify="left")
-    for column in ("", "requests/s", "MB before", "MB after", "wrk says"):
-        by_wrk.add_column(column, justify="right" if column in ("requests/s", "MB before", "MB after") else "left")
+    title = f"kabench proxy under wrk, {USERS} connections, {given.seconds:g} s"
+    by_wrk = table(title, "requests/s", "MB before", "MB after", WRK_SAYS)
     problems += at_full_speed(given.seconds, by_wrk)
     console.print(by_wrk)
     console.print("as it should be" if not problems else "\n".join(problems))

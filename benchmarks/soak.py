@@ -548,8 +548,9 @@ def soak(given: argparse.Namespace) -> tuple[list[Sides], str, list[str]]:
 
 
 def report(sides: list[Sides], seconds: float) -> list[Table]:
-    outcomes = Table(title=f"{seconds:g} s, {sides[0].kills} kills of each server", title_justify="left")
-    counts = Table(title="both sides: client, server, and how far apart they may be", title_justify="left")
+    style: dict[str, Any] = {"title_justify": "left", "box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
+    outcomes = Table(title=f"{seconds:g} s, {sides[0].kills} kills of each server", **style)
+    counts = Table(title="both sides: client, server, and how far apart they may be", **style)
     for table in (outcomes, counts):
         table.add_column("", overflow="fold")
         for each in sides:

@@ -42,7 +42,8 @@ class ClientLimits:
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
             if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{each.name.replace('_', ' ')}: {value} is not above 0")
+                name = each.name.removesuffix("_s").removesuffix("_bytes").replace("_", " ")
+                raise ValueError(f"{name}: {value} is not above 0")
 
     def connections_for(self, files: int) -> int:
         """How many connections can be held, where each takes so many files."""
