@@ -13,7 +13,7 @@ SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
 
 @pytest.mark.long
 def test_nothing_is_lost_left_over_or_unexplained_in_a_minute_of_every_fault() -> None:
-    load = ("--users", "10", "--delay-ms", "40")  # so that other tests have some of the machine
+    load = ("--users", "10", "--delay-ms", "60")  # so that other tests have some of the machine
     done = subprocess.run(
         [sys.executable, str(SOAK), "--seconds", "60", "--kill-every", "15", *load, "--seed", "7"],
         capture_output=True,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import gevent
 import gevent.event
+import gevent.lock
 import msgspec
 
 from kabench.distributed.exits import CANNOT_START, COULD_NOT_MEASURE
@@ -56,6 +57,7 @@ class Engine:
         self._failed = failed
         self._process: subprocess.Popen[bytes] | None = None
         self._listener: gevent.Greenlet | None = None
+        self._starting = gevent.lock.RLock()
         self._is_up = gevent.event.Event()
         self._is_ready = self._is_ending = False
         self._began_at = 0.0
@@ -70,10 +72,11 @@ class Engine:
 
     def prepare(self) -> None:
         """Start the process, so that it is there when it is needed."""
-        if self._process is None:
-            self._is_up.clear()
-            self._process = start_child(WORKER_COMMAND)
-            self._listener = gevent.spawn(self._listen, self._process)
+        with self._starting:  # other greenlets go on while a process starts, and a test may begin
+            if self._process is None:
+                self._is_up.clear()
+                self._process = start_child(WORKER_COMMAND)
+                self._listener = gevent.spawn(self._listen, self._process)
 
     def wait_until_up(self) -> None:
         """Wait until the process has started."""
