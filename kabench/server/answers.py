@@ -13,7 +13,14 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from kabench.server.large_body import FILLER, SENT_AT_ONCE_BYTES, LargeBody
+from kabench.server.large_body import (
+    FILLER,
+    LAST_CHUNK,
+    MOST_AT_ONCE_BYTES,
+    MOST_FILLER_AT_ONCE_BYTES,
+    LargeBody,
+    in_chunks,
+)
 from kabench.server.requests import RefusedRequestError, RequestParser
 
 if TYPE_CHECKING:
@@ -24,7 +31,6 @@ _MAX_KNOWN_REQUESTS = 256
 _MAX_KNOWN_REQUEST_BYTES = 4096
 _MAX_DELAY_MS = 3_600_000
 _MAX_SIZE_BYTES = 1 << 30
-_CHUNK_BYTES = 4096
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -87,11 +93,6 @@ def _delay_s(path: str, default_s: float) -> float:
     return milliseconds / 1000
 
 
-def _chunked(body: bytes) -> bytes:
-    pieces = [body[at : at + _CHUNK_BYTES] for at in range(0, len(body), _CHUNK_BYTES)]
-    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """A whole request."""
@@ -111,7 +112,8 @@ def answer(request: Request, options: ServerOptions) -> Answer:
         delay_s = _delay_s(request.path, options.delay_s)
         query = _read_query(request.query)
     except BadQueryError as error:
-        return bad_request(str(error), keep_alive=request.keep_alive and options.keep_alive)
+        keep_alive = request.keep_alive and options.keep_alive
+        return bad_request(str(error), keep_alive=keep_alive, is_head=request.method == "HEAD")
     body: bytes | None = None
     if query.size is not None:
         size, content_type = query.size, "application/octet-stream"
@@ -138,24 +140,25 @@ def answer(request: Request, options: ServerOptions) -> Answer:
     sent, large = b"", None
     if request.method == "HEAD" or not has_body:
         size = 0
-    elif size > SENT_AT_ONCE_BYTES:
+    elif size > (MOST_FILLER_AT_ONCE_BYTES if body is None else MOST_AT_ONCE_BYTES):
         large = LargeBody(size, chunked, body)
     else:
         sent = FILLER[:size] if body is None else body
-        sent = _chunked(sent) if chunked else sent
+        sent = in_chunks(sent) + LAST_CHUNK if chunked else sent
     return _made(lines, sent, size, request_body_bytes=len(request.body), delay_s=delay_s, closes=closes, large=large)
 
 
-def bad_request(why: str, *, keep_alive: bool, status: int = 400) -> Answer:
+def bad_request(why: str, *, keep_alive: bool, status: int = 400, is_head: bool = False) -> Answer:
     """400, or another status that refuses, with the reason as text."""
     body = (why + "\n").encode()
+    sent = b"" if is_head else body
     lines = [
         f"HTTP/1.1 {status} {_REASONS[status]}",
         "Content-Type: text/plain; charset=utf-8",
         f"Content-Length: {len(body)}",
         "Connection: keep-alive" if keep_alive else "Connection: close",
     ]
-    return _made(lines, body, len(body), request_body_bytes=0, delay_s=0, closes=not keep_alive, is_bad_request=True)
+    return _made(lines, sent, len(sent), request_body_bytes=0, delay_s=0, closes=not keep_alive, is_bad_request=True)
 
 
 def _made(
@@ -224,13 +227,13 @@ class AnswerBook:
 class RequestReader(RequestParser):
     """Reads the requests of one socket: bytes in, answers out."""
 
-    __slots__ = ("_book", "_expects_continue", "_head", "_held_bytes", "_made", "_pieces")
+    __slots__ = ("_body", "_book", "_expects_continue", "_head", "_held_bytes", "_made")
 
     def __init__(self, book: AnswerBook) -> None:
         super().__init__(book.options.limits)
         self._book = book
         self._made: list[Answer] = []
-        self._pieces: list[bytes] = []
+        self._body = bytearray()  # pieces may be so small that a list of them is many times their size
         self._held_bytes = 0
         self._expects_continue = False
 
@@ -241,7 +244,7 @@ class RequestReader(RequestParser):
         try:
             self.feed(data)
         except RefusedRequestError as error:
-            self._let_go()
+            self.give_up()
             self._made.append(bad_request(str(error), keep_alive=False, status=error.status))
             return self._made
         if was_at_boundary and self.at_boundary and len(self._made) == 1:
@@ -256,12 +259,11 @@ class RequestReader(RequestParser):
     def head_read(self, head: RequestHead) -> None:
         """A request has begun."""
         self._head = head
-        self._pieces = []
         self._expects_continue = head.expects_continue
 
     def body_read(self, piece: bytes) -> None:
         """Take a piece of the body. Raises `RefusedRequestError` where there is no room for it."""
-        self._pieces.append(piece)
+        self._body += piece
         self._expects_continue = False
         book = self._book
         book.held_bytes += len(piece)
@@ -282,7 +284,7 @@ class RequestReader(RequestParser):
             query=query.partition("#")[0],
             http_version=head.http_version,
             headers=head.headers,
-            body=b"".join(self._pieces),
+            body=bytes(self._body),
             keep_alive=head.keep_alive,
         )
         self._let_go()
@@ -291,12 +293,18 @@ class RequestReader(RequestParser):
             self._book.held_bytes += made.large.held_bytes
         self._made.append(made)
 
+    def give_up(self) -> None:
+        """Take nothing more, and let go of what has come."""
+        super().give_up()
+        self._expects_continue = False
+        self._let_go()
+
     def release(self) -> None:
         """Let go of what has come of a request that will not be whole."""
         super().release()
         self._let_go()
 
     def _let_go(self) -> None:
-        self._pieces = []
+        self._body = bytearray()
         self._book.held_bytes -= self._held_bytes
         self._held_bytes = 0

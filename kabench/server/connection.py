@@ -21,15 +21,22 @@ if TYPE_CHECKING:
 _MAX_WAITING_ANSWERS = 64
 """Pipelined requests that a socket may have unanswered before it is no longer read from."""
 
+_READ_AT_ONCE_BYTES = 16_384
+"""Of more that comes in one, the rest waits if that is enough for now."""
+
 _LINGERS_S = 2.0
 """How long a client who was refused may go on sending before he is cut off."""
+
+_MAX_LEAVING = 1000
+"""Refused sockets that may linger at the same time."""
 
 
 class EchoConnection(asyncio.Protocol):
     """One accepted socket. `waiting` are the answers not yet sent; only the first one's delay runs.
 
-    A client who takes nothing more is not read from, and nothing more is sent to him. `_is_due`: that is all that the
-    first answer waits for. `_pieces` are what is left of the first answer, if it is a large one that has been begun.
+    `_is_timed`: the delay of the first one runs; `_is_due`: it is over. `_pieces` are what is left of the first, if it
+    is a large one that has been begun. A client who takes nothing more is not read from, and nothing more is sent to
+    him; `_unread` has come from him all the same.
     """
 
     __slots__ = (
@@ -38,18 +45,22 @@ class EchoConnection(asyncio.Protocol):
         "_counts",
         "_delays",
         "_half_closed",
+        "_is_advancing",
         "_is_due",
+        "_is_timed",
         "_is_writing_held",
         "_known",
         "_lingers_until",
         "_paused",
         "_pieces",
         "_reader",
-        "_request_began_at",
+        "_request_seen_at",
         "_requests_left",
+        "_requests_seen",
         "_send_watch",
         "_server",
         "_tracks_idle",
+        "_unread",
         "_write",
         "idle_since",
         "transport",
@@ -71,10 +82,12 @@ class EchoConnection(asyncio.Protocol):
         self._paused = False
         self._closing = False
         self._half_closed = False
-        self._is_due = self._is_writing_held = False
+        self._is_timed = self._is_due = self._is_advancing = self._is_writing_held = False
+        self._unread = b""
         self._pieces: Iterator[bytes] | None = None
         self._send_watch = SendWatch()
-        self._request_began_at = self._lingers_until = inf
+        self._requests_seen = 0
+        self._request_seen_at = self._lingers_until = inf
         self.waiting: deque[Answer] = deque()
         self.idle_since = 0.0
 
@@ -89,7 +102,11 @@ class EchoConnection(asyncio.Protocol):
             self._counts.refused_sockets += 1
             why = f"there are {server.most_connections} connections already"
             self._write(bad_request(why, keep_alive=False, status=503).wire)
-            self._close()
+            if len(server.leaving) < _MAX_LEAVING:
+                server.leaving.add(self)
+                self._close_lingering()
+            else:
+                self._close()
         else:
             server.connections.add(self)
 
@@ -98,17 +115,26 @@ class EchoConnection(asyncio.Protocol):
         self._closing = True
         self._drop_waiting()
         self._server.connections.discard(self)
+        self._server.leaving.discard(self)
         self._reader.release()
 
     def _drop_waiting(self) -> None:
         """Nobody will get these answers."""
-        self._counts.unanswered += len(self.waiting)
-        self._forget_waiting()
-
-    def _forget_waiting(self) -> None:
-        self._book.held_bytes -= sum(made.large.held_bytes for made in self.waiting if made.large is not None)
+        for made in self.waiting:
+            self._counts.unanswered += self._is_counted(made)
+            self._let_go(made)
         self.waiting.clear()
         self._pieces = None
+        self._unread = b""
+
+    def _is_counted(self, made: Answer) -> bool:
+        """Whether this is the answer, or its last part, to something that counts as a request."""
+        return not made.is_bad_request
+
+    def _let_go(self, made: Answer) -> None:
+        """It is not held any more."""
+        if made.large is not None:
+            self._book.held_bytes -= made.large.held_bytes
 
     def eof_received(self) -> bool:
         """The client has finished sending; it still gets the answers it waits for."""
@@ -120,21 +146,37 @@ class EchoConnection(asyncio.Protocol):
         if self._closing:
             return
         reader = self._reader
-        if reader.at_boundary:
+        if reader.at_boundary and not self._unread:
             known = self._known.get(data)
             if known is not None:
                 self._take(known)
                 return
-            self._request_began_at = perf_counter()
-        for made in reader.answers_to(data):
-            self._take(made)
-        if reader.wants_continue():
-            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._read(self._unread + data if self._unread else data)
+
+    def _read(self, data: bytes) -> None:
+        """Read requests, as many as may be unanswered at the same time."""
+        reader = self._reader
+        self._unread = b""
+        for begin in range(0, len(data), _READ_AT_ONCE_BYTES):
+            if self._is_full:
+                self._unread = data[begin:]
+                break
+            for made in reader.answers_to(data[begin : begin + _READ_AT_ONCE_BYTES]):
+                self._take(made)
+            if self._closing:
+                return
+        self._say_continue()
         if self._tracks_idle:
             self.idle_since = perf_counter()
 
+    def _say_continue(self) -> None:
+        """Ask for the body of a request that waits for that, when it is its turn."""
+        if not self.waiting and not self._closing and self._reader.wants_continue():
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
     def _take(self, made: Answer) -> None:
         if self._closing:
+            self._let_go(made)
             return  # behind the last answer of this socket
         counts = self._counts
         if made.is_bad_request:
@@ -148,35 +190,41 @@ class EchoConnection(asyncio.Protocol):
             self._hold_or_go_on()
         elif made.delay_s > 0:
             waiting.append(made)
+            self._is_timed = True
             self._delays.push(perf_counter() + made.delay_s, self)
-        elif self._is_writing_held:
+        elif self._is_writing_held or made.large is not None:
             waiting.append(made)
-            self._is_due = True
+            self._advance()
         else:
             self._send(made)
 
     def answer_first(self) -> None:
         """The delay of the first waiting answer is over."""
-        if not self.waiting:
-            return  # the socket was closed meanwhile
-        if self._is_writing_held:
+        self._is_timed = False
+        if self.waiting:  # else the socket was closed meanwhile
             self._is_due = True
-            return
-        self._send(self.waiting.popleft())
-        self._send_waiting()
+            self._advance()
 
-    def _send_waiting(self) -> None:
+    def _advance(self) -> None:
         """Send what waits, as far as its delay is over and the client takes it."""
+        if self._is_advancing:
+            return
+        self._is_advancing = True
         waiting = self.waiting
-        while waiting and not self._closing and self._pieces is None:
-            if waiting[0].delay_s > 0:
-                self._delays.push(perf_counter() + waiting[0].delay_s, self)
+        while waiting and not (self._closing or self._is_writing_held or self.transport.is_closing()):
+            if self._pieces is not None:
+                self._write_piece(self._pieces)
+            elif self._is_due or waiting[0].delay_s <= 0:
+                self._is_due = False
+                self._send(waiting.popleft())
+            else:
+                if not self._is_timed:
+                    self._is_timed = True
+                    self._delays.push(perf_counter() + waiting[0].delay_s, self)
                 break
-            if self._is_writing_held:
-                self._is_due = True
-                break
-            self._send(waiting.popleft())
+        self._is_advancing = False
         self._hold_or_go_on()
+        self._say_continue()
 
     def pause_writing(self) -> None:
         """The client is slower than the server."""
@@ -188,16 +236,15 @@ class EchoConnection(asyncio.Protocol):
         """He has caught up."""
         self._is_writing_held = False
         self._send_watch.moved()
-        if self._pieces is not None:
-            self._write_pieces()
-        elif self._is_due:
-            self._is_due = False
-            self.answer_first()
-        self._hold_or_go_on()
+        self._advance()
 
     def _hold_or_go_on(self) -> None:
         """Read no more from the client than can be sent to him."""
-        is_full = self._is_writing_held or len(self.waiting) > _MAX_WAITING_ANSWERS
+        if self._closing:
+            return
+        if self._unread and not (self._is_full or self._is_advancing):
+            self._read(self._unread)
+        is_full = self._is_full or bool(self._unread)
         if is_full == self._paused or self._closing:
             return
         self._paused = is_full
@@ -206,28 +253,28 @@ class EchoConnection(asyncio.Protocol):
         else:
             self.transport.resume_reading()
 
+    @property
+    def _is_full(self) -> bool:
+        return self._is_writing_held or len(self.waiting) > _MAX_WAITING_ANSWERS
+
     def _begin_large(self, made: Answer, large: LargeBody) -> None:
-        """Send its head. It stays the first of those that wait, until the last of its body is sent."""
+        """Send its head, and a piece. It stays the first of those that wait, until the last of its body is sent."""
         wire, closes = self._numbered(made)
         self.waiting.appendleft(dataclasses.replace(made, closes=closes))
         self._pieces = large.pieces()
-        self._write(wire)
-        self._write_pieces()
+        self._write(wire + next(self._pieces, b""))
 
-    def _write_pieces(self) -> None:
-        """Send of a large body what the client takes, and after its end what waits behind it."""
-        while self._pieces is not None and not self._is_writing_held:
-            piece = next(self._pieces, None)
-            if piece is not None:
-                self._write(piece)
-                continue
-            self._pieces = None
-            made = self.waiting.popleft()
-            if made.large is not None:
-                self._book.held_bytes -= made.large.held_bytes
-            self._answered(made.body_bytes)
-            self._close_or_stay(made)
-            self._send_waiting()
+    def _write_piece(self, pieces: Iterator[bytes]) -> None:
+        """Send a piece of a large body, or see it end."""
+        piece = next(pieces, None)
+        if piece is not None:
+            self._write(piece)
+            return
+        self._pieces = None
+        made = self.waiting.popleft()
+        self._let_go(made)
+        self._answered(made.body_bytes)
+        self._close_or_stay(made)
 
     def _answered(self, body_bytes: int) -> None:
         self._counts.responses += 1
@@ -272,11 +319,6 @@ class EchoConnection(asyncio.Protocol):
         self._drop_waiting()
         self.transport.close()
 
-    def _refuse(self, status: int, why: str) -> None:
-        """Say why, and close."""
-        self._write(bad_request(why, keep_alive=False, status=status).wire)
-        self._close_lingering()
-
     def _close_lingering(self) -> None:
         """Close, but let a client who still sends read the answer: a close would reset him (RFC 9112 section 9.6)."""
         self._closing = True
@@ -301,10 +343,14 @@ class EchoConnection(asyncio.Protocol):
             if self._tracks_idle and not self.waiting:
                 self._look_at_idle(now - self.idle_since)
             return
-        passed_s = now - self._request_began_at
+        if reader.begun != self._requests_seen or self._paused:
+            self._requests_seen = reader.begun
+            self._request_seen_at = now  # the first look at this request, or he is not read from
+            return
+        passed_s = now - self._request_seen_at
         if passed_s > limits.request_timeout_s or (reader.in_head and passed_s > limits.head_timeout_s):
-            self._counts.bad_requests += 1
-            self._refuse(408, f"the request was not whole after {passed_s:.0f} s")
+            reader.give_up()
+            self._take(bad_request(f"the request was not whole after {passed_s:.0f} s", keep_alive=False, status=408))
 
     def _look_at_idle(self, idle_s: float) -> None:
         limit = self._server.options.idle_timeout_s

@@ -36,6 +36,7 @@ class EchoServer:
         self.counts = open_counters(options.counts_file)
         self.answer_book = AnswerBook(options)
         self.connections: set[EchoConnection] = set()
+        self.leaving: set[EchoConnection] = set()
         self._loop = asyncio.get_running_loop()
         self.delays: DelayQueue[EchoConnection] = DelayQueue(self._loop, EchoConnection.answer_first)
         self._chances = FaultChances(options.faults, options.seed) if options.faults else None
@@ -81,7 +82,12 @@ class EchoServer:
     async def _listen(self) -> None:
         for host in self._hosts:
             listener = await self._loop.create_server(
-                self._accept, host, self.port, backlog=_BACKLOG, ssl=self._context
+                self._accept,
+                host,
+                self.port,
+                backlog=_BACKLOG,
+                ssl=self._context,
+                ssl_handshake_timeout=self.options.limits.head_timeout_s if self._context is not None else None,
             )
             self._listeners.append(listener)
             self.port = listener.sockets[0].getsockname()[1]  # a name's other addresses get the same one
@@ -115,7 +121,7 @@ class EchoServer:
         self._stop_listening()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
-        for connection in list(self.connections):
+        for connection in [*self.connections, *self.leaving]:
             connection.transport.abort()
         self.delays.close()
         await asyncio.sleep(0)
@@ -127,7 +133,7 @@ class EchoServer:
     def _sweep(self) -> None:
         """Look after the sockets that are idle or slow; it looks at all, so that a request costs nothing."""
         now = perf_counter()
-        for connection in list(self.connections):
+        for connection in [*self.connections, *self.leaving]:
             connection.look(now)
         limits = self.options.limits
         shortest_s = min((*self.idle_timeouts_s, limits.head_timeout_s, limits.request_timeout_s))

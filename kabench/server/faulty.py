@@ -123,6 +123,7 @@ class FaultyConnection(EchoConnection):
             super()._take(made)
             return
         if fault is not None:
+            self._let_go(made)
             made = as_one(made)
         super()._take(
             _Spoiled(
@@ -206,9 +207,8 @@ class FaultyConnection(EchoConnection):
     def _note(self, kind: FaultKind) -> None:
         self._counts.faults[FAULT_NUMBERS[kind]] += 1
 
-    def _drop_waiting(self) -> None:
-        self._counts.unanswered += sum(not isinstance(each, _Piece) or each.is_last for each in self.waiting)
-        self._forget_waiting()
+    def _is_counted(self, made: Answer) -> bool:
+        return super()._is_counted(made) and (not isinstance(made, _Piece) or made.is_last)
 
     def _reset(self) -> None:
         """Close with RST."""

@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SENT_AT_ONCE_BYTES = 262_144
-"""A body up to this size is none: it is sent at once."""
+MOST_AT_ONCE_BYTES = 65_536
+MOST_FILLER_AT_ONCE_BYTES = 4096
+"""Bodies up to these sizes are none: they are part of their answer, which may have to wait with many others."""
 
 _PIECE_BYTES = 65_536
-FILLER = b"x" * SENT_AT_ONCE_BYTES
+_CHUNK_BYTES = 4096
+LAST_CHUNK = b"0\r\n\r\n"
+FILLER = b"x" * _PIECE_BYTES
+
+
+def in_chunks(data: bytes) -> bytes:
+    """As it is sent in chunks, without the last one."""
+    chunks = [data[begin : begin + _CHUNK_BYTES] for begin in range(0, len(data), _CHUNK_BYTES)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,6 @@ class LargeBody:
         for begin in range(0, self.size_bytes, _PIECE_BYTES):
             length = min(_PIECE_BYTES, self.size_bytes - begin)
             piece = FILLER[:length] if self.data is None else self.data[begin : begin + length]
-            yield b"%x\r\n%b\r\n" % (length, piece) if self.is_chunked else piece
+            yield in_chunks(piece) if self.is_chunked else piece
         if self.is_chunked:
-            yield b"0\r\n\r\n"
+            yield LAST_CHUNK

@@ -48,20 +48,21 @@ class RequestHead:
 class RequestParser:
     """Subclasses are told of `head_read`, `body_read` and `end_read`, while they `feed` it.
 
-    `at_boundary`: all requests that have begun are whole. `in_head`: the head of one is not.
+    `at_boundary`: all requests that have begun are whole. `in_head`: the head of one is not. `begun` counts requests.
     """
 
     __slots__ = (
         "_body_bytes",
         "_bytes_without_body",
         "_fields",
-        "_has_body_grown",
+        "_has_moved_on",
         "_is_over",
         "_limits",
         "_parser",
         "_refusal",
         "_target",
         "at_boundary",
+        "begun",
         "in_head",
     )
 
@@ -71,9 +72,10 @@ class RequestParser:
         self._refusal: RefusedRequestError | None = None
         self._is_over = False
         self._bytes_without_body = 0
-        self._has_body_grown = False
+        self._has_moved_on = False
         self.at_boundary = True
         self.in_head = False
+        self.begun = 0
         self._start()
 
     def _start(self) -> None:
@@ -95,7 +97,7 @@ class RequestParser:
         if self._is_over:
             return  # what comes behind a request that ends the connection is nobody's
         self.at_boundary = False
-        self._has_body_grown = False
+        self._has_moved_on = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -106,12 +108,18 @@ class RequestParser:
             raise self._refusal from None
         except httptools.HttpParserError as error:
             raise RefusedRequestError(400, f"that is not HTTP: {error}") from None
-        if self.at_boundary or self._has_body_grown:
+        if self._has_moved_on:
             self._bytes_without_body = 0
             return
         self._bytes_without_body += len(data)  # of a head, chunk extensions or trailers: none of them goes on for ever
         if self._bytes_without_body > self._limits.max_head_bytes:
             raise self._too_large_head()
+
+    def give_up(self) -> None:
+        """Take nothing more: what is left of a request that was refused is nobody's."""
+        self._is_over = True
+        self.at_boundary = True
+        self.in_head = False
 
     def release(self) -> None:
         """Drop the parser, which refers back to this reader, so that no garbage collection is needed."""
@@ -124,6 +132,7 @@ class RequestParser:
         self._start()
         self.at_boundary = False
         self.in_head = True
+        self.begun += 1
 
     def on_url(self, target: bytes) -> None:
         """Take the request target, which may come in pieces."""
@@ -144,7 +153,7 @@ class RequestParser:
 
     def on_body(self, piece: bytes) -> None:
         """Pass on a piece of the body."""
-        self._has_body_grown = True
+        self._has_moved_on = True
         self._body_bytes += len(piece)
         try:
             if self._body_bytes > self._limits.max_body_bytes:
@@ -156,6 +165,7 @@ class RequestParser:
 
     def on_message_complete(self) -> None:
         """Pass on that it is whole."""
+        self._has_moved_on = True
         self.at_boundary = True
         self.end_read()
 

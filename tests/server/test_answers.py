@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kabench.server import ServerOptions
-from kabench.server.answers import AnswerBook, Request, RequestReader, answer, with_requests_left
+from kabench.server.answers import AnswerBook, Request, RequestReader, answer, as_one, with_requests_left
 
 OPTIONS = ServerOptions(delay_s=0.005)
 
@@ -39,13 +39,13 @@ def test_the_answer_echoes_the_request() -> None:
 
 
 def test_a_size_is_the_size_of_the_body() -> None:
-    made = answer(request(query="size=70000"), OPTIONS)
+    made = as_one(answer(request(query="size=70000"), OPTIONS))
     assert len(made.body) == made.body_bytes == 70000
     assert b"Content-Length: 70000\r\n" in made.wire
 
 
 def test_chunked_answers_are_chunked_but_not_for_http_1_0() -> None:
-    made = answer(request(query="size=5000&chunked=1"), OPTIONS)
+    made = as_one(answer(request(query="size=5000&chunked=1"), OPTIONS))
     assert b"Transfer-Encoding: chunked" in made.head
     assert b"Content-Length" not in made.head
     assert made.body.startswith(b"1000\r\nxxx")

@@ -11,7 +11,7 @@ import pytest
 from kabench.server import ClientLimits
 from kabench.server.limits import most_open_sockets
 from tests.server.echoes import FIN, GET, RawSocket, asked_once, echoing
-from tests.sockets import until
+from tests.sockets import reset, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -142,6 +142,94 @@ def test_large_bodies_are_refused_before_they_come_and_while_they_do(run: Run) -
             assert status_of(await asked_once(server, just_fits)) == 200
             counts = server.snapshot()
         assert (counts.bad_requests, counts.requests) == (2, 1)
+
+    run(main())
+
+
+def test_who_never_pauses_between_requests_is_no_slow_client(run: Run) -> None:
+    """Each read begins and ends in the middle of a request."""
+
+    async def main() -> None:
+        limits = ClientLimits(head_timeout_s=0.2, max_head_bytes=300)
+        async with echoing(limits=limits) as server:
+            client = await RawSocket.to(server)
+            client.send(GET[:10])
+            for _ in range(40):
+                await asyncio.sleep(0.01)
+                client.send(GET[10:] + GET[:10])
+                assert status_of(await client.answer()) == 200
+            client.close()
+
+    run(main())
+
+
+def test_many_requests_in_one_read_are_no_large_head(run: Run) -> None:
+    async def main() -> None:
+        async with echoing() as server:
+            client = await RawSocket.to(server)
+            client.send(GET * 6000)
+            for _ in range(6000):
+                assert status_of(await client.answer()) == 200
+            client.close()
+
+    run(main())
+
+
+def test_a_refusal_comes_in_its_turn(run: Run) -> None:
+    async def main() -> None:
+        async with echoing(limits=ClientLimits(head_timeout_s=0.1)) as server:
+            client = await RawSocket.to(server)
+            client.send(GET.replace(b"/0", b"/400") + b"GET /0 HT")
+            assert status_of(await client.answer()) == 200
+            assert status_of(await client.answer()) == 408
+            assert await client.rest() == FIN
+            client.close()
+
+    run(main())
+
+
+def test_who_is_not_read_from_is_not_slow(run: Run) -> None:
+    async def main() -> None:
+        async with echoing(limits=ClientLimits(head_timeout_s=0.1)) as server:
+            client = await RawSocket.to(server)
+            client.send(GET.replace(b"/0", b"/1") * 600)  # more than are read before the first are answered
+            for _ in range(600):
+                assert status_of(await client.answer()) == 200
+            client.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"POST /0 HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HEAD /0?size=zz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+    ],
+    ids=["no 100 behind it", "no body for HEAD"],
+)
+def test_a_refusal_is_all_that_is_said(run: Run, request_bytes: bytes) -> None:
+    async def main() -> None:
+        async with echoing() as server:
+            head, _, body = (await asked_once(server, request_bytes)).partition(b"\r\n\r\n")
+            assert status_of(head) == 400
+            assert body.endswith(FIN)
+            assert (body == FIN) == request_bytes.startswith(b"HEAD")
+            assert b"HTTP" not in body.replace(b"not HTTP", b"")
+
+    run(main())
+
+
+def test_refused_requests_are_not_unanswered_ones(run: Run) -> None:
+    async def main() -> None:
+        async with echoing() as server:
+            client = await RawSocket.to(server)
+            client.send(GET.replace(b"/0", b"/5000") + GET.replace(b"size=20", b"size=zz") * 2)
+            await until(lambda: server.snapshot().bad_requests == 2)
+            reset(client.writer)
+            await until(lambda: not server.connections)
+            counts = server.snapshot()
+            assert (counts.requests, counts.unanswered, counts.bad_requests) == (1, 1, 2)
 
     run(main())
 

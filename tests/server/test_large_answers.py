@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,7 +48,7 @@ async def is_held(server: EchoServer) -> None:
 # -- what they are -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("query", ["size=262144", "size=262145", "size=1000003", "size=1000003&chunked=1"])
+@pytest.mark.parametrize("query", ["size=4096", "size=4097", "size=65537", "size=1000003", "size=1000003&chunked=1"])
 def test_a_large_answer_is_whole_and_in_its_turn(run: Run, query: str) -> None:
     async def main() -> None:
         async with echoing() as server:
@@ -108,6 +110,37 @@ def test_a_large_answer_meets_faults_like_any_other(run: Run, fault: str, bytes_
     run(main())
 
 
+def test_delays_behind_a_large_answer_are_what_they_are(run: Run) -> None:
+    async def main() -> None:
+        async with echoing() as server:
+            client = await RawSocket.to(server)
+            client.send(b"".join(map(get, ("/5?size=300000", "/100", "/101?size=300000", "/102", "/103"))))
+            await client.answer()
+            began_at = perf_counter()
+            for number in range(1, 5):
+                assert status_of(await client.answer()) == 200
+                assert perf_counter() - began_at > 0.09 * number
+            client.close()
+
+    run(main())
+
+
+def test_100_continue_waits_for_the_answers_before_it(run: Run) -> None:
+    async def main() -> None:
+        async with echoing() as server:
+            client = await RawSocket.to(server)
+            expecting = get("/0", "Expect: 100-continue", "Content-Length: 5", method="POST")
+            client.send(get("/0?size=20000000") + get("/20?size=3") + expecting)
+            for size in (20_000_000, 3):
+                assert (await client.answer()).endswith(b"\r\n\r\n" + b"x" * size)
+            assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.send(b"hello")
+            assert json.loads((await client.answer()).partition(b"\r\n\r\n")[2])["data"] == "hello"
+            client.close()
+
+    run(main())
+
+
 # -- clients who do not take them --------------------------------------------------------------------------------------
 
 
@@ -124,7 +157,8 @@ def test_who_asks_and_does_not_read_takes_no_memory(run: Run, requests: bytes) -
             await is_held(server)
             assert unsent_bytes(server) < 2 * MB
             (connection,) = server.connections
-            assert all(len(each.wire) < 300_000 for each in connection.waiting)
+            assert len(connection.waiting) < 1000
+            assert all(len(each.wire) < 5000 for each in connection.waiting)
             client.close()
             await until(lambda: not server.connections)
 
@@ -185,6 +219,54 @@ def test_bodies_that_are_held_have_a_limit_all_together(run: Run) -> None:
             assert status_of(await client.answer()) == 200
             client.close()
             assert book.held_bytes == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"faults": (parse_fault("slow-body:1ms:100%"),)}, {"max_requests_per_socket": 1}],
+    ids=["a fault", "a socket's last request before"],
+)
+def test_whatever_becomes_of_a_held_body_it_is_let_go(run: Run, options: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with echoing(limits=ClientLimits(max_held_bytes=MB), **options) as server:
+            for _ in range(4):
+                client = await RawSocket.to(server)
+                client.send(get("/0") + post("/0", b"\0" * 100_000))
+                await client.answer()
+                client.close()
+                await until(lambda: not server.connections)
+            assert server.answer_book.held_bytes == 0
+
+    run(main())
+
+
+def test_a_body_in_tiny_chunks_takes_no_more_memory_than_it_is_large(run: Run) -> None:
+    async def main() -> None:
+        async with echoing() as server:
+            client = await RawSocket.to(server)
+            client.send(get("/0", "Transfer-Encoding: chunked", method="POST") + b"1\r\nx\r\n" * 100_000)
+            await until(lambda: server.answer_book.held_bytes == 100_000)
+            (connection,) = server.connections
+            assert sys.getsizeof(connection._reader._body) < 200_000
+            client.close()
+
+    run(main())
+
+
+def test_who_is_gone_in_the_middle_of_an_answer_has_not_got_it(run: Run) -> None:
+    async def main() -> None:
+        async with echoing() as server:
+            clients = [await RawSocket.to(server) for _ in range(10)]
+            for client in clients:
+                client.send(get(f"/0?size={HUGE_BYTES}"))
+            for client in clients:
+                await client.reader.readexactly(300_000)
+                reset(client.writer)
+            await until(lambda: not server.connections)
+            counts = server.snapshot()
+            assert (counts.requests, counts.responses, counts.unanswered) == (10, 0, 10)
 
     run(main())
 
