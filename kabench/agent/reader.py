@@ -273,8 +273,7 @@ class ResponseReader:
         if version not in _VERSIONS:
             raise self._refuse(f"HTTP/{version} is no version of HTTP/1")
         length = -1
-        is_coded = False
-        connection = keep_alive = b""
+        coding = connection = keep_alive = b""
         head_bytes = len(self._reason)
         for name, value in self._headers:
             head_bytes += len(name) + len(value) + 4
@@ -282,22 +281,25 @@ class ResponseReader:
             if lowered == b"content-length":
                 length = int(value)
             elif lowered == b"transfer-encoding":
-                is_coded = True
+                coding += value.lower() + b","
             elif lowered == b"connection":
                 connection += value.lower() + b","
             elif lowered == b"keep-alive":
                 keep_alive += value + b","
         if head_bytes > _MAX_HEAD_BYTES:
             raise self._refuse(f"its headers are over {_MAX_HEAD_BYTES} bytes")
+        has_body = not (self._is_head_request or status in _NO_BODY)
+        if coding and has_body and coding.strip(b", \t") != b"chunked":
+            raise self._refuse("it comes in a transfer coding that was not asked for")
         if self._is_head_request:
             # llhttp judges by the framing of a body, and here is none
             may_be_reused = b"close" not in connection and (version == "1.1" or b"keep-alive" in connection)
         else:
             may_be_reused = parser.should_keep_alive()
-            may_be_reused = may_be_reused and not (is_coded and version == "1.0")  # RFC 9112 section 6.1
-        if self._is_head_request or status in _NO_BODY:
+            may_be_reused = may_be_reused and not (coding and version == "1.0")  # RFC 9112 section 6.1
+        if not has_body:
             length = 0
-        elif is_coded:
+        elif coding:
             length = -1
         self.head = ResponseHead(
             status,

@@ -13,6 +13,7 @@ from kabench.proxy.body import HELD_BYTES, ClientBody
 from kabench.proxy.exchange import ProxyExchange
 from kabench.proxy.rules import STATUS_TARGET, headers_for_the_target, own_answer, response_head, route, status_for
 from kabench.server.requests import RefusedRequestError, RequestHead, RequestParser
+from kabench.server.reset import reset
 from kabench.server.send_watch import SendWatch
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ _MAX_WAITING_REQUESTS = 64
 _LINGERS_S = 2.0
 """How long a client who was refused may go on sending before he is cut off."""
 
+_MAX_LEAVING = 1000
+"""Refused sockets that may linger at the same time."""
+
 _NO_HEAD = RequestHead("GET", "", "1.1", (), keep_alive=False, body_length=0, expects_continue=False)
 _WITHOUT_BODY = frozenset({204, 304})
 
@@ -36,7 +40,7 @@ _WITHOUT_BODY = frozenset({204, 304})
 class ClientRequest:
     """A request of a client that is not through yet; `body` is what has come of its body."""
 
-    __slots__ = ("body", "head", "prepared", "refusal", "route")
+    __slots__ = ("body", "head", "prepared", "refusal", "route", "wants_continue")
 
     def __init__(self, head: RequestHead, body: ClientBody) -> None:
         self.head = head
@@ -44,6 +48,7 @@ class ClientRequest:
         self.route: Route | None = None
         self.prepared: PreparedRequest | None = None
         self.refusal: RefusedRequestError | None = None
+        self.wants_continue = False
 
     @property
     def can_be_sent(self) -> bool:
@@ -93,9 +98,10 @@ class ProxyConnection(asyncio.Protocol):
         self._began_at = 0.0
         self._is_http_1_1 = self._keeps_alive = True
         self._is_head = self._in_chunks = self._has_begun = False
-        self._is_reading_held = self._is_writing_held = False
+        self._is_reading_held = self._is_writing_held = self._is_serving = False
         self._reads_no_more = self._half_closed = False
-        self._request_began_at = self._lingers_until = inf
+        self._requests_seen = 0
+        self._request_seen_at = self._lingers_until = inf
         self._send_watch = SendWatch()
 
     # -- the socket ----------------------------------------------------------------------------------------------------
@@ -110,12 +116,17 @@ class ProxyConnection(asyncio.Protocol):
             return
         self._keeps_alive = False
         self._answer(503, f"there are {proxy.most_connections} connections already")
-        self._close()
+        if len(proxy.leaving) < _MAX_LEAVING:
+            proxy.leaving.add(self)
+            self._close_lingering()
+        else:
+            self._close()
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
         """Give up what the client had under way. What refers back here lets go, so that no collection is needed."""
         self._reads_no_more = True
         self._proxy.connections.discard(self)
+        self._proxy.leaving.discard(self)
         self._give_up()
         self._waiting.clear()
         self._served = None
@@ -133,6 +144,8 @@ class ProxyConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client has finished sending; he still gets the answers he waits for."""
         self._half_closed = True
+        if not self._reader.at_boundary and not self._reads_no_more:
+            self._refuse_last(RefusedRequestError(400, "the request breaks off"))
         return self._is_busy
 
     @property
@@ -152,7 +165,6 @@ class ProxyConnection(asyncio.Protocol):
                 self._is_head = known[1].is_head
                 self._send_on(*known)
                 return
-            self._request_began_at = perf_counter()
         waiting = len(self._waiting)
         try:
             reader.feed(data)
@@ -194,13 +206,11 @@ class ProxyConnection(asyncio.Protocol):
 
     def request_began(self, head: RequestHead) -> None:
         """A request has begun to arrive. Raises `RefusedRequestError`."""
-        is_next = not self._is_busy
         request = self._arriving = ClientRequest(head, ClientBody(self._hold_or_go_on))
         self._waiting.append(request)
         if head.target != STATUS_TARGET:
-            request.route = route(head, self._proxy.authorities)
-        if head.expects_continue and is_next:
-            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.route = route(head, self._proxy.authorities, self._proxy.via)
+        request.wants_continue = head.expects_continue
 
     def request_piece(self, piece: bytes) -> None:
         """A piece of its body has come."""
@@ -217,10 +227,11 @@ class ProxyConnection(asyncio.Protocol):
         """Answer what came before, then this, then close."""
         request, self._arriving = self._arriving, None
         self._reads_no_more = True
+        self._reader.give_up()
         if request is not None and request is self._served:
             self._give_up()
-            if self._in_chunks or self._has_begun:
-                self.transport.abort()
+            if self._has_begun:
+                reset(self.transport)
                 return
             self._waiting.appendleft(request)
         elif request is None:
@@ -247,14 +258,23 @@ class ProxyConnection(asyncio.Protocol):
         body = way.body
         if body is None and request.body.has_begun:
             body = request.body.whole()
-        return lane, lane.prepare(way, headers_for_the_target(request.head), body)
+        return lane, lane.prepare(way, headers_for_the_target(request.head, self._proxy.via), body)
 
     def _serve_waiting(self) -> None:
         """Serve the first waiting requests, as far as they are there and it is their turn."""
-        while self._waiting and self._exchange is None and not self._is_writing_held:
-            if not self._waiting[0].can_be_sent or self.transport.is_closing():
-                return
+        if self._is_serving:
+            return
+        self._is_serving = True
+        while self._waiting and self._exchange is None and not (self._is_writing_held or self.transport.is_closing()):
+            request = self._waiting[0]
+            if not request.can_be_sent:
+                if request.wants_continue and not request.body.has_begun:
+                    request.wants_continue = False
+                    self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                break
             self._serve(self._waiting.popleft())
+        self._is_serving = False
+        self._hold_or_go_on()
 
     def _serve(self, request: ClientRequest) -> None:
         self._is_http_1_1 = request.head.http_version == "1.1"
@@ -281,7 +301,7 @@ class ProxyConnection(asyncio.Protocol):
                 upload = Upload(request.body.pieces())
                 upload.length = None if request.head.body_length < 0 else request.head.body_length
                 lane = self._proxy.lanes[way.agent]
-                prepared = lane.prepare(way, headers_for_the_target(request.head), upload)
+                prepared = lane.prepare(way, headers_for_the_target(request.head, self._proxy.via), upload)
         except ValueError as error:
             self._answer(400, " ".join(str(error).split()))
             self._finish_answer()
@@ -354,7 +374,7 @@ class ProxyConnection(asyncio.Protocol):
         if has_begun:
             self._exchange = None
             self._reads_no_more = True
-            self.transport.abort()
+            reset(self.transport)  # a FIN could be taken for the end of a whole body
             return
         if self._served is not None and not self._served.body.is_whole:
             self._keeps_alive = False
@@ -376,7 +396,6 @@ class ProxyConnection(asyncio.Protocol):
             self._close()
         elif self._waiting:
             self._serve_waiting()
-            self._hold_or_go_on()
         elif self._half_closed:
             self._close()
 
@@ -408,7 +427,10 @@ class ProxyConnection(asyncio.Protocol):
         reader = self._reader
         if self._reads_no_more or reader.at_boundary:
             return
-        passed_s = now - self._request_began_at
-        is_slow_head = reader.in_head and passed_s > limits.head_timeout_s
-        if is_slow_head or (passed_s > limits.request_timeout_s and not self._is_reading_held):
+        if reader.begun != self._requests_seen or self._is_reading_held:
+            self._requests_seen = reader.begun
+            self._request_seen_at = now  # the first look at this request, or he is not read from
+            return
+        passed_s = now - self._request_seen_at
+        if passed_s > limits.request_timeout_s or (reader.in_head and passed_s > limits.head_timeout_s):
             self._refuse_last(RefusedRequestError(408, f"the request was not whole after {passed_s:.0f} s"))

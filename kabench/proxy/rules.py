@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 STATUS_TARGET = "/-/status"
 KEEPALIVE, NORMAL = "keepalive", "normal"
-VIA = "1.1 kabench"
-
 _HOP_BY_HOP = frozenset({
     "connection",
     "keep-alive",
@@ -38,6 +36,9 @@ _HOP_BY_HOP = frozenset({
 
 _NOT_FOR_THE_TARGET = _HOP_BY_HOP | {"host", "expect", "content-length", "proxy-authorization"}
 _NOT_FOR_THE_CLIENT = _HOP_BY_HOP | {"proxy-authenticate", "proxy-authentication-info"}
+_NEVER_OF_ONE_HOP = frozenset({"content-length"})
+"""What `Connection` cannot take away: without it, nobody would know where the body ends."""
+
 _SAFE_IN_A_TARGET = "/%:@!$&'()*+,;=~?[]"
 
 
@@ -51,10 +52,17 @@ class Route:
     body: bytes | None = None
 
 
-def route(head: RequestHead, own_authorities: Iterable[str]) -> Route:
-    """Where a request goes. Raises `RefusedRequestError` for what leads elsewhere."""
+def via_of(name: str) -> str:
+    """What a proxy of this name adds to the `Via` of requests (RFC 9110 section 7.6.3)."""
+    return f"1.1 kabench-{name}"
+
+
+def route(head: RequestHead, own_authorities: Iterable[str], own_via: str) -> Route:
+    """Where a request goes. Raises `RefusedRequestError` for what leads elsewhere, or back to where it came from."""
     if head.method == "CONNECT":
         raise RefusedRequestError(405, "this proxy makes no tunnels")
+    if any(name.lower() == "via" and own_via in value for name, value in head.headers):
+        raise RefusedRequestError(508, "this proxy's target leads back to it")
     target = head.target
     if not target.startswith("/"):
         target = _path_of_absolute_form(target, own_authorities)
@@ -90,11 +98,11 @@ def _without_prefix(path: str, prefix: str) -> str | None:
     return path.removeprefix(prefix) if path.startswith(prefix + "/") else None
 
 
-def headers_for_the_target(head: RequestHead) -> list[tuple[str, str]]:
-    """The request's headers without those of this hop, and with `Via` (RFC 9110 section 7.6.3)."""
+def headers_for_the_target(head: RequestHead, via: str) -> list[tuple[str, str]]:
+    """The request's headers without those of this hop, and with `Via`."""
     named = _named_by_connection(value for name, value in head.headers if name.lower() == "connection")
     kept = [(name, value) for name, value in head.headers if name.lower() not in _NOT_FOR_THE_TARGET | named]
-    return [*kept, ("Via", VIA)]
+    return [*kept, ("Via", via)]
 
 
 def _named_by_connection(values: Iterable[str]) -> frozenset[str]:
@@ -109,7 +117,7 @@ def response_head(head: ResponseHead, framing: str | None, *, keep_alive: bool, 
     named = _named_by_connection(
         value.decode("latin-1") for name, value in head.raw_headers if name.lower() == b"connection"
     )
-    dropped = _NOT_FOR_THE_CLIENT | named
+    dropped = (_NOT_FOR_THE_CLIENT | named) - _NEVER_OF_ONE_HOP
     lines = [f"HTTP/1.1 {head.status} {head.reason}".encode("latin-1")]
     lines += [name + b": " + value for name, value in head.raw_headers if name.decode("latin-1").lower() not in dropped]
     if framing is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import secrets
 import socket
 from dataclasses import dataclass
 from time import perf_counter
@@ -14,7 +15,7 @@ from kabench.agent import AsyncKeepAliveAgent, AsyncPlainAgent
 from kabench.agent.aio.request import parse_url
 from kabench.proxy.connection import ProxyConnection
 from kabench.proxy.lane import Lane
-from kabench.proxy.rules import KEEPALIVE, NORMAL, response_head
+from kabench.proxy.rules import KEEPALIVE, NORMAL, response_head, via_of
 
 if TYPE_CHECKING:
     from kabench.agent import AgentStatus
@@ -57,6 +58,8 @@ class Proxy:
             NORMAL: Lane(NORMAL, AsyncPlainAgent(normal_options, tls=options.tls), options.target),
         }
         self.connections: set[ProxyConnection] = set()
+        self.leaving: set[ProxyConnection] = set()
+        self.via = via_of(secrets.token_hex(4))
         self.most_connections = options.limits.connections_for(_FILES_A_CONNECTION)
         self.known: dict[bytes, tuple[Lane, PreparedRequest]] = {}
         self.authorities: frozenset[str] = frozenset()
@@ -95,7 +98,7 @@ class Proxy:
             listener.close()
         if self._look_timer is not None:
             self._look_timer.cancel()
-        for connection in list(self.connections):
+        for connection in [*self.connections, *self.leaving]:
             connection.transport.abort()
         await asyncio.sleep(0)
         for lane in self.lanes.values():
@@ -131,7 +134,7 @@ class Proxy:
 
     def _look(self) -> None:
         now = perf_counter()
-        for connection in list(self.connections):
+        for connection in [*self.connections, *self.leaving]:
             connection.look(now)
         limits = self.options.limits
         shortest_s = min(limits.head_timeout_s, limits.request_timeout_s)

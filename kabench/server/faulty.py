@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import socket
-import struct
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING
 from kabench.server.answers import Answer, as_one
 from kabench.server.connection import EchoConnection
 from kabench.server.faults import EXTRA_BYTES, FAULT_NUMBERS, GARBAGE, FaultKind, RequestChance, SocketChance
+from kabench.server.reset import reset
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,9 +26,6 @@ _PIECES = 10
 
 _AT_ONCE_S = 1e-9
 """The delay of an answer without one that still has to wait for its turn."""
-
-_LINGER_NOT = struct.pack("ii", 1, 0)
-"""To close with RST (socket(7), SO_LINGER)."""
 
 _LENGTHS = (b"content-length:", b"transfer-encoding:", b"connection:", b"keep-alive:")
 
@@ -213,8 +208,4 @@ class FaultyConnection(EchoConnection):
     def _reset(self) -> None:
         """Close with RST."""
         self._closing = True
-        raw: socket.socket | None = self.transport.get_extra_info("socket")
-        if raw is not None:
-            with contextlib.suppress(OSError):
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
-        self.transport.abort()
+        reset(self.transport)

@@ -96,8 +96,10 @@ CASES = {
     "chunks in HTTP/1.0": Case(
         b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", b"ok"
     ),
-    "a coding that is not chunked": Case(
-        OK + b"Transfer-Encoding: gzip\r\n\r\nok", error=IncompleteResponseError, closes=True
+    "a coding that is not chunked": Case(OK + b"Transfer-Encoding: gzip\r\n\r\nok", error=BAD, closes=True),
+    "a coding besides chunked": Case(OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", error=BAD),
+    "a coding in a header of its own": Case(
+        OK + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", error=BAD
     ),
     "an end with the connection": Case(OK + b"\r\nok", b"ok", closes=True),
     "Connection: close": Case(OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nok", b"ok"),

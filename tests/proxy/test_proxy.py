@@ -72,7 +72,7 @@ def test_k_goes_through_the_keep_alive_agent_and_the_rest_through_the_normal_one
             assert (normal.create_socket_count, normal.request_count, normal.close_socket_count) == (3, 3, 3)
             assert server.counts.sockets == 4
             echoed = json.loads(body_of(answers[0]))["headers"]
-            assert (echoed["via"], echoed["host"]) == ("1.1 kabench", server.url.split("/")[2])
+            assert (echoed["via"], echoed["host"]) == (proxy.via, server.url.split("/")[2])
             answers = await asked(proxy, get("/post/k/0"), get("/post/k/0"))
             assert json.loads(body_of(answers[1]))["data"] == PUBLISHED_BODY.decode()
 
@@ -317,6 +317,20 @@ def test_a_slow_target_slows_the_sender_down_and_costs_no_memory(run: Run) -> No
     run(main())
 
 
+def test_100_continue_waits_for_its_turn(run: Run) -> None:
+    async def main() -> None:
+        async with echoing() as server, proxying(server.url) as proxy:
+            client = await RawSocket.to(proxy)
+            client.send(get("/k/100?size=3") + get("/k/0", "Expect: 100-continue", "Content-Length: 5", method="POST"))
+            assert (await client.answer()).endswith(b"xxx")
+            assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.send(b"hello")
+            assert json.loads(body_of(await client.answer()))["data"] == "hello"
+            client.close()
+
+    run(main())
+
+
 # -- what is answered in its place -------------------------------------------------------------------------------------
 
 
@@ -356,6 +370,55 @@ def test_a_target_that_speaks_no_http_is_502(run: Run, spoiled: bytes, why: byte
     run(main())
 
 
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 000 What\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ],
+    ids=["another protocol", "no status", "a coding that was not asked for"],
+)
+def test_what_nobody_asked_for_is_502(run: Run, response: bytes) -> None:
+    async def handler(peer: Peer) -> None:
+        while True:
+            await peer.answer(response)
+
+    async def main() -> None:
+        async with ScriptedServer(handler) as server, proxying(server.url) as proxy:
+            first, second = await asked(proxy, get("/k/"), get("/k/"))
+            assert status_of(first) == status_of(second) == 502
+            assert [each.failures for each in proxy.figures()] == [2, 0]
+
+    run(main())
+
+
+def test_a_target_that_takes_its_body_s_length_away_splits_no_response(run: Run) -> None:
+    split = b"HTTP/1.1 200 OK\r\nConnection: keep-alive, Content-Length\r\nContent-Length: 5\r\n\r\nhello"
+
+    async def handler(peer: Peer) -> None:
+        while True:
+            await peer.answer(split)
+
+    async def main() -> None:
+        async with ScriptedServer(handler) as server, proxying(server.url) as proxy:
+            for answer in await asked(proxy, get("/k/"), get("/k/")):
+                assert answer == b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+    run(main())
+
+
+def test_a_target_that_leads_back_is_508(run: Run) -> None:
+    async def main() -> None:
+        async with proxying("http://127.0.0.1:1/") as proxy:
+            for lane in proxy.lanes.values():
+                lane._target = proxy.url.rstrip("/")
+            (answer,) = await asked(proxy, get("/k/"))
+            assert status_of(answer) == 508
+
+    run(main())
+
+
 def test_a_target_that_says_nothing_is_504(run: Run) -> None:
     async def handler(peer: Peer) -> None:
         await peer.request()
@@ -383,6 +446,49 @@ def test_a_response_that_breaks_off_is_no_whole_one_for_the_client_either(run: R
             assert body_of(by_length).removesuffix(FIN).removesuffix(RST) == b"5\r\nabc"
             assert body_of(in_chunks).removesuffix(FIN).removesuffix(RST) == b"3\r\nabc\r\n"
             assert proxy.figures()[0].failures == 2
+
+    run(main())
+
+
+def test_half_a_chunked_response_is_no_whole_one_for_a_client_of_http_1_0(run: Run) -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await asyncio.sleep(0.1)
+
+    async def main() -> None:
+        async with ScriptedServer(handler) as server, proxying(server.url) as proxy:
+            seen = await asked_once(proxy, b"GET /k/ HTTP/1.0\r\n\r\n")
+            assert seen.endswith(b"hello" + RST)
+
+    run(main())
+
+
+@pytest.mark.parametrize("sent_bytes", [10, 100_000], ids=["little of it", "much of it"])
+def test_a_client_who_goes_in_the_middle_of_a_body_gives_the_target_s_socket_back(run: Run, sent_bytes: int) -> None:
+    async def main() -> None:
+        async with echoing() as server, proxying(server.url, max_sockets=1) as proxy:
+            client = await RawSocket.to(proxy)
+            client.send(get("/k/0", "Content-Length: 1000000", method="POST") + b"x" * sent_bytes)
+            await until(lambda: bool(proxy.connections))
+            (connection,) = proxy.connections
+            await until(lambda: connection._exchange is not None or any(w.body.has_begun for w in connection._waiting))
+            client.close()
+            assert status_of((await asked(proxy, get("/k/0")))[0]) == 200
+            await until(lambda: not proxy.connections)
+
+    run(main())
+
+
+def test_many_answers_of_its_own_in_one_read_are_no_recursion(run: Run) -> None:
+    async def main() -> None:
+        async with echoing() as server, proxying(server.url) as proxy:
+            client = await RawSocket.to(proxy)
+            client.send(get("/-/status", method="POST") * 2000 + get("/k/0"))
+            for _ in range(2000):
+                assert status_of(await client.answer()) == 405
+            assert status_of(await client.answer()) == 200
+            client.close()
 
     run(main())
 

@@ -7,9 +7,10 @@ import pytest
 from kabench.agent import ConnectError, QueueTimeoutError, ResponseParseError, SocketTimeoutError
 from kabench.agent.reader import ResponseReader
 from kabench.load.plan import PUBLISHED_BODY
-from kabench.proxy.rules import Route, headers_for_the_target, own_answer, response_head, route, status_for
+from kabench.proxy.rules import Route, headers_for_the_target, own_answer, response_head, route, status_for, via_of
 from kabench.server.requests import RefusedRequestError, RequestHead
 
+VIA = via_of("a1")
 OWN = frozenset({"127.0.0.1:1985", "target.internal"})
 
 
@@ -41,12 +42,12 @@ def request(target: str, method: str = "GET", *headers: tuple[str, str]) -> Requ
     ],
 )
 def test_paths_choose_the_agent(target: str, expected: Route) -> None:
-    assert route(request(target), OWN) == expected
+    assert route(request(target), OWN, VIA) == expected
 
 
 def test_a_post_stays_what_it_is() -> None:
-    assert route(request("/post/k/5", "PUT"), OWN) == Route("keepalive", "PUT", "/5")
-    assert route(request("/post/5", "POST"), OWN) == Route("normal", "POST", "/5")
+    assert route(request("/post/k/5", "PUT"), OWN, VIA) == Route("keepalive", "PUT", "/5")
+    assert route(request("/post/5", "POST"), OWN, VIA) == Route("normal", "POST", "/5")
 
 
 @pytest.mark.parametrize(
@@ -64,8 +65,15 @@ def test_a_post_stays_what_it_is() -> None:
 )
 def test_nothing_leads_anywhere_else(target: str, method: str, status: int) -> None:
     with pytest.raises(RefusedRequestError) as caught:
-        route(request(target, method), OWN)
+        route(request(target, method), OWN, VIA)
     assert caught.value.status == status
+
+
+def test_a_target_that_leads_back_is_noticed() -> None:
+    with pytest.raises(RefusedRequestError, match="leads back") as caught:
+        route(request("/", "GET", ("via", "1.0 other, 1.1 kabench-a1")), OWN, VIA)
+    assert caught.value.status == 508
+    assert route(request("/", "GET", ("Via", "1.1 kabench-b2")), OWN, VIA) == Route("normal", "GET", "/")
 
 
 def test_headers_of_this_hop_stay_behind() -> None:
@@ -90,15 +98,16 @@ def test_headers_of_this_hop_stay_behind() -> None:
         ("Authorization", "Bearer t"),
         ("Cookie", "a=b"),
     )
-    kept = [("Accept", "*/*"), ("Authorization", "Bearer t"), ("Cookie", "a=b"), ("Via", "1.1 kabench")]
-    assert headers_for_the_target(head) == kept
+    kept = [("Accept", "*/*"), ("Authorization", "Bearer t"), ("Cookie", "a=b"), ("Via", "1.1 kabench-a1")]
+    assert headers_for_the_target(head, VIA) == kept
 
 
 def test_headers_of_the_other_hop_stay_behind() -> None:
     reader = ResponseReader()
     reader.begin(is_head_request=False)
     reader.feed(
-        b"HTTP/1.1 200 Fine\r\nServer: s\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n"
+        b"HTTP/1.1 200 Fine\r\nServer: s\r\nConnection: keep-alive, X-Hop, Content-Length\r\nX-Hop: 1\r\n"
+        b"Keep-Alive: timeout=5\r\n"
         b"Set-Cookie: a=b\r\nSet-Cookie: c=d\r\nContent-Length: 2\r\n\r\nok"
     )
     assert reader.head is not None
