@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kabench.probe.idle import IdleFinding
 
 _HINTS_ARE_WHOLE_SECONDS_S = 0.5
+_FIRST_FAILED_STATUS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +102,17 @@ def advice_for(found: Findings) -> Advice:
     """The settings that fit a server."""
     if not found.keeps_alive:
         why = "The server closes each socket after one response, so there is nothing to keep."
-        return Advice({"keep_alive": False}, (why,))
+        return Advice({"keep_alive": False}, (why, *_about_the_status(found)))
     options: dict[str, float | int | bool] = {}
     reasons: list[str] = []
     idle = found.idle
-    if idle is not None and (idle.timeout_s is not None or idle.low_s > 0):
-        safe_s = idle.low_s or (idle.timeout_s or 0.0)
-        options["free_socket_timeout"] = _rounded_down(
-            KeepAliveHint(safe_s).free_time_s or 0.0
-        )  # the margin is the same
+    if idle is not None and idle.low_s > 0:
+        free_s = KeepAliveHint(idle.low_s).free_time_s or 0.0  # the margin is the same
+        options["free_socket_timeout"] = _rounded_down(free_s)
         reasons.append(_why_so_long(idle))
+    elif idle is not None and idle.high_s is not None:
+        options["keep_alive"] = False
+        reasons.append(f"No socket was alive after {seconds(idle.high_s)} or less, so there is nothing to keep.")
     if idle is not None and idle.end is End.SILENCE:
         reasons.append(
             "Nothing is seen when a socket is forgotten, so no client can notice it: only closing earlier helps. TCP "
@@ -131,7 +133,15 @@ def advice_for(found: Findings) -> Advice:
             "A request that meets a socket being closed is lost: retry_stale (on by default) sends idempotent ones "
             "again, others raise StaleSocketError."
         )
-    return Advice(options, tuple(reasons))
+    return Advice(options, (*reasons, *_about_the_status(found)))
+
+
+def _about_the_status(found: Findings) -> tuple[str, ...]:
+    if found.status < _FIRST_FAILED_STATUS:
+        return ()
+    return (
+        f"The server answered {found.status}: what it does behind other answers may differ; name a URL that works.",
+    )
 
 
 def _why_so_long(idle: IdleFinding) -> str:

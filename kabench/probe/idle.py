@@ -24,6 +24,9 @@ _SHARE_THAT_CAN_BE_REFINED = 0.45
 """Of the time: an age found dead before can be looked at once more, a little longer, in what is left."""
 
 _SHORTEST_S = 0.5
+_SHORTEST_SHARE = 50
+_SOCKETS_BELOW_THE_SHORTEST = 15
+"""To look where even the youngest was dead."""
 
 
 class End(StrEnum):
@@ -58,8 +61,10 @@ def _between(low: float, high: float, count: int) -> list[float]:
 
 
 def ages_in_between(alive_s: float, dead_s: float, sockets: int) -> list[float]:
-    """Ages to ask at between one that was alive and one that was dead; none where they are close enough."""
-    wanted = math.ceil(math.log(dead_s / alive_s) / math.log(_FINE_RATIO)) - 1 if alive_s > 0 else 0
+    """Ages to ask at between one that was alive (0: none) and one that was dead; none where they are close enough."""
+    if alive_s <= 0:
+        return _between(dead_s / _SHORTEST_SHARE, dead_s, min(sockets, _SOCKETS_BELOW_THE_SHORTEST))
+    wanted = math.ceil(math.log(dead_s / alive_s) / math.log(_FINE_RATIO)) - 1
     return _between(alive_s, dead_s, min(wanted, sockets)) if wanted > 0 and sockets > 0 else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
 from queue import Empty, Queue
@@ -31,10 +32,22 @@ for the FIN, and so crosses it for sure."""
 
 _MOST_SOCKETS = 60
 _PATIENCE_S = 5.0
+_SHARE_FOR_A_SLOW_ANSWER = 0.125
+"""Of the budget: so long is waited for an answer before a socket that was idle is said to be dead."""
+
+_LEAST_PATIENCE_S = 0.05
+_FIRST_FAILED_STATUS = 400
 _LAST_ANSWER_S = 0.3
 """Of the budget, for the last answers."""
 
 _TELL_EVERY_S = 0.2
+
+
+class _OutOfRequestsError(Exception):
+    """As many requests as were allowed have been sent; that says nothing of the server."""
+
+
+_CAME_TO_NOTHING = (AgentError, NoAnswerError, _OutOfRequestsError)
 
 
 class UnreachableError(ConnectionError):
@@ -124,6 +137,7 @@ class _Probe:
         is_https = self._prepared.origin.scheme == "https"
         self._context = (options.tls or TlsOptions()).make_context() if is_https else None
         self._patience_s = min(_PATIENCE_S, options.budget_s)
+        self._patience_with_the_idle_s = self._patience_s
         self._requests = _Requests(options.max_requests)
         self._heard: Queue[_Idled | _Raced | CountFinding | None] = Queue()
         self._is_over = threading.Event()
@@ -138,7 +152,12 @@ class _Probe:
 
     def run(self) -> Findings:
         first = self._first()
+        if first.head.status >= _FIRST_FAILED_STATUS and not first.head.keep_alive:
+            with contextlib.suppress(UnreachableError):
+                first = self._first()  # an error often ends its socket; the next answer may be another
         self._patience_s = min(self._patience_s, max(1.0, 10 * first.elapsed_s))
+        patience_s = min(_PATIENCE_S, self._options.budget_s * _SHARE_FOR_A_SLOW_ANSWER)
+        self._patience_with_the_idle_s = max(self._patience_s, patience_s)  # a slow answer is no silence
         tls = self._look_at_tls() if self._context is not None else None
         if first.head.keep_alive:
             self._start(self._carry_on)
@@ -160,7 +179,7 @@ class _Probe:
                 self._close(socket)
         except AgentError as error:
             raise UnreachableError(str(error)) from None
-        except NoAnswerError as error:
+        except (NoAnswerError, _OutOfRequestsError) as error:
             raise UnreachableError(f"{self._prepared.origin.key}: {error}") from None
 
     def _look_at_tls(self) -> TlsFinding | None:
@@ -168,11 +187,11 @@ class _Probe:
         try:
             first = self._open()
             self._ask(first)
-            second = ProbeSocket(self._prepared, self._context, self._patience_s, first.session)
+            second = ProbeSocket(self._prepared, self._context, self._time_for(self._patience_s), first.session)
             finding = TlsFinding(second.tls_version, second.has_resumed)
             second.close()
             self._close(first)
-        except (AgentError, NoAnswerError):
+        except _CAME_TO_NOTHING:
             return None
         return finding
 
@@ -193,15 +212,19 @@ class _Probe:
     # -- sockets -------------------------------------------------------------------------------------------------------
 
     def _open(self) -> ProbeSocket:
-        socket = ProbeSocket(self._prepared, self._context, self._patience_s)
+        socket = ProbeSocket(self._prepared, self._context, self._time_for(self._patience_s))
         self._sockets.add(socket)
         return socket
 
-    def _ask(self, socket: ProbeSocket) -> Answered:
+    def _ask(self, socket: ProbeSocket, patience_s: float | None = None) -> Answered:
         """One request, if there is one left."""
         if not self._requests.take():
-            raise NoAnswerError("no request is left", End.SILENCE)
-        return socket.ask()
+            raise _OutOfRequestsError
+        return socket.ask(self._time_for(patience_s or self._patience_s))
+
+    def _time_for(self, patience_s: float) -> float:
+        """As much of it as the budget has left."""
+        return max(_LEAST_PATIENCE_S, min(patience_s, self._ends_at - perf_counter()))
 
     def _close(self, socket: ProbeSocket) -> None:
         self._sockets.discard(socket)
@@ -215,26 +238,35 @@ class _Probe:
     # -- how many requests a socket carries ----------------------------------------------------------------------------
 
     def _carry_on(self) -> None:
-        """Send request after request on one socket, until it is closed."""
+        """Send request after request on one socket, until it is closed; then see whether another is closed as soon."""
+        found = self._carried()
+        if found is not None and found.closed and not found.announced and self._requests.left > found.requests:
+            again = self._carried()
+            if again is not None and again != found:  # it was something else that ended one of them
+                found = CountFinding(max(found.requests, again.requests), closed=False)
+        self._heard.put(found)
+
+    def _carried(self) -> CountFinding | None:
+        """How many requests a socket carries; None if there is none."""
         carried = 0
-        finding = None
         try:
             socket = self._open()
         except AgentError:
-            self._heard.put(None)
-            return
+            return None
         try:
             while carried < self._for_counting and not self._is_over.is_set() and perf_counter() < self._ends_at:
                 answered = self._ask(socket)
                 carried += 1
                 if not answered.head.keep_alive:
-                    finding = CountFinding(carried, closed=True, announced=True)
-                    break
-        except (AgentError, NoAnswerError) as error:
-            if carried and not self._is_over.is_set() and getattr(error, "end", End.FIN) is not End.SILENCE:
-                finding = CountFinding(carried, closed=True)
-        self._close(socket)
-        self._heard.put(finding or CountFinding(carried, closed=False))
+                    return CountFinding(carried, closed=True, announced=True)
+        except NoAnswerError as error:
+            if carried and not self._is_over.is_set() and error.end is not End.SILENCE:
+                return CountFinding(carried, closed=True)
+        except (AgentError, _OutOfRequestsError):
+            pass  # an answer that is none says nothing of how many there may be
+        finally:
+            self._close(socket)
+        return CountFinding(carried, closed=False)
 
     # -- idle sockets --------------------------------------------------------------------------------------------------
 
@@ -257,7 +289,7 @@ class _Probe:
                 outcome = _Idled(ending.at - since, ending)
             elif perf_counter() - since >= age_s * 0.99:
                 outcome = self._ask_after(socket, since)
-        except (AgentError, NoAnswerError):
+        except _CAME_TO_NOTHING:
             pass
         finally:
             if socket is not None:
@@ -267,15 +299,18 @@ class _Probe:
     def _race(self, age_s: float) -> None:
         """Keep a socket idle until the server is about to close it, or has just done so, and send a request then."""
         was_answered = None
+        is_due = False
         socket = None
         try:
             socket = self._open()
             since = self._ask(socket).at
             socket.wait_for_end(since + age_s)
-            was_answered = False
+            is_due = True
             self._ask(socket)
             was_answered = True
         except (AgentError, NoAnswerError):
+            was_answered = False if is_due else None
+        except _OutOfRequestsError:
             pass
         finally:
             if socket is not None:
@@ -285,7 +320,7 @@ class _Probe:
     def _ask_after(self, socket: ProbeSocket, since: float) -> _Idled:
         age_s = perf_counter() - since
         try:
-            self._ask(socket)
+            self._ask(socket, self._patience_with_the_idle_s)
         except NoAnswerError as error:
             return _Idled(age_s, no_answer=error.end)
         return _Idled(age_s)

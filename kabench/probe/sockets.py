@@ -48,7 +48,7 @@ class Ending:
 
 
 class ProbeSocket:
-    """Connects. Raises `AgentError` if it cannot; `patience_s` is the longest wait for anything but an end."""
+    """Connects, within `patience_s`. Raises `AgentError` if it cannot."""
 
     def __init__(
         self,
@@ -58,7 +58,6 @@ class ProbeSocket:
         session: ssl.SSLSession | None = None,
     ) -> None:
         self._prepared = prepared
-        self._patience_s = patience_s
         self._reader = ResponseReader()
         self.requests = 0
         origin = prepared.origin
@@ -92,12 +91,12 @@ class ProbeSocket:
         """Whether the session was resumed."""
         return isinstance(self._socket, ssl.SSLSocket) and bool(self._socket.session_reused)
 
-    def ask(self) -> Answered:
+    def ask(self, patience_s: float) -> Answered:
         """Send the request and read the response. Raises `NoAnswerError`, and `AgentError` for what is no HTTP."""
         reader = self._reader
         self.requests += 1
         began_at = perf_counter()
-        self._socket.settimeout(self._patience_s)
+        self._socket.settimeout(patience_s)
         reader.begin(is_head_request=self._prepared.is_head)
         try:
             self._socket.sendall(self._prepared.wire)
@@ -108,10 +107,10 @@ class ProbeSocket:
                 if not data or reader.feed(data):
                     break
                 reader.body()
-                if reader.body_bytes > _MAX_RESPONSE_BYTES or perf_counter() - began_at > self._patience_s:
+                if reader.body_bytes > _MAX_RESPONSE_BYTES or perf_counter() - began_at > patience_s:
                     raise NoAnswerError("the response does not end", End.SILENCE)
         except TimeoutError:
-            raise NoAnswerError(f"no answer within {self._patience_s:.1f} s", End.SILENCE) from None
+            raise NoAnswerError(f"no answer within {patience_s:.1f} s", End.SILENCE) from None
         except OSError:
             raise NoAnswerError("the server reset the socket", End.RST) from None
         now = perf_counter()

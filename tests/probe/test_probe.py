@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kabench.probe import ProbeOptions, UnreachableError, advice_for, probe
+from kabench.probe import Findings, ProbeOptions, UnreachableError, advice_for, probe
 from kabench.probe.idle import End
 from kabench.server import EmbeddedServer, Fault, FaultKind, ServerOptions
 from tests.sockets import Peer, serving
@@ -109,6 +109,54 @@ def test_a_server_that_closes_without_a_word_after_some_requests_needs_a_limit()
     assert found.count is not None
     assert (found.count.requests, found.count.closed, found.count.announced) == (7, True, False)
     assert advice_for(found).options["max_requests_per_socket"] == 7
+
+
+def seen_of(server: EmbeddedServer, budget_s: float, max_requests: int = 120) -> Findings:
+    return probe(ProbeOptions(server.url, budget_s=budget_s, max_requests=max_requests))
+
+
+def test_a_server_that_forgets_at_once_gets_no_settings_that_lose_requests() -> None:
+    with EmbeddedServer(ServerOptions(delay_s=0, faults=(Fault(FaultKind.DROP_IDLE, duration_s=0.1),))) as server:
+        found = seen_of(server, 4)
+        assert found.idle is not None
+        assert found.idle.low_s < 0.1 <= (found.idle.high_s or 0)
+        assert 0 < advice_for(found).options["free_socket_timeout"] < 0.1
+
+
+def test_what_ends_one_socket_by_chance_is_no_rule() -> None:
+    with EmbeddedServer(ServerOptions(delay_s=0, faults=(Fault(FaultKind.RESET, rate=0.03),), seed=5)) as server:
+        found = seen_of(server, 2)
+    assert found.count is not None
+    assert not found.count.closed
+    assert "max_requests_per_socket" not in advice_for(found).options
+
+
+def test_a_slow_answer_is_no_silence() -> None:
+    stalls = (Fault(FaultKind.STALL, rate=0.3, duration_s=1.5),)
+    with EmbeddedServer(ServerOptions(delay_s=0, faults=stalls, seed=3)) as server:
+        found = seen_of(server, 16, 60)
+    assert found.idle is not None
+    assert found.idle.end is None
+
+
+def test_requests_that_were_not_allowed_say_nothing() -> None:
+    with EmbeddedServer(ServerOptions(delay_s=0)) as server:
+        found = seen_of(server, 2, 10)
+    assert found.requests <= 10
+    assert found.idle is None or found.idle.end is None
+
+
+def test_an_error_that_ends_its_socket_is_asked_about_once_more() -> None:
+    async def handler(peer: Peer) -> None:
+        if not peer.number:
+            await peer.answer(b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            return
+        while True:
+            await peer.answer()
+
+    with serving(handler) as server:
+        found = probe(ProbeOptions(server.url, budget_s=1, max_requests=20))
+    assert (found.status, found.keeps_alive) == (200, True)
 
 
 def test_a_server_with_faults_does_not_break_it() -> None:
