@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 
 REDACTED = "[redacted]"
 _SECRET_NAME = re.compile(
-    r"auth|token|secret|passw|pwd|cookie|session|credential|signature|(^|[-_])(api)?key$|^sig$", re.IGNORECASE
+    r"auth|token|secret|passw|passphrase|passcode|pwd|cookie|sess(ion|id)|credential|signature|jwt|[cx]srf"
+    r"|((^|[-_])(api|access|private)?|api|access|private)key(id)?$|(^|[-_])(pass|otp|sid|sig)$",
+    re.IGNORECASE,
 )
-_QUERY_VALUE = re.compile(r"([?&]([^=&#]*)=)([^&#]*)")
+_QUERY_VALUE = re.compile(r"([?&#;]([^=&#;?]*)=)([^&#;]*)")
 _FORM_VALUE = re.compile(r"((?:^|&)([\w.%\[\]-]+)=)([^&\s]*)")
-_JSON_VALUE = re.compile(r'("([^"\\]*)"\s*:\s*)("(?:[^"\\]|\\.)*"|[^\s,{}\[\]"]+)')
+_JSON_STRING = r'"(?:[^"\\]|\\.)*(?:"|$)'  # one that is cut off, too
+_JSON_VALUE = re.compile(rf'("([^"\\]*)"\s*:\s*)({_JSON_STRING}|\[[^\]]*(?:\]|$)|[^\s,{{}}\[\]"]+)', re.DOTALL)
 
 
 def redacted_url(url: str) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kabench.load.targets import LoadTarget
 
 _LONGEST_BODY = 2048
+_LOOKED_AT_BYTES = 4 * _LONGEST_BODY
 _LONGEST_LIST = 20
 
 
@@ -42,7 +43,8 @@ def _target(target: LoadTarget) -> dict[str, Any]:  # JSON
 
 
 def _text(body: bytes) -> str:
-    shown = redacted_text(body[:_LONGEST_BODY].decode("utf-8", "replace"))
+    shown = redacted_text(body[:_LOOKED_AT_BYTES].decode("utf-8", "replace"))
+    shown = shown if len(body) <= _LONGEST_BODY else shown[:_LONGEST_BODY]
     return shown if len(body) <= _LONGEST_BODY else f"{shown}... [{len(body)} bytes, {_digest(body)}]"
 
 

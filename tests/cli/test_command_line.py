@@ -81,7 +81,7 @@ def closed_port() -> Iterator[int]:
         (["run", "nowhere"], "'nowhere' is no http URL"),
         (["run", "ftp://127.0.0.1/"], "is no http URL"),
         (["run", "http://"], "names no host"),
-        (["run", "http://127.0.0.1:99999/"], "is no URL"),
+        (["run", "http://127.0.0.1:99999/"], "is no URL: its port is no number up to 65535"),
         (["run", "http://127.0.0.1/", "--delay", "5ms"], "--delay is for kabench's own server"),
         (["run", "--header", "no colon"], "there is no colon"),
         (["run", "--header", "bad name: x"], "is no header name"),

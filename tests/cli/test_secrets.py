@@ -21,6 +21,7 @@ SECRET = "hunter2"
 AT_THE_SERVER = "http://user:{secret}@{address}/?token={secret}"
 NOBODY = "http://user:hunter2@127.0.0.1:1/?token=hunter2"
 NO_URL = "http://user:hunter2@[::1/?token=hunter2"
+ODD_PASSWORDS = ("http://bob:hunter2/x@127.0.0.1:1/", "http://bob:hun#hunter2@127.0.0.1:1/", "bob:hunter2@127.0.0.1/")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,8 @@ NO_URL = "http://user:hunter2@[::1/?token=hunter2"
         ],
         ["probe", "{url}", "--budget", "1s", "--max-requests", "10", "--json", "-", "-H", "Authorization: hunter2"],
         ["probe", NOBODY],
+        *(["probe", url] for url in ODD_PASSWORDS),
+        *(["run", url] for url in ODD_PASSWORDS),
         ["probe", NO_URL],
         ["proxy", "--target", NO_URL],
         ["proxy", "--target", NOBODY],

@@ -39,6 +39,9 @@ def record_of(**given: Any) -> dict[str, Any]:
         "Ocp-Apim-Subscription-Key",
         "X-Functions-Key",
         "X-Hub-Signature-256",
+        "X-Pass",
+        "X-JWT-Assertion",
+        "X-CSRF",
     ],
 )
 def test_headers_that_are_secret_by_their_name_have_no_value(name: str) -> None:
@@ -68,6 +71,11 @@ def test_other_headers_are_shown(name: str) -> None:
         ("http://h/?sig=hunter2", f"http://h/?sig={REDACTED}"),
         ("http://h/?client_secret=hunter2==", f"http://h/?client_secret={REDACTED}"),
         ("http://h/?subscription-key=hunter2", f"http://h/?subscription-key={REDACTED}"),
+        ("http://h/?PHPSESSID=hunter2&sid=hunter2", f"http://h/?PHPSESSID={REDACTED}&sid={REDACTED}"),
+        ("http://h/?pass=hunter2&passphrase=hunter2", f"http://h/?pass={REDACTED}&passphrase={REDACTED}"),
+        ("http://h/?AWSAccessKeyId=hunter2;otp=hunter2", f"http://h/?AWSAccessKeyId={REDACTED};otp={REDACTED}"),
+        ("http://h/#access_token=hunter2", f"http://h/#access_token={REDACTED}"),
+        ("http://h/?passenger=me&side=left&compass=n", "http://h/?passenger=me&side=left&compass=n"),
         ("http://h/?api%5Fkey=hunter2", f"http://h/?api%5Fkey={REDACTED}"),
         ("http://h/a@b?monkey=banana&design=1", "http://h/a@b?monkey=banana&design=1"),
         ("http://h/?at=me@h", "http://h/?at=me@h"),
@@ -94,6 +102,23 @@ def test_no_secret_of_any_target_is_in_the_record() -> None:
 def test_a_short_body_is_shown_as_it_is() -> None:
     assert record_of(data=b"caf\xc3\xa9")["data"] == "café"
     assert record_of(data=b"\xff\x00")["data"] == "�\x00"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"password":["hunter2", "x"]}',
+        '{"padding":"' + "x" * 2020 + '","password":"hunter2-and-more-of-it"}',
+        '{"padding":"' + "x" * 8160 + '","password":"hunter2-and-more-of-it"}',
+        '{"password":"hunter2',
+        "user=me&pass=hunter2",
+    ],
+    ids=["an array", "at the cut", "beyond the cut", "unfinished", "a form"],
+)
+def test_secrets_of_a_body_are_left_out_wherever_it_is_cut(body: str) -> None:
+    shown = record_of(data=body.encode())["data"]
+    assert SECRET not in shown
+    assert len(shown) < 2200
 
 
 def test_long_bodies_are_cut_and_still_told_apart() -> None:

@@ -29,6 +29,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _SPLITS_A_LINE = re.compile(r"[\r\n\0]")
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UP_TO_THE_LAST_AT = re.compile(r"^([a-z][a-z0-9+.-]*://)?.*@", re.IGNORECASE | re.DOTALL)
 _URL_CREDENTIALS = re.compile(r"^([^:/?#]+://)[^/?#]*@")
 _PATH_SAFE = "/%:@!$&'()*+,;=~"
 _SENT_AT_ONCE_BYTES = 16_384
@@ -81,7 +82,8 @@ def parse_url(url: str) -> Target:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"{shown!r} is no URL: {error}") from None
+        why = "its port is no number up to 65535" if "ort" in str(error) else "its host is none"  # not what it quotes
+        raise ValueError(f"{shown!r} is no URL: {why}") from None
     if parts.scheme not in _DEFAULT_PORTS:
         raise ValueError(f"{shown!r} is no http URL (it starts with http:// or https://)")
     if not parts.hostname:
@@ -130,8 +132,8 @@ def without_credentials(url: str, instead: str = "") -> str:
 
 
 def shown_url(url: str) -> str:
-    """A URL as an error may have it: without credentials, and without its query, which may hold secrets."""
-    shown, question, _ = without_credentials(url, "[redacted]@").partition("?")
+    """A URL, or what was meant to be one, as an error may have it: nothing before its last at sign, and no query."""
+    shown, question, _ = _UP_TO_THE_LAST_AT.sub(r"\1[redacted]@", url).partition("?")
     return shown + (question and "?...")
 
 
