@@ -39,5 +39,5 @@ class Ramp(LoadTestShape):
         quarter = int(4 * self.get_run_time() / (options.run_time or 20))
         if quarter >= len(SHARES):
             return None
-        most = options.num_users or 200
+        most = options.num_users if (options.num_users or 1) > 1 else 200  # locust makes 1 of none
         return max(1, round(SHARES[quarter] * most)), most

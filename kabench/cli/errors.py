@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from typing import TYPE_CHECKING, ClassVar
 
 import typer
@@ -22,6 +24,12 @@ class CommandError(Exception):
     def __init__(self, message: str, exit_code: int = CANNOT_START) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def not_listening(error: Exception) -> CommandError:
+    """For a server that cannot listen, with what to do where another has its port."""
+    is_taken = os.strerror(errno.EADDRINUSE) in str(error)
+    return CommandError(f"{error}; --port names another, 0 takes any" if is_taken else str(error))
 
 
 def say(text: str) -> None:

@@ -71,7 +71,7 @@ def probe(
         with _stoppable() as control, _shown() as show:
             found = ask(options, show, control)
     except UnreachableError as error:
-        raise CommandError(str(error), CommandError.COULD_NOT_MEASURE) from None
+        raise CommandError(f"cannot reach the target: {error}", CommandError.COULD_NOT_MEASURE) from None
     except ValueError as error:
         raise CommandError(str(error)) from None
     report_console(stderr=json == "-").print(render_probe(found, redacted_url(url)))

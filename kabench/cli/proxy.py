@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kabench.cli import limit_options, parse
-from kabench.cli.errors import CommandError
+from kabench.cli.errors import CommandError, not_listening
 
 if TYPE_CHECKING:
     from kabench.proxy import AgentFigures, ProxyOptions
@@ -119,7 +119,9 @@ def proxy(
             limits=limits,
         )
         proxy_until_signal(options, every, lambda url: _say_where(url, options), _print)
-    except (ProxyError, ValueError) as error:
+    except ProxyError as error:
+        raise not_listening(error) from None
+    except ValueError as error:
         raise CommandError(str(error)) from None
 
 

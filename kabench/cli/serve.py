@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kabench.cli import limit_options, parse
-from kabench.cli.errors import CommandError
+from kabench.cli.errors import CommandError, not_listening
 
 if TYPE_CHECKING:
     from kabench.server import ServerCounts
@@ -138,7 +138,9 @@ def serve(
         )
         with files:
             counted = serve_until_signal(options, say_where)
-    except (ServerError, ValueError) as error:
+    except ServerError as error:
+        raise not_listening(error) from None
+    except ValueError as error:
         raise CommandError(str(error)) from None
     for line in _lines_of(counted):
         typer.echo(f"kabench serve: {line}", err=True)

@@ -227,7 +227,7 @@ def _regressions_of(
         if regression.metric in (None, metric) and figure.agent == agent and figure.base is not None
     ]
     broken = [
-        Outcome(text, agent, f"{metric.name} {_with_interval(figure)} of {figure.base}'s", BROKEN)
+        Outcome(text, agent, f"{metric.name} {_with_interval(figure)} times that of {figure.base}", BROKEN)
         for metric, figure in held
         if regression.is_broken_by(metric, figure)
     ]

@@ -32,6 +32,20 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 _SAME_LOAD = ("concurrency", "requests", "delay_s", "rate", "warmup_s")
 """What two plans must have in common, besides their sockets, to be the same load."""
 
+_MOST_SIDE_BY_SIDE = 3
+"""More agents have a line each: so many columns are not to be read."""
+
+_SHORT_LABELS = {
+    "Transaction rate (trans/sec)": "rate (/s)",
+    "Response time, mean (ms)": "mean (ms)",
+    "Response time, p50 (ms)": "p50 (ms)",
+    "Response time, p99 (ms)": "p99 (ms)",
+    "Sockets created": "sockets",
+    "Requests a socket": "req / socket",
+    "CPU a transaction (us)": "CPU (us)",
+    "Availability (%)": "avail. (%)",
+}
+
 _OUTCOME_STYLES = {"within": "green", "broken": "red", "cannot tell": "yellow"}
 
 _FIGURES = (
@@ -91,28 +105,36 @@ def render_agent_run(run: AgentRun, plan: Mapping[str, object]) -> RenderableTyp
     return Group(*parts)
 
 
+_OUTCOME_WORDS = {"within": "passed", "broken": "BROKEN"}
+
+
 def render_side_by_side(runs: Sequence[AgentRun]) -> RenderableType:
     """The first agent against the others, with ratios (other / first), as thresholds and comparisons have them."""
-    names = [printable(run.agent) for run in runs]
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("")
-    for name in names:
-        table.add_column(Text(name), justify="right")
-    for other in names[1:]:
-        table.add_column(Text(f"{other}/{names[0]}"), justify="right", overflow="fold")
+    first, *others = [printable(run.agent) for run in runs]
+    rows = []
     for label, figures, decimals in _comparable(runs):
         cells = ["-" if figure is None else f"{figure:.{decimals}f}" for figure in figures]
         ratios = ["-" if figure is None or not figures[0] else _ratio(figure / figures[0]) for figure in figures[1:]]
-        table.add_row(label, *cells, *ratios)
-    title = f"{names[0]} against {', '.join(names[1:])}"
-    return Group(rule(title), table)
+        rows.append([label, *cells, *ratios])
+    if len(runs) > _MOST_SIDE_BY_SIDE:
+        _, *body = list(zip(["", first, *others, *others], *rows, strict=True))
+        header = ("", *(_SHORT_LABELS.get(row[0], row[0]) for row in rows))
+        body.insert(len(runs), (f"/ {first}", *[""] * len(rows)))
+    else:
+        header, body = ("", first, *others, *(f"{other}/{first}" for other in others)), [tuple(row) for row in rows]
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for number, name in enumerate(header):
+        table.add_column(Text(name), justify="right" if number else "left", no_wrap=not number, overflow="fold")
+    for line in body:
+        table.add_row(*line)
+    return Group(rule(f"{first} against {', '.join(others)}"), table)
 
 
 def render_outcomes(outcomes: Sequence[Outcome]) -> RenderableType:
     """What became of thresholds, a line each."""
     lines: list[RenderableType] = [rule("Thresholds")]
     for outcome in outcomes:
-        word = outcome.verdict.upper() if outcome.is_broken else outcome.verdict
+        word = _OUTCOME_WORDS.get(outcome.verdict, outcome.verdict)
         lines.append(Text.assemble((word, _OUTCOME_STYLES[outcome.verdict]), f"  {printable(str(outcome))}"))
     return Group(*lines)
 

@@ -130,7 +130,10 @@ def test_a_results_folder_that_cannot_be_written_is_known_before_the_load(tmp_pa
 def test_a_taken_port_is_exit_2(taken_port: int) -> None:
     finished = kabench("serve", "--port", str(taken_port))
     assert finished.returncode == 2
-    assert finished.stderr == f"kabench: cannot listen on 127.0.0.1:{taken_port}: Address already in use\n"
+    what_to_do = "--port names another, 0 takes any"
+    assert (
+        finished.stderr == f"kabench: cannot listen on 127.0.0.1:{taken_port}: Address already in use; {what_to_do}\n"
+    )
 
 
 def test_a_refused_connection_is_exit_3(closed_port: int, tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def test_a_scenario_runs_as_it_stands(name: str, locusts: Locusts, slow_server: 
     assert re.search(r"^Record: results/\S+\.json$", process.out, re.MULTILINE)
 
 
+def test_a_ramp_without_a_number_of_users_goes_up_to_200(locusts: Locusts, slow_server: EmbeddedServer) -> None:
+    options = ["--headless", "-t", "3s", "-s", "5", "--host", slow_server.url]
+    assert locusts.locust(SCENARIOS / "ramp.py", *options).end() == 0
+    (run,) = locusts.record().runs
+    assert run.sockets.created == 100  # those of its agent
+
+
 def test_each_user_of_its_own_agent_keeps_one_socket(locusts: Locusts, slow_server: EmbeddedServer) -> None:
     options = ["--headless", "-u", "3", "-r", "3", "-t", "2s", "-s", "5", "--host", slow_server.url]
     assert locusts.locust(SCENARIOS / "own_agent.py", *options).end() == 0

@@ -111,6 +111,17 @@ def test_two_agents_are_compared_with_ratios() -> None:
     assert rate.split()[-3:] == ["1234567.89", "617283.95", "0.50"]
 
 
+def test_many_agents_have_a_line_each() -> None:
+    names = ("keepalive", "plain", "plain-handoff", "urllib3", "requests")
+    text = printed(a_result(*(full_run(name, number) for number, name in enumerate(names, 1))))
+    table = text.rpartition("keepalive against plain, ")[2].splitlines()
+    assert max(map(len, table)) <= 80
+    rows = [line.split() for line in table if line.startswith(names) and len(line.split()) == 9]
+    assert [row[0] for row in rows] == [*names, *names[1:]]
+    assert [row[1] for row in rows[:2]] == ["1234567.89", "617283.95"]
+    assert rows[len(names)][1] == "0.50"
+
+
 def test_a_run_of_the_published_load_is_shown_beside_the_published_one() -> None:
     load = {"url": None, "concurrency": 60, "requests": 1000, "delay_s": 0.005, "agent_options": {"max_sockets": 50}}
     text = printed(a_result(plan=load))
