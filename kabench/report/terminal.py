@@ -35,6 +35,8 @@ _SAME_LOAD = ("concurrency", "requests", "delay_s", "rate", "warmup_s")
 _MOST_SIDE_BY_SIDE = 3
 """More agents have a line each: so many columns are not to be read."""
 
+_NO_DECIMALS_FROM = 1000
+
 _SHORT_LABELS = {
     "Transaction rate (trans/sec)": "rate (/s)",
     "Response time, mean (ms)": "mean (ms)",
@@ -111,12 +113,14 @@ _OUTCOME_WORDS = {"within": "passed", "broken": "BROKEN"}
 def render_side_by_side(runs: Sequence[AgentRun]) -> RenderableType:
     """The first agent against the others, with ratios (other / first), as thresholds and comparisons have them."""
     first, *others = [printable(run.agent) for run in runs]
+    is_wide = len(runs) > _MOST_SIDE_BY_SIDE
     rows = []
     for label, figures, decimals in _comparable(runs):
-        cells = ["-" if figure is None else f"{figure:.{decimals}f}" for figure in figures]
+        digits = [0 if is_wide and figure and figure >= _NO_DECIMALS_FROM else decimals for figure in figures]
+        cells = ["-" if figure is None else f"{figure:.{n}f}" for figure, n in zip(figures, digits, strict=True)]
         ratios = ["-" if figure is None or not figures[0] else _ratio(figure / figures[0]) for figure in figures[1:]]
         rows.append([label, *cells, *ratios])
-    if len(runs) > _MOST_SIDE_BY_SIDE:
+    if is_wide:
         _, *body = list(zip(["", first, *others, *others], *rows, strict=True))
         header = ("", *(_SHORT_LABELS.get(row[0], row[0]) for row in rows))
         body.insert(len(runs), (f"/ {first}", *[""] * len(rows)))

@@ -118,7 +118,7 @@ def test_many_agents_have_a_line_each() -> None:
     assert max(map(len, table)) <= 80
     rows = [line.split() for line in table if line.startswith(names) and len(line.split()) == 9]
     assert [row[0] for row in rows] == [*names, *names[1:]]
-    assert [row[1] for row in rows[:2]] == ["1234567.89", "617283.95"]
+    assert [row[1] for row in rows[:2]] == ["1234568", "617284"]
     assert rows[len(names)][1] == "0.50"
 
 
