@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kabench.cli import limit_options, parse
+from kabench.cli import parse, server_options
 from kabench.cli.errors import CommandError, not_listening
 
 if TYPE_CHECKING:
@@ -17,12 +17,7 @@ def proxy(
     target: Annotated[
         str, typer.Option("--target", "-t", metavar="URL", help="Where everything goes; nothing goes anywhere else.")
     ],
-    host: Annotated[
-        str,
-        typer.Option(
-            "--host", metavar="ADDRESS", help="The address to listen on; other machines reach only one of theirs."
-        ),
-    ] = "127.0.0.1",
+    host: server_options.Host = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", "-p", min=0, max=65535, metavar="PORT", help="0 takes any free port.")
     ] = 1985,
@@ -71,15 +66,15 @@ def proxy(
     every: Annotated[
         float, typer.Option("--every", parser=parse.duration, metavar="DURATION", help="Print as often; 0: at the end.")
     ] = "2s",  # type: ignore[assignment]  # as above
-    max_connections: limit_options.MaxConnections = None,
-    max_head: limit_options.MaxHead = None,
+    max_connections: server_options.MaxConnections = None,
+    max_head: server_options.MaxHead = None,
     max_body: Annotated[
         int | None,
         typer.Option("--max-body", parser=parse.size, metavar="SIZE", help="Of a request's body (unlimited)."),
     ] = None,
-    head_timeout: limit_options.HeadTimeout = None,
-    request_timeout: limit_options.RequestTimeout = None,
-    send_timeout: limit_options.SendTimeout = None,
+    head_timeout: server_options.HeadTimeout = None,
+    request_timeout: server_options.RequestTimeout = None,
+    send_timeout: server_options.SendTimeout = None,
 ) -> None:
     """Pass requests on to a target, through a keep-alive agent and a normal one.
 
@@ -94,7 +89,7 @@ def proxy(
 
     if cacert is not None and insecure:
         raise CommandError("--cacert and --insecure: give only one of them")
-    limits = limit_options.limits_from(
+    limits = server_options.limits_from(
         max_connections=max_connections,
         max_head=max_head,
         max_body=ClientLimits.UNLIMITED if max_body is None else max_body,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kabench.cli import limit_options, parse
+from kabench.cli import parse, server_options
 from kabench.cli.errors import CommandError, not_listening
 
 if TYPE_CHECKING:
@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 
 def serve(
-    host: Annotated[
-        str,
-        typer.Option(
-            "--host", metavar="ADDRESS", help="The address to listen on; other machines reach only one of theirs."
-        ),
-    ] = "127.0.0.1",
+    host: server_options.Host = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", "-p", min=0, max=65535, metavar="PORT", help="0 takes any free port.")
     ] = 8080,
@@ -83,13 +78,13 @@ def serve(
             "python -m kabench.server counts FILE",
         ),
     ] = None,
-    max_connections: limit_options.MaxConnections = None,
-    max_head: limit_options.MaxHead = None,
-    max_body: limit_options.MaxBody = None,
-    max_held: limit_options.MaxHeld = None,
-    head_timeout: limit_options.HeadTimeout = None,
-    request_timeout: limit_options.RequestTimeout = None,
-    send_timeout: limit_options.SendTimeout = None,
+    max_connections: server_options.MaxConnections = None,
+    max_head: server_options.MaxHead = None,
+    max_body: server_options.MaxBody = None,
+    max_held: server_options.MaxHeld = None,
+    head_timeout: server_options.HeadTimeout = None,
+    request_timeout: server_options.RequestTimeout = None,
+    send_timeout: server_options.SendTimeout = None,
 ) -> None:
     """Answer each request after a delay with what it was.
 
@@ -126,7 +121,7 @@ def serve(
             faults=tuple(fault or ()),
             seed=random.randrange(1 << 31) if seed is None else seed,  # noqa: S311  # it is said, to be repeated
             counts_file=counts,
-            limits=limit_options.limits_from(
+            limits=server_options.limits_from(
                 max_connections=max_connections,
                 max_head=max_head,
                 max_body=max_body,

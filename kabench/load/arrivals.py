@@ -121,7 +121,8 @@ class _Arrival(LoadExchange):
     __slots__ = ("_arrivals", "due_at", "recorder")
 
     def __init__(self, arrivals: AgentArrivals, prepared: PreparedRequest, timeout: float) -> None:
-        super().__init__(prepared, timeout, keeps_body=arrivals.plan.expect_body is not None)
+        super().__init__(prepared, timeout)
+        self.keeps_body = arrivals.plan.expect_body is not None
         self._arrivals = arrivals
         self.recorder = arrivals.recorder
         self.due_at = 0.0

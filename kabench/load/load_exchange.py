@@ -22,9 +22,9 @@ class LoadExchange(Exchange):
 
     watches = True
 
-    def __init__(self, prepared: PreparedRequest, timeout: float, *, keeps_body: bool = False) -> None:
+    def __init__(self, prepared: PreparedRequest, timeout: float) -> None:
         super().__init__(prepared, timeout)
-        self.keeps_body = keeps_body
+        self.keeps_body = False
         self.passed_bytes = 0
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:  # noqa: ARG002

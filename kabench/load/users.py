@@ -27,14 +27,9 @@ class User(LoadExchange, CrowdUser):
     """A user who always sends the same: nothing is allocated for a request."""
 
     def __init__(
-        self,
-        agent: AsyncAgent,
-        prepared: PreparedRequest,
-        finished: Callable[[CrowdUser, float], None],
-        *,
-        keeps_body: bool = False,
+        self, agent: AsyncAgent, prepared: PreparedRequest, finished: Callable[[CrowdUser, float], None]
     ) -> None:
-        LoadExchange.__init__(self, prepared, agent.options.timeout, keeps_body=keeps_body)
+        LoadExchange.__init__(self, prepared, agent.options.timeout)
         CrowdUser.__init__(self, finished)
         self._agent = agent
         self._loop = asyncio.get_running_loop()
@@ -108,15 +103,8 @@ class User(LoadExchange, CrowdUser):
 class VaryingUser(User):
     """A user who sends something else each time."""
 
-    def __init__(
-        self,
-        agent: AsyncAgent,
-        source: PreparedSource,
-        finished: Callable[[CrowdUser, float], None],
-        *,
-        keeps_body: bool = False,
-    ) -> None:
-        super().__init__(agent, source.first, finished, keeps_body=keeps_body)
+    def __init__(self, agent: AsyncAgent, source: PreparedSource, finished: Callable[[CrowdUser, float], None]) -> None:
+        super().__init__(agent, source.first, finished)
         self._source = source
 
     def _start(self, now: float) -> None:
@@ -139,15 +127,8 @@ class VaryingUser(User):
 class CookieUser(VaryingUser):
     """A user who sends back the cookies that an origin has given him."""
 
-    def __init__(
-        self,
-        agent: AsyncAgent,
-        source: PreparedSource,
-        finished: Callable[[CrowdUser, float], None],
-        *,
-        keeps_body: bool = False,
-    ) -> None:
-        super().__init__(agent, source, finished, keeps_body=keeps_body)
+    def __init__(self, agent: AsyncAgent, source: PreparedSource, finished: Callable[[CrowdUser, float], None]) -> None:
+        super().__init__(agent, source, finished)
         self._cookies: dict[str, CookieJar] = defaultdict(CookieJar)
 
     def _next(self) -> PreparedRequest:
@@ -171,12 +152,16 @@ class AgentUsers(Crowd):
         super().__init__(setup)
 
     def _make_user(self) -> CrowdUser:
-        keeps_body = self.plan.expect_body is not None
+        user = self._new_user()
+        user.keeps_body = self.plan.expect_body is not None
+        return user
+
+    def _new_user(self) -> User:
         if self.plan.cookies:
-            return CookieUser(self._agent, self._source, self._user_finished, keeps_body=keeps_body)
+            return CookieUser(self._agent, self._source, self._user_finished)
         if self._source.only is None:
-            return VaryingUser(self._agent, self._source, self._user_finished, keeps_body=keeps_body)
-        return User(self._agent, self._source.only, self._user_finished, keeps_body=keeps_body)
+            return VaryingUser(self._agent, self._source, self._user_finished)
+        return User(self._agent, self._source.only, self._user_finished)
 
     def socket_counts(self) -> SocketCounts:
         """What the agent's book says."""

@@ -1,4 +1,4 @@
-"""The options of a server's limits: what one client may ask of `kabench serve` and `kabench proxy`."""
+"""What `kabench serve` and `kabench proxy` have in common: where they listen, and what one client may ask of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ from kabench.cli.errors import CommandError
 if TYPE_CHECKING:
     from kabench.server import ClientLimits
 
+Host = Annotated[
+    str,
+    typer.Option(
+        "--host", metavar="ADDRESS", help="The address to listen on; other machines reach only one of theirs."
+    ),
+]
 MaxConnections = Annotated[
     int | None,
     typer.Option("--max-connections", min=1, metavar="N", help="Clients at once; others are sent away (10000)."),
