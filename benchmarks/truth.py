@@ -245,9 +245,6 @@ def counts_where_nothing_is_reset(form: Form) -> Iterator[Finding]:
         )
 
 
-_CONNECTING_AT_THE_END = 5
-
-
 def counts_where_sockets_are_reset(form: Form) -> Iterator[Finding]:
     """Every difference has a kind that one of the two sides counted.
 
@@ -278,15 +275,14 @@ def counts_where_sockets_are_reset(form: Form) -> Iterator[Finding]:
         seen = measured(plan)
         truth = server.finish()
     never_read = seen.transactions + seen.socket_errors + seen.retries - truth.requests
-    # A request whose socket is being connected may get another that comes free. If the load ends before the first is
-    # connected, it is a socket to the server alone; on a busy machine, that are a few.
+    # One that is reset before the client has seen that it is connected is a socket to the server alone.
     never_connected = truth.sockets - seen.sockets.created
     yield Finding(
         "idle sockets reset: answers; sockets; sent and never read",
         f"{seen.transactions}; {seen.sockets.created}; {never_read}",
         f"{truth.answers}; {truth.sockets}; at most {truth.resets_idle} resets",
         seen.transactions == truth.answers
-        and 0 <= never_connected <= _CONNECTING_AT_THE_END
+        and 0 <= never_connected <= seen.sockets.create_errors
         and never_read == seen.retries + seen.socket_errors
         and 0 <= never_read <= truth.resets_idle,
     )
