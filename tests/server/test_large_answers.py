@@ -167,7 +167,7 @@ def test_who_asks_and_does_not_read_takes_no_memory(run: Run, requests: bytes) -
 
 def test_a_slow_reader_gets_all_of_it(run: Run) -> None:
     async def main() -> None:
-        async with echoing(limits=ClientLimits(send_timeout_s=1)) as server:
+        async with echoing(limits=ClientLimits(send_timeout_s=5)) as server:
             client = await RawSocket.to(server)
             client.send(get("/0?size=200000") * 100)
             await is_held(server)
