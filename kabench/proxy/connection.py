@@ -12,7 +12,8 @@ from kabench.agent.aio.upload import Upload
 from kabench.proxy.body import HELD_BYTES, ClientBody
 from kabench.proxy.exchange import ProxyExchange
 from kabench.proxy.rules import STATUS_TARGET, headers_for_the_target, own_answer, response_head, route, status_for
-from kabench.server.requests import RefusedRequestError, RequestHead, RequestParser
+from kabench.server.request_watch import RequestWatch
+from kabench.server.requests import RefusedRequestError, RequestHead, RequestParser, too_slow
 from kabench.server.reset import reset
 from kabench.server.send_watch import SendWatch
 
@@ -100,8 +101,8 @@ class ProxyConnection(asyncio.Protocol):
         self._is_head = self._in_chunks = self._has_begun = False
         self._is_reading_held = self._is_writing_held = self._is_serving = False
         self._reads_no_more = self._half_closed = False
-        self._requests_seen = 0
-        self._request_seen_at = self._lingers_until = inf
+        self._request_watch = RequestWatch(proxy.options.limits)
+        self._lingers_until = inf
         self._send_watch = SendWatch()
 
     # -- the socket ----------------------------------------------------------------------------------------------------
@@ -424,13 +425,8 @@ class ProxyConnection(asyncio.Protocol):
         if now >= self._lingers_until or stands_still_s > limits.send_timeout_s:
             self.transport.abort()
             return
-        reader = self._reader
-        if self._reads_no_more or reader.at_boundary:
+        if self._reads_no_more:
             return
-        if reader.begun != self._requests_seen or self._is_reading_held:
-            self._requests_seen = reader.begun
-            self._request_seen_at = now  # the first look at this request, or he is not read from
-            return
-        passed_s = now - self._request_seen_at
-        if passed_s > limits.request_timeout_s or (reader.in_head and passed_s > limits.head_timeout_s):
-            self._refuse_last(RefusedRequestError(408, f"the request was not whole after {passed_s:.0f} s"))
+        passed_s = self._request_watch.too_slow_s(self._reader, now, is_read_from=not self._is_reading_held)
+        if passed_s is not None:
+            self._refuse_last(too_slow(passed_s))

@@ -10,6 +10,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from kabench.server.answers import Answer, RequestReader, bad_request, with_requests_left
+from kabench.server.request_watch import RequestWatch
+from kabench.server.requests import too_slow
 from kabench.server.send_watch import SendWatch
 
 if TYPE_CHECKING:
@@ -54,9 +56,8 @@ class EchoConnection(asyncio.Protocol):
         "_paused",
         "_pieces",
         "_reader",
-        "_request_seen_at",
+        "_request_watch",
         "_requests_left",
-        "_requests_seen",
         "_send_watch",
         "_server",
         "_tracks_idle",
@@ -86,8 +87,8 @@ class EchoConnection(asyncio.Protocol):
         self._unread = b""
         self._pieces: Iterator[bytes] | None = None
         self._send_watch = SendWatch()
-        self._requests_seen = 0
-        self._request_seen_at = self._lingers_until = inf
+        self._request_watch = RequestWatch(server.options.limits)
+        self._lingers_until = inf
         self.waiting: deque[Answer] = deque()
         self.idle_since = 0.0
 
@@ -343,14 +344,11 @@ class EchoConnection(asyncio.Protocol):
             if self._tracks_idle and not self.waiting:
                 self._look_at_idle(now - self.idle_since)
             return
-        if reader.begun != self._requests_seen or self._paused:
-            self._requests_seen = reader.begun
-            self._request_seen_at = now  # the first look at this request, or he is not read from
-            return
-        passed_s = now - self._request_seen_at
-        if passed_s > limits.request_timeout_s or (reader.in_head and passed_s > limits.head_timeout_s):
+        passed_s = self._request_watch.too_slow_s(reader, now, is_read_from=not self._paused)
+        if passed_s is not None:
             reader.give_up()
-            self._take(bad_request(f"the request was not whole after {passed_s:.0f} s", keep_alive=False, status=408))
+            refusal = too_slow(passed_s)
+            self._take(bad_request(str(refusal), keep_alive=False, status=refusal.status))
 
     def _look_at_idle(self, idle_s: float) -> None:
         limit = self._server.options.idle_timeout_s

@@ -29,6 +29,11 @@ class RefusedRequestError(ValueError):
         self.status = status
 
 
+def too_slow(passed_s: float) -> RefusedRequestError:
+    """For a request that is not whole after so long."""
+    return RefusedRequestError(408, f"the request was not whole after {passed_s:.0f} s")
+
+
 @dataclass(slots=True, eq=False)
 class RequestHead:
     """Request line and headers. `keep_alive` says whether the socket may carry another request after it.

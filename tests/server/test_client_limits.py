@@ -10,6 +10,8 @@ import pytest
 
 from kabench.server import ClientLimits
 from kabench.server.limits import most_open_sockets
+from kabench.server.request_watch import RequestWatch
+from kabench.server.requests import RequestParser
 from tests.server.echoes import FIN, GET, RawSocket, asked_once, echoing
 from tests.sockets import reset, until
 
@@ -322,6 +324,26 @@ def test_nothing_is_read_behind_a_request_that_ends_the_connection(run: Run, req
             assert server.snapshot().requests <= 1
 
     run(main())
+
+
+def test_the_time_of_a_request_begins_with_it_and_passes_only_while_its_client_is_read_from() -> None:
+    limits = ClientLimits(head_timeout_s=2, request_timeout_s=5)
+    reader = RequestParser(limits)
+    watch = RequestWatch(limits)
+
+    def seen_at(now: float, *, is_read_from: bool = True) -> float | None:
+        return watch.too_slow_s(reader, now, is_read_from=is_read_from)
+
+    reader.feed(b"POST / HT")
+    assert [seen_at(now) for now in (10, 12, 12.5)] == [None, None, 2.5]
+    reader.feed(b"TP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab")
+    assert [seen_at(now) for now in (13, 15, 15.5)] == [None, None, 5.5]
+    assert seen_at(20, is_read_from=False) is None
+    assert [seen_at(now) for now in (25, 26)] == [None, 6]
+    reader.feed(b"cdGET")  # another has begun between two looks
+    assert [seen_at(now) for now in (30, 32, 33)] == [None, None, 3]
+    reader.feed(b" / HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert seen_at(100) is None
 
 
 @pytest.mark.parametrize("name", ["max_connections", "max_head_bytes", "max_body_bytes", "head_timeout_s"])
