@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from kabench.agent.aio.request import without_credentials
+from kabench.agent.urls import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

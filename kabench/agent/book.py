@@ -7,8 +7,8 @@ Two rules keep it that way:
 * All that decides about a socket's life lives here. A driver never chooses a socket, drops one or wakes a pending
   request by itself.
 * The book knows nothing of HTTP, of transports or of who asks. A socket's `handle` is the driver's and is not looked
-  at; a request is a `BookedRequest`, which a driver subclasses. What `on_event` is told, it is told in the middle of a
-  decision: it may take note, and not ask back.
+  at; a request is a `BookedRequest`, which a driver subclasses. `on_event` and `on_deadline` are told in the middle of
+  a decision: they may take note, and not ask back.
 
 A socket takes one of its origin's places from the moment it is to be opened: CONNECTING -> ACTIVE <-> FREE -> CLOSED.
 It is *created* once it is connected, so at any time `created = closed + free + active`.
@@ -77,6 +77,8 @@ class CloseReason(StrEnum):
     """bytes that nobody asked for"""
     ABORTED = "aborted"
     """its request was cancelled"""
+    FORGOTTEN = "forgotten"
+    """idle as long as one of its origin's that nobody answered on: a gateway on the way has probably forgotten both"""
     GAVE_WAY = "gave_way"
     """closed for a request to another origin, at `max_total_sockets`"""
     CLEARED = "cleared"
@@ -125,6 +127,7 @@ class BookedSocket(Generic[HandleT, RequestT]):
     """The book's side of a socket. `handle` is what the driver passed to `opened`; None before and after.
 
     `request_count` counts the requests it was given, the present one included, so `reused` is simply more than one.
+    `idle_s` is how long it was free before the present one; 0.0 where it was handed over.
     """
 
     __slots__ = (
@@ -133,6 +136,7 @@ class BookedSocket(Generic[HandleT, RequestT]):
         "free_since",
         "free_time",
         "handle",
+        "idle_s",
         "max_requests",
         "opened_at",
         "pool",
@@ -154,6 +158,7 @@ class BookedSocket(Generic[HandleT, RequestT]):
         self.wake_at = inf
         self.expires_at = inf
         self.free_since = 0.0
+        self.idle_s = 0.0
         self.opened_at = inf
         self.free_time = free_time
         self.max_requests = max_requests
@@ -210,7 +215,8 @@ class SocketBook(Generic[HandleT, RequestT]):
     """The bookkeeping of one agent over all its origins. Times are seconds of any one monotonic clock.
 
     `next_deadline` is when `due` has something to look at (`inf`: never). A driver calls `due` before `checkout` when
-    that time has come, so that no socket whose time is over is handed out.
+    that time has come, so that no socket whose time is over is handed out. `on_deadline` is told of each deadline that
+    is nearer than the one before.
     """
 
     def __init__(self, options: AgentOptions) -> None:
@@ -234,8 +240,10 @@ class SocketBook(Generic[HandleT, RequestT]):
         self._dead_wakes = 0
         self._queue_deadlines: deque[tuple[float, int, RequestT]] = deque()
         self._sockets: set[BookedSocket[HandleT, RequestT]] = set()
-        self._status_seen = (0,) * 7
+        self._status_seen: tuple[int, ...] = (0,) * 8
+        self._closed_by: dict[CloseReason, int] = {}
         self.on_event: Callable[[EventKind, str, str, int, float], object] | None = None
+        self.on_deadline: Callable[[float], object] | None = None
         self.tells_reuse = False
         self.next_deadline = inf
         self.is_closed = False
@@ -244,6 +252,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         self.close_socket_count = 0
         self.timeout_socket_count = 0
         self.error_socket_count = 0
+        self.stale_socket_count = 0
         self.request_count = 0
         self.retry_count = 0
 
@@ -257,9 +266,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         if pool is None:
             pool = self._pools[request.origin] = _OriginPool(request.origin)
         if pool.free:
-            socket = pool.free.pop() if self._is_lifo else pool.free.popleft()
-            self._give(socket, request, now)
-            return socket
+            return self._take_free(pool, request, now)
         if pool.places < self._max_sockets:
             if self._total_places < self._max_total:
                 return ToOpen(self._take_place(pool, request, now))
@@ -322,6 +329,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         elif pool.pending:
             request = pool.pending.popleft()
             request.pending = False
+            socket.idle_s = 0.0
             self._give(socket, request, now)
             return request
         elif not self._keeps_free:
@@ -362,6 +370,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         if request is None:
             raise ValueError("a socket without a request has nothing to send again")
         self._close(socket, reason, now)
+        self.stale_socket_count += 1
         self.retry_count += 1
         self._tell(EventKind.RETRIED, socket, now, reason)
         return self._take_place(self._pools.setdefault(socket.origin, socket.pool), request, now)
@@ -380,9 +389,24 @@ class SocketBook(Generic[HandleT, RequestT]):
         pool = self._pools.setdefault(socket.origin, socket.pool)
         if not pool.free:
             return self._take_place(pool, request, now), None
-        other = pool.free.pop() if self._is_lifo else pool.free.popleft()
-        self._give(other, request, now)
-        return other, self._open_for_next_pending(pool, now)
+        return self._take_free(pool, request, now), self._open_for_next_pending(pool, now)
+
+    def met_stale(self) -> None:
+        """Count a request that met a stale socket and is not sent again."""
+        self.stale_socket_count += 1
+
+    def doubt_idle(self, socket: BookedSocket[HandleT, RequestT], now: float) -> list[ToClose[HandleT, RequestT]]:
+        """A reused socket saw no byte until it was given up: close the free ones that have been idle as long (AK-62).
+
+        One that was never idle speaks for none. Call it before the socket itself is removed, or just after.
+        """
+        pool = self._pools.get(socket.origin)
+        if pool is None or not socket.idle_s:
+            return []
+        doubtful = [other for other in pool.free if now - other.free_since >= socket.idle_s]
+        return [
+            ToClose(other, CloseReason.FORGOTTEN, self.remove(other, CloseReason.FORGOTTEN, now)) for other in doubtful
+        ]
 
     def touch(self, socket: BookedSocket[HandleT, RequestT], now: float) -> None:
         """Bytes moved on an active socket: its activity timeout starts again."""
@@ -406,6 +430,40 @@ class SocketBook(Generic[HandleT, RequestT]):
         pool = self._pools[request.origin]
         pool.pending.remove(request)
         self._drop_if_empty(pool)
+
+    def abandon(self, request: RequestT, now: float) -> list[ToClose[HandleT, RequestT]]:
+        """A request is gone, at whatever point: take it out of the queue, and close whatever socket it was given.
+
+        It may have been an exception in the middle of a decision (Ctrl-C) that ended it, so all sums are made anew.
+        """
+        self._mend(now)
+        if request.pending:
+            self.cancel(request)
+        given = [socket for socket in self._sockets if socket.request is request]
+        return [ToClose(socket, CloseReason.ABORTED, self.remove(socket, CloseReason.ABORTED, now)) for socket in given]
+
+    def _mend(self, now: float) -> None:
+        """Count from the sockets themselves what a decision that was broken off may have counted by half."""
+        for pool in self._pools.values():
+            pool.places = 0
+            pool.pending = deque(request for request in pool.pending if request.pending)
+        for socket in self._sockets:
+            pool = self._pools.setdefault(socket.origin, socket.pool)
+            socket.pool = pool
+            pool.places += 1
+            if socket.request is None and socket.state is _ACTIVE:
+                socket.state = _FREE
+            if socket.state is _FREE and socket not in pool.free:
+                socket.request = None
+                socket.deadline = now
+                self._wake(socket, now)
+                pool.free.append(socket)
+        for pool in list(self._pools.values()):
+            pool.free = deque(socket for socket in pool.free if socket.state is _FREE and socket in self._sockets)
+            self._drop_if_empty(pool)
+        self._total_places = len(self._sockets)
+        open_now = sum(socket.state is not _CONNECTING for socket in self._sockets)
+        self.create_socket_count = self.close_socket_count + open_now
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -469,6 +527,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         pools = self._pools.items()
         return AgentStatus(
             *self._counters(),
+            closed_by={reason.value: count for reason, count in self._closed_by.items()},
             free_sockets={origin: len(pool.free) for origin, pool in pools if pool.free},
             sockets={origin: n for origin, pool in pools if (n := pool.places - len(pool.free))},
             requests={origin: len(pool.pending) for origin, pool in pools if pool.pending},
@@ -479,6 +538,8 @@ class SocketBook(Generic[HandleT, RequestT]):
         found = []
         free = [socket for pool in self._pools.values() for socket in pool.free]
         open_now = [socket for socket in self._sockets if socket.state is not SocketState.CONNECTING]
+        if self.close_socket_count != sum(self._closed_by.values()):
+            found.append(f"{self.close_socket_count} closed, by {self._closed_by}")
         if self.create_socket_count != self.close_socket_count + len(open_now):
             found.append(f"{self.create_socket_count} created, {self.close_socket_count} closed, {len(open_now)} open")
         if self._total_places != len(self._sockets) or self._total_places > self._max_total:
@@ -504,18 +565,27 @@ class SocketBook(Generic[HandleT, RequestT]):
         self._status_seen = counters
         return changed
 
-    def _counters(self) -> tuple[int, int, int, int, int, int, int]:
+    def _counters(self) -> tuple[int, int, int, int, int, int, int, int]:
         return (
             self.create_socket_count,
             self.create_socket_error_count,
             self.close_socket_count,
             self.timeout_socket_count,
             self.error_socket_count,
+            self.stale_socket_count,
             self.request_count,
             self.retry_count,
         )
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _take_free(
+        self, pool: _OriginPool[HandleT, RequestT], request: RequestT, now: float
+    ) -> BookedSocket[HandleT, RequestT]:
+        socket = pool.free.pop() if self._is_lifo else pool.free.popleft()
+        socket.idle_s = now - socket.free_since
+        self._give(socket, request, now)
+        return socket
 
     def _give(self, socket: BookedSocket[HandleT, RequestT], request: RequestT, now: float) -> None:
         socket.state = _ACTIVE
@@ -553,11 +623,11 @@ class SocketBook(Generic[HandleT, RequestT]):
             pool.free.remove(socket)
         if socket.state is not _CONNECTING:
             self.close_socket_count += 1
-            if reason in _TIMEOUTS:
-                self.timeout_socket_count += 1
-            elif reason in _ERRORS:
+            self._closed_by[reason] = self._closed_by.get(reason, 0) + 1
+            if reason in _ERRORS:
                 self.error_socket_count += 1
-            if reason in _TIMEOUTS:
+            elif reason in _TIMEOUTS:
+                self.timeout_socket_count += 1
                 self._tell(EventKind.TIMED_OUT, socket, now, reason)
             self._tell(EventKind.CLOSED, socket, now, reason)
         socket.state = _CLOSED
@@ -617,7 +687,10 @@ class SocketBook(Generic[HandleT, RequestT]):
         while waits and not (waits[0][2].pending and waits[0][2].sequence == waits[0][1]):
             waits.popleft()
         waits.append((deadline, request.sequence, request))
+        nearest = self.next_deadline
         self._find_next_deadline()
+        if self.next_deadline < nearest and self.on_deadline is not None:
+            self.on_deadline(self.next_deadline)
 
     def _wake(self, socket: BookedSocket[HandleT, RequestT], at: float) -> None:
         if socket.wake_at < inf:
@@ -627,6 +700,8 @@ class SocketBook(Generic[HandleT, RequestT]):
         heapq.heappush(self._wakes, (at, self._sequence, socket))
         if at < self.next_deadline:
             self.next_deadline = at
+            if self.on_deadline is not None:
+                self.on_deadline(at)
 
     def _count_dead_wake(self) -> None:
         self._dead_wakes += 1

@@ -66,7 +66,10 @@ class TooManyOpenFilesError(ConnectError):
 
 
 class SocketTimeoutError(AgentError, TimeoutError):
-    """An active socket saw no byte for `timeout` seconds."""
+    """An active socket saw no byte for `timeout` seconds, or what was sent on it was not acknowledged for that long.
+
+    `timeout` is 0.0 where the system gave the socket up by its own rules.
+    """
 
     kind = "socket_timeout"
     code: ClassVar[str] = "ERR_SOCKET_TIMEOUT"
@@ -116,6 +119,10 @@ class ResponseParseError(AgentError, ValueError):
     """What came back is not an HTTP/1.x response."""
 
     kind = "bad_response"
+
+
+class ConflictingLengthsError(ResponseParseError):
+    """The response has two Content-Lengths that differ: nobody knows where it ends (RFC 9110 section 8.6)."""
 
 
 class ResponseTooLargeError(AgentError, ValueError):

@@ -20,6 +20,12 @@ Duration: TypeAlias = float | timedelta | str
 """Seconds as a number, a `timedelta`, or text such as `"4s"`, `"500ms"`, `"1.5m"`."""
 
 Scheduling: TypeAlias = Literal["lifo", "fifo"]
+RetryStale: TypeAlias = Literal["safe", "idempotent", False]
+
+_LEAST_ACTIVITY_TIMEOUT_S = 8.0
+DROP_IN_USER_TIMEOUT_S = 30.0
+"""What threads and adapters without a `timeout` tell the system. A peer that lives acknowledges within milliseconds;
+half a minute outlasts a link that is down for a moment."""
 
 _SECONDS_PER_UNIT: Mapping[str, float] = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_TEXT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|)", re.ASCII)
@@ -100,6 +106,18 @@ def _scheduling(value: object) -> str:
     return value
 
 
+def _retry_stale(value: object) -> RetryStale:
+    if value is True or value == "idempotent":  # True is what "idempotent" was called before there was "safe"
+        return "idempotent"
+    if value is False or value is None:
+        return False
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is neither 'safe' nor 'idempotent' nor False")
+    if value != "safe":
+        raise ValueError(f"{value!r} is neither 'safe' nor 'idempotent' nor False")
+    return "safe"
+
+
 def _checked_by(check: Callable[[object], object]) -> dict[str, object]:
     return {"check": check}
 
@@ -131,8 +149,9 @@ class AgentOptionArguments(TypedDict, total=False):
     queue_timeout: Duration | None
     max_requests_per_socket: int | None
     respect_hints: bool
-    retry_stale: bool
+    retry_stale: RetryStale | bool
     max_response_bytes: int | None
+    tcp_user_timeout: Duration | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -153,9 +172,9 @@ class AgentOptions:
     """Seconds a free socket is kept; 0 keeps it. 4, because the servers with the shortest wait (Node, uvicorn) close
     at 5, and the client must be the one that closes first."""
 
-    timeout: float = field(default=0.0, metadata=_DURATION)
-    """Seconds without a byte after which an active socket is closed; 0 turns it off. None: twice the free timeout
-    and at least 8, so that an active socket is never less patient than a free one."""
+    timeout: float | None = field(default=None, metadata=_OPTIONAL_DURATION)
+    """Seconds without a byte after which an active socket is closed; 0 turns it off. None: not given, which is
+    `activity_timeout` on asyncio, and no limit in threads and adapters, as in the libraries they replace."""
 
     max_sockets: int | None = field(default=None, metadata=_OPTIONAL_LIMIT)
     """Sockets per origin."""
@@ -180,7 +199,7 @@ class AgentOptions:
     """TCP_NODELAY: send small requests at once."""
 
     connect_timeout: float | None = field(default=None, metadata=_OPTIONAL_DURATION)
-    """Seconds for name, TCP and TLS together; None: as `timeout`; 0 turns it off."""
+    """Seconds for name, TCP and TLS together; None: as the timeout of an active socket; 0 turns it off."""
 
     hand_off: bool = field(default=False, metadata=_FLAG)
     """Only with `keep_alive=False`: give a socket to a pending request if there is one, else close it."""
@@ -194,18 +213,22 @@ class AgentOptions:
     respect_hints: bool = field(default=True, metadata=_FLAG)
     """Obey the server's `Keep-Alive` header."""
 
-    retry_stale: bool = field(default=True, metadata=_FLAG)
-    """Send an idempotent request again, once, when its reused socket died before the first byte of a response."""
+    retry_stale: RetryStale = field(default="safe", metadata=_checked_by(_retry_stale))
+    """Which requests are sent again, once, when their reused socket died before the first byte of a response. `safe`:
+    GET, HEAD, OPTIONS, TRACE and whatever carries an `Idempotency-Key`, because real services append with PUT and
+    create with PUT. `idempotent`, or True: PUT and DELETE too. False: none."""
 
     max_response_bytes: int | None = field(default=None, metadata=_OPTIONAL_LIMIT)
     """Bytes of a body that a request reads into memory; more is an error, and closes the socket. A streamed response
     has no such limit."""
 
+    tcp_user_timeout: float | None = field(default=None, metadata=_OPTIONAL_DURATION)
+    """Seconds that sent data may stay unacknowledged before the system gives the socket up (TCP_USER_TIMEOUT, where
+    it has that); never less than a request's own timeout; 0 leaves it to the system. None: 30 in threads and adapters
+    without a `timeout`, so that a silent gateway costs no quarter of an hour, else as 0."""
+
     def __init__(self, **given: Unpack[AgentOptionArguments]) -> None:
         arguments: dict[str, object] = dict(given)
-        timeout_is_derived = arguments.get("timeout") is None
-        if timeout_is_derived:
-            arguments.pop("timeout", None)
         for option in dataclasses.fields(self):
             value = arguments.pop(option.name, option.default)
             try:
@@ -215,8 +238,6 @@ class AgentOptions:
             object.__setattr__(self, option.name, value)
         for name, value in arguments.items():
             raise TypeError(f"{name}={value!r}: there is no such option of an agent")
-        if timeout_is_derived:
-            object.__setattr__(self, "timeout", max(2 * self.free_socket_timeout, 8.0))
         if self.hand_off and self.keep_alive:
             raise ValueError("hand_off: True goes only with keep_alive=False")
 
@@ -230,6 +251,25 @@ class AgentOptions:
         return options
 
     @property
+    def activity_timeout(self) -> float:
+        """`timeout` in seconds, or where it is None what the asyncio agents take: twice the free timeout, at least 8.
+
+        So an active socket is never less patient than a free one. 0 is none.
+        """
+        return max(2 * self.free_socket_timeout, _LEAST_ACTIVITY_TIMEOUT_S) if self.timeout is None else self.timeout
+
+    @property
     def effective_connect_timeout(self) -> float:
-        """`connect_timeout` in seconds, or `timeout` where it is None; 0 is none."""
-        return self.timeout if self.connect_timeout is None else self.connect_timeout
+        """`connect_timeout` in seconds, or `activity_timeout` where it is None; 0 is none."""
+        return self.activity_timeout if self.connect_timeout is None else self.connect_timeout
+
+    def in_place_of_a_library(self) -> AgentOptions:
+        """These options for an agent that replaces a library without limits of its own.
+
+        It makes no request fail that the library would have answered: what was not given is no limit. A silent peer is
+        noticed by `tcp_user_timeout` instead, which cuts off nobody who is only slow.
+        """
+        if self.timeout is not None:
+            return self
+        user_timeout = DROP_IN_USER_TIMEOUT_S if self.tcp_user_timeout is None else self.tcp_user_timeout
+        return dataclasses.replace(self, timeout=0, tcp_user_timeout=user_timeout)

@@ -1,19 +1,36 @@
-"""TCP keep-alive probes: the socket options that a pooled socket is given (AK-26)."""
+"""Socket options that notice a silent peer: TCP keep-alive probes (AK-26) and the user timeout of TCP."""
 
 from __future__ import annotations
 
 import socket
 
 _LONGEST_KEEP_IDLE_S = 32_767
-"""What Linux takes (tcp(7), MAX_TCP_KEEPIDLE); it counts in whole seconds."""
+"""What Linux takes (tcp(7), MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL); it counts in whole seconds."""
+
+_PROBES = 10
+"""Unanswered ones after which the system gives a socket up; Node's (libuv's uv_tcp_keepalive)."""
 
 _KEEP_IDLE = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+_KEEP_INTERVAL = getattr(socket, "TCP_KEEPINTVL", None)
+_KEEP_COUNT = getattr(socket, "TCP_KEEPCNT", None)
+_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 def probe_options(delay_s: float) -> list[tuple[int, int, int]]:
-    """Options (level, name, value) that turn probes on, the first after `delay_s` idle seconds."""
-    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    if _KEEP_IDLE is not None:
-        idle_s = min(max(1, round(delay_s)), _LONGEST_KEEP_IDLE_S)
-        options.append((socket.IPPROTO_TCP, _KEEP_IDLE, idle_s))
-    return options
+    """Return options (level, name, value) that turn probes on: each after `delay_s` idle seconds, the first one too.
+
+    The time between probes matters as much as the first: a gateway forgets a socket that is idle for longer than it
+    allows, and Linux's own interval is 75 s.
+    """
+    seconds = min(max(1, round(delay_s)), _LONGEST_KEEP_IDLE_S)
+    named = ((_KEEP_IDLE, seconds), (_KEEP_INTERVAL, seconds), (_KEEP_COUNT, _PROBES))
+    return [
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        *((socket.IPPROTO_TCP, name, value) for name, value in named if name is not None),
+    ]
+
+
+def set_user_timeout(sock: socket.socket, seconds: float) -> None:
+    """Have the system give a socket up whose data stays unacknowledged for so long, where it can be told."""
+    if _USER_TIMEOUT is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, max(1, round(seconds * 1000)))

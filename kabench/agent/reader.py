@@ -1,44 +1,63 @@
 """Reading responses: bytes in, one response at a time out. No I/O.
 
-httptools (llhttp) decides what a response is. In front of it stands a small cache of response heads it has accepted:
-servers send the same head again and again (it changes with the Date header, once a second), and the meaning of a head
-is a pure function of its bytes. So where a chunk of bytes is exactly a known head and the body length that head
-announces, the parser has nothing to add. Everything else (an unknown head, a body in pieces, chunked, until close,
-HEAD, 1xx) goes through the parser.
+What comes off the wire decides whether a socket may be reused, so nothing is guessed: the grammar is that of RFC 9112,
+and what does not fit it is an error. The only thing that is mended is what the RFC asks a client to mend: a folded line
+becomes a space (section 5.2), equal lengths are one (RFC 9110 section 8.6). Neither is done where it would frame.
 
-What comes off the wire decides whether a socket may be reused, so nothing is guessed. llhttp refuses conflicting or
-malformed lengths, a length beside a transfer coding, bad chunk sizes, folded lines and bare line ends (RFC 9112
-sections 2.2, 5.2, 6.3, 7.1, 11.2); other versions of HTTP, and heads or trailers without end, are refused here.
+Each head is taken whole, up to its empty line, and understood by itself; nothing of one message is left behind for the
+next. Trailers are read and dropped: they have no say in anything (RFC 9110 section 6.5.1).
+
+In front of it stands a small cache of heads that were understood before: servers send the same head again and again
+(it changes with the Date header, once a second), and the meaning of a head is a pure function of its bytes. So where a
+chunk of bytes is exactly a known head and the body length that head announces, there is nothing to add.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
-import httptools
-
-from kabench.agent.errors import ResponseParseError
+from kabench.agent.errors import ConflictingLengthsError, ResponseParseError
 from kabench.agent.hints import parse_keep_alive
 
 if TYPE_CHECKING:
     from kabench.agent.hints import KeepAliveHint
 
+_LINE_END = b"\r\n"
 _HEAD_END = b"\r\n\r\n"
-_TAIL_BYTES = 6
-"""Of what was fed before, to be looked at together with what comes: a head's end and another line's."""
+_START = b"HTTP/"
 
-_NO_BODY = frozenset({101, 204, 304})
+_VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
+_STATUS_LINE = re.compile(rb"HTTP/([0-9]\.[0-9]) ([1-9][0-9]{2})(?: (" + _VALUE + rb"))?\r\n")
+_FIELD_LINES = re.compile(rb"(?:(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:|[ \t])" + _VALUE + rb"\r\n)*")
+"""Lines of a head, those that go on from the line before among them (RFC 9112 section 5)."""
+
+_FOLD = re.compile(rb"[ \t]*\r\n[ \t]+")
+_FOLDED_FRAMING = re.compile(
+    rb"\n(?:content-length|transfer-encoding|connection):" + _VALUE + rb"\r\n[ \t]", re.IGNORECASE
+)
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;" + _VALUE + rb")?\r\n")
+_CHUNK_LINE_BEGINS = re.compile(rb"[0-9A-Fa-f]{1,15}(?:(?:;" + _VALUE + rb")?\r?)?")
+
+_WITHOUT_BODY = frozenset({101, 204, 304})
 _VERSIONS = frozenset({"1.0", "1.1"})
+_SWITCHING_PROTOCOLS = 101
+_NO_CONTENT = 204
+_CONTINUE = 100
+_FIRST_FINAL_STATUS = 200
 _MAX_CACHED_HEADS = 64
 _MAX_CACHED_HEAD_BYTES = 2048
 _MAX_HEAD_BYTES = 65_536
-"""Of a response's status line and headers. Servers stop at less: nginx at 4 or 8 KiB for an upstream's, Node at 16."""
+"""Of a response's status line and headers, and of its trailers. Servers stop at less: nginx at 4 or 8 KiB for an
+upstream's, Node at 16."""
 
 _MAX_REASON_BYTES = 8_192
-_MAX_BYTES_WITHOUT_BODY = 262_144 + _MAX_HEAD_BYTES
-"""That may come before the next byte of a body, or the end: informational responses, chunk extensions, trailers. It is
-more than what a socket is read of at once, so that a whole head is measured as such."""
+_MAX_CHUNK_LINE_BYTES = 16_384
+_MAX_INFORMATIONAL_BYTES = 262_144
+"""Of all informational responses before a final one."""
 
 
 @dataclass(slots=True, eq=False)  # not frozen, which would double what it costs to make; nobody changes one
@@ -46,7 +65,7 @@ class ResponseHead:
     """Status line and headers of a final response.
 
     `body_length` is in bytes, -1 where only the body itself tells (chunked, or until the connection closes).
-    `keep_alive` says whether the socket may carry another request after it.
+    `keep_alive` says whether the socket may carry another request after it, as far as the head can tell.
     """
 
     status: int
@@ -62,7 +81,7 @@ _NO_HEAD = ResponseHead(0, "", "", (), 0, False, None)
 
 
 class HeadCache:
-    """Heads that httptools has accepted; one cache an agent, bounded.
+    """Heads that were understood before and let their socket carry another request; one cache an agent, bounded.
 
     The head of the response before is most often the one: `last_raw` is its bytes with the empty line, and
     `last_size` those and the body's. `find` knows some more.
@@ -95,6 +114,21 @@ class HeadCache:
         self._heads[raw] = head
 
 
+class _Framing(Enum):
+    """What the bytes that come next are."""
+
+    HEAD = "head"
+    LENGTH = "length"
+    CHUNKS = "chunks"
+    TRAILERS = "trailers"
+    UNTIL_CLOSE = "until_close"
+    NOTHING = "nothing"
+
+
+_HEAD, _BY_LENGTH, _CHUNKS, _TRAILERS = _Framing.HEAD, _Framing.LENGTH, _Framing.CHUNKS, _Framing.TRAILERS
+_UNTIL_CLOSE, _NOTHING = _Framing.UNTIL_CLOSE, _Framing.NOTHING
+
+
 class ResponseReader:
     """Reads the responses of one socket, one after the other; `begin` before each, `feed` until it says True.
 
@@ -102,54 +136,45 @@ class ResponseReader:
 
     Then `head` and `body()` are the response, and `overrun` says whether bytes came behind its end. Who wants the body
     as it comes takes its pieces with `body()` before: what has been taken is not in the next one. `body_bytes` counts
-    all of it.
+    all of it. `interim_closes` says whether an informational response before it forbids to reuse the socket, and
+    `saw_continue` whether a 100 was among them.
     """
 
     __slots__ = (
         "_body",
-        "_bytes_behind_head",
-        "_bytes_without_body",
         "_cache",
-        "_headers",
-        "_heads_in_feed",
-        "_informational",
+        "_framing",
+        "_informational_bytes",
         "_is_head_request",
-        "_parser",
-        "_problem",
-        "_reason",
-        "_tail",
+        "_left",
+        "_partial",
+        "_passed_bytes",
         "body_bytes",
         "complete",
         "head",
+        "interim_closes",
         "overrun",
+        "saw_continue",
         "started",
     )
 
     def __init__(self, cache: HeadCache | None = None) -> None:
         self._cache = cache
         self._body: list[bytes] = []
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._reason = b""
-        self._parser: httptools.HttpResponseParser | None = None
-        self._is_head_request = False
-        self.head: ResponseHead | None = None
-        self.started = False
-        self.complete = False
-        self.overrun = False
-        self.body_bytes = 0
-        self._bytes_behind_head = self._bytes_without_body = 0
-        self._heads_in_feed = 0
-        self._tail = b""
-        self._problem: str | None = None
-        self._begin_message()
+        self.begin(is_head_request=False)
 
     def begin(self, *, is_head_request: bool) -> None:
         """Expect the response to a request that is about to be sent."""
         self._is_head_request = is_head_request
-        self.started = self.complete = self.overrun = False
-        self.head = None
-        self.body_bytes = self._bytes_without_body = self._bytes_behind_head = 0
-        self._tail = b""
+        self.started = self.complete = self.overrun = self.interim_closes = self.saw_continue = False
+        self.head: ResponseHead | None = None
+        if self._body:
+            self._body = []
+        self.body_bytes = 0
+        self._framing = _HEAD
+        self._partial = b""  # of a head, a line or a line's end that is not whole yet
+        self._left = 0  # bytes of the body, or of the chunk with its line end
+        self._informational_bytes = self._passed_bytes = 0
 
     def feed_known(self, data: bytes) -> bool:
         """Take a response that came in one piece and has a known head; False: `feed` it. Needs a cache."""
@@ -157,79 +182,50 @@ class ResponseReader:
         if self.started or self._is_head_request or cache is None or not cache.find(data):
             return False
         self.started = self.complete = True
+        self._framing = _NOTHING
         self.head = cache.last_head
         body = data[len(cache.last_raw) :]
-        self._body = [body] if body else []
+        if body:
+            self._body.append(body)
         self.body_bytes = len(body)
         return True
 
-    def release(self) -> None:
-        """Drop the parser, which refers back to this reader, so that no garbage collection is needed."""
-        self._parser = None
-
     def feed(self, data: bytes) -> bool:
         """Take bytes from the socket; True when the response is whole. Raises `ResponseParseError`."""
-        parser = self._parser
-        if parser is None:
-            parser = self._parser = httptools.HttpResponseParser(self)
+        if not data:
+            return self.complete
         begins = not self.started
-        if begins and not data.startswith(b"H"):
-            raise ResponseParseError(f"not an HTTP response: it begins with {data[:16]!r}")
         self.started = True
-        body_bytes = self.body_bytes
-        self._heads_in_feed = 0
-        try:
-            parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.complete = True  # a 101: what follows is another protocol's
-        except httptools.HttpParserError as error:
-            if not self.complete:
-                raise ResponseParseError(f"not an HTTP response: {self._problem or error}") from error
-            self.overrun = True
-        self._count_behind(data)
-        if not self.complete:
-            self._bytes_without_body = 0 if self.body_bytes > body_bytes else self._bytes_without_body + len(data)
-            if self._bytes_without_body > _MAX_BYTES_WITHOUT_BODY:
-                raise ResponseParseError(f"{self._bytes_without_body} bytes of a response, and no byte of a body")
-        if self._cache is not None and self.complete and begins and not self.overrun:
-            self._learn(self._cache, data)
-        return self.complete
-
-    def _count_behind(self, data: bytes) -> None:
-        """See whether the response ends where the bytes do: llhttp passes over line ends between messages."""
-        head = self.head
-        seen = self._tail + data
-        end = 0
-        for _ in range(self._heads_in_feed):
-            end = seen.find(_HEAD_END, end) + len(_HEAD_END)
-        self._tail = seen[max(end, len(seen) - _TAIL_BYTES) :]
-        if head is None:
-            return
-        if head.body_length < 0:
-            if self.complete and len(seen) - len(seen.rstrip(b"\r\n")) > len(_HEAD_END):
-                self.overrun = True
-            return
-        if self._heads_in_feed:
-            self._bytes_behind_head = len(seen) - end
+        rest: bytes | None = data
+        if self._framing is _HEAD:
+            rest = self._read_heads(data)
+            if not rest:  # a body may still follow a head that came alone
+                return self._learn(data, rest) if begins and self.complete else self.complete
+        if self._framing is _BY_LENGTH:
+            self._read_by_length(rest or b"")
+        elif self._framing is _CHUNKS:
+            self._read_chunks(rest or b"")
+        elif self._framing is _TRAILERS:
+            self._read_trailers(rest or b"")
+        elif self._framing is _UNTIL_CLOSE:
+            self._take(rest or b"")
         else:
-            self._bytes_behind_head += len(data)
-        if self._bytes_behind_head > head.body_length:
             self.overrun = True
-
-    def _learn(self, cache: HeadCache, data: bytes) -> None:
-        """Remember the head of a response that came in one piece, with nothing before or behind it."""
-        head = self.head
-        if head is None or head.body_length < 0 or self._is_head_request:
-            return
-        end = len(data) - head.body_length
-        if data.find(_HEAD_END) + len(_HEAD_END) == end:
-            cache.learn(data[:end], head)
+        if begins and self.complete and not self.overrun:
+            self._learn(data, rest)
+        return self.complete
 
     def eof(self) -> bool:
-        """The other side has finished: True if that is what ends the response."""
-        if self.head is not None and not self.complete and self.head.body_length < 0 and not self.head.keep_alive:
-            self.complete = not any(name.lower() == b"transfer-encoding" for name, _ in self.head.raw_headers)
+        """The other side has finished: True if the response is whole by that."""
+        if self._framing is _UNTIL_CLOSE:
+            self.complete = True
+            self._framing = _NOTHING
         return self.complete
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether nothing but the connection's end says where the body ends."""
+        return self._framing is _UNTIL_CLOSE
 
     def pieces(self) -> list[bytes]:
         """The same as `body`, as it came: a chunk is a piece, unless it was cut on its way."""
@@ -238,106 +234,252 @@ class ResponseReader:
 
     def body(self) -> bytes:
         """What has come of the body since the last call, decoded of its transfer coding."""
-        pieces, self._body = self._body, []
+        pieces = self._body
+        if not pieces:
+            return b""
+        self._body = []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    # -- called by httptools -------------------------------------------------------------------------------------------
+    # -- heads ---------------------------------------------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        """A response begins; one more after the end of ours is one nobody asked for."""
-        if self.complete:
-            self.overrun = True
-        self._begin_message()
+    def _read_heads(self, data: bytes) -> bytes | None:
+        """Take heads up to a final one; what is behind it, or None: it is not there yet."""
+        before = len(self._partial)
+        if before:
+            data = self._partial + data
+        while True:
+            end = data.find(_HEAD_END, max(0, before - len(_HEAD_END) + 1))
+            if end < 0:
+                self._keep_partial_head(data)
+                return None
+            end += len(_HEAD_END)
+            raw, data, before = data[:end], data[end:], 0
+            self._partial = b""
+            self._passed_bytes = 0
+            head = self._understand(raw)
+            if head.status < _FIRST_FINAL_STATUS and head.status != _SWITCHING_PROTOCOLS:
+                self._pass_over(head, raw)
+                continue
+            self._frame(head)
+            return data
 
-    def on_status(self, reason: bytes) -> None:
-        """Take the reason phrase, which may come in pieces."""
-        self._reason += reason
-        if len(self._reason) > _MAX_REASON_BYTES:
-            raise self._refuse(f"its status line is over {_MAX_REASON_BYTES} bytes")
+    def _keep_partial_head(self, data: bytes) -> None:
+        """Keep what has come of a head; what can no longer become one is an error at once."""
+        if not data.startswith(_START[: len(data)]):
+            raise ResponseParseError(f"not an HTTP response: it begins with {data[:16]!r}")
+        if len(data) > _MAX_HEAD_BYTES:
+            raise ResponseParseError(f"not an HTTP response: its head is over {_MAX_HEAD_BYTES} bytes")
+        at = self._passed_bytes
+        if not at:
+            status_line = _STATUS_LINE.match(data)
+            at = 0 if status_line is None else status_line.end()
+        lines = _FIELD_LINES.match(data, at) if at else None
+        at = at if lines is None else lines.end()
+        rest = data[at:]
+        if b"\n" in rest or b"\0" in rest:
+            raise ResponseParseError(f"not an HTTP response: {_shown(rest)} is no line of a head")
+        self._passed_bytes = at
+        self._partial = data
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
-        self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        """Make the head of a final response; an informational one (1xx) is passed over."""
-        parser = self._parser
-        if parser is None or self.complete:
-            return
-        self._heads_in_feed += 1
-        status = parser.get_status_code()
-        self._informational = 100 <= status < 200 and status != 101
-        if self._informational:
-            return
-        version = parser.get_http_version()
+    def _understand(self, raw: bytes) -> ResponseHead:
+        """Return what a head means. Raises `ResponseParseError`."""
+        status_line = _STATUS_LINE.match(raw)
+        if status_line is None:
+            raise ResponseParseError(f"not an HTTP response: it begins with {_shown(raw)}")
+        begins_at = status_line.end()
+        lines = _FIELD_LINES.match(raw, begins_at)
+        if lines is None or lines.end() != len(raw) - len(_LINE_END):
+            at = begins_at if lines is None else lines.end()
+            raise ResponseParseError(f"not an HTTP response: {_shown(raw[at:])} is no line of a head")
+        if len(raw) > _MAX_HEAD_BYTES:
+            raise ResponseParseError(f"not an HTTP response: its head is over {_MAX_HEAD_BYTES} bytes")
+        version = status_line[1].decode("ascii")
         if version not in _VERSIONS:
-            raise self._refuse(f"HTTP/{version} is no version of HTTP/1")
+            raise ResponseParseError(f"not an HTTP response: HTTP/{version} is no version of HTTP/1")
+        reason = status_line[3] or b""
+        if len(reason) > _MAX_REASON_BYTES:
+            raise ResponseParseError(f"not an HTTP response: its status line is over {_MAX_REASON_BYTES} bytes")
+        fields = raw[begins_at : -len(_HEAD_END)]
+        if b"\r\n " in raw or b"\r\n\t" in raw:
+            fields = _unfolded(raw, begins_at)
+        return self._meaning(int(status_line[2]), reason.decode("latin-1"), version, fields)
+
+    def _meaning(self, status: int, reason: str, version: str, fields: bytes) -> ResponseHead:
+        headers = []
         length = -1
         coding = connection = keep_alive = b""
-        head_bytes = len(self._reason)
-        for name, value in self._headers:
-            head_bytes += len(name) + len(value) + 4
+        for line in fields.split(_LINE_END) if fields else ():
+            name, _, value = line.partition(b":")
+            value = value.strip(b" \t")
+            headers.append((name, value))
             lowered = name.lower()
             if lowered == b"content-length":
-                length = int(value)
+                length = _length(value, length)
             elif lowered == b"transfer-encoding":
                 coding += value.lower() + b","
             elif lowered == b"connection":
                 connection += value.lower() + b","
             elif lowered == b"keep-alive":
                 keep_alive += value + b","
-        if head_bytes > _MAX_HEAD_BYTES:
-            raise self._refuse(f"its headers are over {_MAX_HEAD_BYTES} bytes")
-        has_body = not (self._is_head_request or status in _NO_BODY)
-        if coding and has_body and coding.strip(b", \t") != b"chunked":
-            raise self._refuse("it comes in a transfer coding that was not asked for")
-        if self._is_head_request:
-            # llhttp judges by the framing of a body, and here is none
-            may_be_reused = b"close" not in connection and (version == "1.1" or b"keep-alive" in connection)
+        options = {option.strip(b" \t") for option in connection.split(b",")} if connection else ()
+        is_persistent = b"close" not in options and (version == "1.1" or b"keep-alive" in options)
+        if coding and length >= 0 and status >= _FIRST_FINAL_STATUS:
+            raise ResponseParseError("not an HTTP response: it has a transfer coding and a length")
+        has_body = not (self._is_head_request or status in _WITHOUT_BODY or status < _FIRST_FINAL_STATUS)
+        if has_body and coding and coding.strip(b", \t") != b"chunked":
+            raise ResponseParseError("not an HTTP response: it comes in a transfer coding that was not asked for")
+        if has_body:
+            # RFC 9112 section 6.1 for a coding in HTTP/1.0, section 6.3 for a body that ends with the connection
+            is_persistent = is_persistent and (length >= 0 or (bool(coding) and version == "1.1"))
+            body_length = length
         else:
-            may_be_reused = parser.should_keep_alive()
-            may_be_reused = may_be_reused and not (coding and version == "1.0")  # RFC 9112 section 6.1
-        if not has_body:
-            length = 0
-        elif coding:
-            length = -1
-        self.head = ResponseHead(
+            body_length = 0
+            if status == _NO_CONTENT:  # AK-53: a server that frames what may not be there may well send it
+                is_persistent = is_persistent and not coding and length <= 0
+        return ResponseHead(
             status,
-            self._reason.decode("latin-1"),
+            reason,
             version,
-            tuple(self._headers),
-            length,
-            may_be_reused and status != 101,
+            tuple(headers),
+            body_length,
+            is_persistent and status != _SWITCHING_PROTOCOLS,
             parse_keep_alive(keep_alive.decode("latin-1")) if keep_alive else None,
         )
-        if self._is_head_request:
-            # llhttp would now wait for the body that a HEAD response describes and does not have
-            self.complete = True
-            self._parser = None
 
-    def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
-        if self.complete:
-            self.overrun = True
+    def _pass_over(self, head: ResponseHead, raw: bytes) -> None:
+        """Note what an informational response says of the socket (AK-51)."""
+        self.interim_closes = self.interim_closes or not head.keep_alive
+        self.saw_continue = self.saw_continue or head.status == _CONTINUE
+        self._informational_bytes += len(raw)
+        if self._informational_bytes > _MAX_INFORMATIONAL_BYTES:
+            raise ResponseParseError(f"{self._informational_bytes} bytes of informational responses, and no other")
+
+    def _frame(self, head: ResponseHead) -> None:
+        """Expect what the final head announces."""
+        self.head = head
+        if self._is_head_request or head.status in _WITHOUT_BODY or head.body_length == 0:
+            self.complete = True
+            self._framing = _NOTHING
+        elif head.body_length > 0:
+            self._framing = _BY_LENGTH
+            self._left = head.body_length
+        elif any(name.lower() == b"transfer-encoding" for name, _ in head.raw_headers):
+            self._framing = _CHUNKS
         else:
-            self._body.append(body)
-            self.body_bytes += len(body)
+            self._framing = _UNTIL_CLOSE
 
-    def on_message_complete(self) -> None:
-        """The response is whole, unless it was an informational one."""
-        if not self._informational and self.head is not None:
-            self.complete = True
+    def _learn(self, data: bytes, rest: bytes | None) -> bool:
+        """Remember the head of a response that came in one piece, with nothing before it; whether it is whole: yes."""
+        head, cache = self.head, self._cache
+        if head is None or cache is None or not head.keep_alive or self._is_head_request or head.body_length < 0:
+            return True
+        if not self._informational_bytes:
+            cache.learn(data[: len(data) - len(rest or b"")], head)
+        return True
 
-    # -- inside --------------------------------------------------------------------------------------------------------
+    # -- bodies --------------------------------------------------------------------------------------------------------
 
-    def _refuse(self, problem: str) -> ResponseParseError:
-        """An error for httptools to stop at; it passes none on, so `feed` raises what is noted here."""
-        self._problem = problem
-        return ResponseParseError(problem)
+    def _take(self, piece: bytes) -> None:
+        if piece:
+            self._body.append(piece)
+            self.body_bytes += len(piece)
 
-    def _begin_message(self) -> None:
-        if not self.complete:
-            self._headers = []
-            self._body = []
-        self._reason = b""
-        self._informational = False
+    def _end(self, *, overrun: bool) -> None:
+        self.complete = True
+        self.overrun = overrun
+        self._framing = _NOTHING
+
+    def _read_by_length(self, data: bytes) -> None:
+        left = self._left - len(data)
+        if left > 0:
+            self._take(data)
+            self._left = left
+            return
+        self._take(data[: self._left] if left else data)
+        self._end(overrun=left < 0)
+
+    def _read_chunks(self, data: bytes) -> None:
+        """Take chunks (RFC 9112 section 7.1). `_left` counts what is left of one, with its line end."""
+        if self._partial:
+            data, self._partial = self._partial + data, b""
+        at, size = 0, len(data)
+        while True:
+            left = self._left
+            if left:
+                of_chunk = min(left - len(_LINE_END), size - at)
+                if of_chunk > 0:
+                    self._take(data if of_chunk == size else data[at : at + of_chunk])
+                    at += of_chunk
+                    left -= of_chunk
+                if left <= len(_LINE_END):
+                    line_end = data[at : at + left]
+                    if not _LINE_END[len(_LINE_END) - left :].startswith(line_end):
+                        raise ResponseParseError("not an HTTP response: a chunk is longer than its size")
+                    at += len(line_end)
+                    left -= len(line_end)
+                self._left = left
+                if left:
+                    return
+            line = _CHUNK_LINE.match(data, at)
+            if line is None:
+                self._keep_partial_chunk_line(data[at:])
+                return
+            at = line.end()
+            chunk_bytes = int(line[1], 16)
+            if not chunk_bytes:
+                self._framing = _TRAILERS
+                self._passed_bytes = 0
+                self._read_trailers(data[at:])
+                return
+            self._left = chunk_bytes + len(_LINE_END)
+
+    def _keep_partial_chunk_line(self, rest: bytes) -> None:
+        if len(rest) > _MAX_CHUNK_LINE_BYTES:
+            raise ResponseParseError(f"not an HTTP response: the line of a chunk is over {_MAX_CHUNK_LINE_BYTES} bytes")
+        if rest and not _CHUNK_LINE_BEGINS.fullmatch(rest):
+            raise ResponseParseError(f"not an HTTP response: {_shown(rest)} is no size of a chunk")
+        self._partial = rest
+
+    def _read_trailers(self, data: bytes) -> None:
+        """Pass over trailers, whatever they say."""
+        if self._partial:
+            data, self._partial = self._partial + data, b""
+        if not self._passed_bytes and data[:1] in (b" ", b"\t"):
+            raise ResponseParseError("not an HTTP response: its first trailer goes on from no line")
+        lines = _FIELD_LINES.match(data)
+        at = 0 if lines is None else lines.end()
+        if data.startswith(_LINE_END, at):
+            self._end(overrun=len(data) > at + len(_LINE_END))
+            return
+        rest = data[at:]
+        self._passed_bytes += at
+        if b"\n" in rest or b"\0" in rest:
+            raise ResponseParseError(f"not an HTTP response: {_shown(rest)} is no trailer")
+        if self._passed_bytes + len(rest) > _MAX_HEAD_BYTES:
+            raise ResponseParseError(f"not an HTTP response: its trailers are over {_MAX_HEAD_BYTES} bytes")
+        self._partial = rest
+
+
+def _length(value: bytes, before: int) -> int:
+    """Return a Content-Length, which may be given again if it is the same. Raises `ResponseParseError`."""
+    if not _LENGTH.fullmatch(value):
+        raise ResponseParseError(f"not an HTTP response: {_shown(value)} is no Content-Length")
+    length = int(value)
+    if before not in (-1, length):
+        raise ConflictingLengthsError(f"not an HTTP response: it has two lengths, {before} and {length}")
+    return length
+
+
+def _unfolded(raw: bytes, begins_at: int) -> bytes:
+    """Return the fields of a head with its folded lines made one (RFC 9112 section 5.2). Raises `ResponseParseError`.
+
+    A field that frames is not mended: who folds it is understood differently by different readers.
+    """
+    if raw[begins_at : begins_at + 1] in (b" ", b"\t") or _FOLDED_FRAMING.search(raw, begins_at - 1):
+        raise ResponseParseError("not an HTTP response: a line that frames it is folded")
+    return _FOLD.sub(b" ", raw[begins_at : -len(_HEAD_END)])
+
+
+def _shown(data: bytes) -> str:
+    """Return the beginning of what came, as an error may show it."""
+    return repr(data.split(_LINE_END, 1)[0][:16])

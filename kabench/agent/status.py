@@ -15,11 +15,13 @@ class AgentStatusDict(TypedDict):
     close_socket_count: int
     timeout_socket_count: int
     error_socket_count: int
+    stale_socket_count: int
     request_count: int
     retry_count: int
     free_sockets: dict[str, int]
     sockets: dict[str, int]
     requests: dict[str, int]
+    closed_by: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,10 @@ class AgentStatus:
     """A snapshot of an agent's counters and pool.
 
     `create_socket_count` sockets were connected, `close_socket_count` of them closed for whatever reason, among them
-    `timeout_socket_count` by a free or active timeout and `error_socket_count` by another error; `request_count`
-    responses were finished and `retry_count` requests sent again. `free_sockets`, `sockets` (active and connecting)
-    and `requests` (pending) are by origin key, empty ones left out.
+    `timeout_socket_count` by a free or active timeout and `error_socket_count` by another error, and all of them in
+    `closed_by`, by `CloseReason`. `stale_socket_count` requests met a stale socket, `retry_count` of them were sent
+    again; `request_count` responses were finished. `free_sockets`, `sockets` (active and connecting) and `requests`
+    (pending) are by origin key, empty ones left out.
     """
 
     create_socket_count: int
@@ -37,11 +40,13 @@ class AgentStatus:
     close_socket_count: int
     timeout_socket_count: int
     error_socket_count: int
+    stale_socket_count: int
     request_count: int
     retry_count: int
     free_sockets: dict[str, int]
     sockets: dict[str, int]
     requests: dict[str, int]
+    closed_by: dict[str, int]
 
     def as_dict(self) -> AgentStatusDict:
         """The same as a dict that `json.dumps` takes."""

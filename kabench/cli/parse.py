@@ -145,7 +145,7 @@ def file_lines(option: str, path: Path) -> list[str]:
 
 def address(option: str, text: str, default_port: int) -> tuple[str, int]:
     """A host and a port from `HOST[:PORT]`, IPv6 in brackets. Raises `CommandError`."""
-    from kabench.agent.aio.request import parse_address
+    from kabench.agent.urls import parse_address
 
     if text.isdigit():
         raise CommandError(f"{option}: {text!r} is a port alone; name a host, as in 127.0.0.1:{text}")

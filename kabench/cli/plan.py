@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from kabench.agent import AgentOptions
-from kabench.agent.aio.request import basic, parse_address, parse_url
+from kabench.agent.urls import basic, parse_address, parse_url
 from kabench.cli import parse
 from kabench.cli.errors import CommandError
 from kabench.load import AgentSpecError, LoadPlan, PlanError

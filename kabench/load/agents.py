@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kabench.agent import AsyncKeepAliveAgent, AsyncPlainAgent, TlsOptions
-from kabench.agent.aio.request import parse_url
+from kabench.agent.urls import parse_url
 from kabench.load.arrivals import AgentArrivals
 from kabench.load.client_load import client_load
 from kabench.load.clients import (
@@ -149,7 +149,7 @@ def make_load(task: Task, share: Share, recorder: Recorder, over: Callable[[floa
         max_sockets=options.max_sockets,
         max_free_sockets=options.max_free_sockets,
         free_socket_timeout_s=options.free_socket_timeout,
-        timeout_s=options.timeout,
+        timeout_s=options.activity_timeout,
         connect_timeout_s=options.effective_connect_timeout,
         ssl_context=(tls or TlsOptions()).make_context(),
         agent_options=options,

@@ -134,8 +134,6 @@ class _Arrival(LoadExchange):
 
     def failed(self, error: Exception, now: float) -> None:
         """Count it as an error."""
-        self.opening_at = self.first_sent_at = 0.0
-        self.passed_bytes = 0
         self._arrivals.failed(self, error, now)
 
 
@@ -152,7 +150,7 @@ class AgentArrivals(Arrivals):
 
     def _send(self, due_at: float, now: float, recorder: Recorder) -> None:
         idle = self._idle
-        arrival = idle.pop() if idle else _Arrival(self, self._source.first, self._agent.options.timeout)
+        arrival = idle.pop() if idle else _Arrival(self, self._source.first, self._agent.options.activity_timeout)
         if self._varies:
             arrival.carry(self._source.next())
         arrival.recorder = recorder

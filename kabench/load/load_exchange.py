@@ -15,7 +15,7 @@ class LoadExchange(Exchange):
     """An exchange of the load engine.
 
     `passed_bytes` are those of the body that came before its last piece and were let go, unless it `keeps_body` because
-    somebody looks at all of it. Whoever counts them in sets them back.
+    somebody looks at all of it.
     """
 
     __slots__ = ("keeps_body", "passed_bytes")
@@ -25,6 +25,11 @@ class LoadExchange(Exchange):
     def __init__(self, prepared: PreparedRequest, timeout: float) -> None:
         super().__init__(prepared, timeout)
         self.keeps_body = False
+        self.passed_bytes = 0
+
+    def reset(self, now: float) -> None:
+        """Be a new request."""
+        super().reset(now)
         self.passed_bytes = 0
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:  # noqa: ARG002

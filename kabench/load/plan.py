@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -96,6 +97,9 @@ class LoadPlan:
     seed: int = 1
 
     def __post_init__(self) -> None:
+        options = self.agent_options
+        # said aloud, so that the record has it, and agents that have other defaults are given the same
+        object.__setattr__(self, "agent_options", dataclasses.replace(options, timeout=options.activity_timeout))
         self._check_load()
         self._check_stop_rule()
         self._check_times()

@@ -126,7 +126,6 @@ class Recorder:
 
     def _count_in(self, exchange: LoadExchange) -> None:
         self.body_bytes += exchange.passed_bytes
-        exchange.passed_bytes = 0
 
     def _record_service(self, exchange: LoadExchange, sent_at: float, now: float) -> None:
         service_us = int((now - sent_at) * 1e6)
@@ -145,7 +144,6 @@ class Recorder:
         else:
             self._connect[int((sent_at - opening_at) * 1e6)] += 1
         self._queue[int((opening_at - exchange.started_at) * 1e6)] += 1
-        exchange.opening_at = exchange.first_sent_at = 0.0
         return sent_at
 
     def record_error(self, kind: str) -> None:

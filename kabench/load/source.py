@@ -9,7 +9,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kabench.agent.aio.request import credentials_of, encoded_url, without_credentials
+from kabench.agent.urls import credentials_of, encoded_url, without_credentials
 from kabench.load.templates import Template
 
 if TYPE_CHECKING:

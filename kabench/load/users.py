@@ -29,7 +29,7 @@ class User(LoadExchange, CrowdUser):
     def __init__(
         self, agent: AsyncAgent, prepared: PreparedRequest, finished: Callable[[CrowdUser, float], None]
     ) -> None:
-        LoadExchange.__init__(self, prepared, agent.options.timeout)
+        LoadExchange.__init__(self, prepared, agent.options.activity_timeout)
         CrowdUser.__init__(self, finished)
         self._agent = agent
         self._loop = asyncio.get_running_loop()
@@ -52,8 +52,6 @@ class User(LoadExchange, CrowdUser):
 
     def failed(self, error: Exception, now: float) -> None:
         """Count it and go on, after a pause if nobody was there."""
-        self.opening_at = self.first_sent_at = 0.0
-        self.passed_bytes = 0
         if self.is_finished:
             return
         if isinstance(error, AgentClosedError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from kabench.agent import ResponseParseError
 from kabench.agent.aio import Exchange
 
 if TYPE_CHECKING:
@@ -12,10 +11,6 @@ if TYPE_CHECKING:
     from kabench.agent.aio.connection import Connection
     from kabench.agent.aio.upload import Upload
     from kabench.agent.reader import ResponseReader
-
-
-_FIRST_FINAL_STATUS = 200
-"""101 would change to a protocol that was not asked for: `Upgrade` is not passed on. Others below are none."""
 
 
 class Client(Protocol):
@@ -50,16 +45,15 @@ class ProxyExchange(Exchange):
         self._has_begun = False
         self.upload = upload
 
-    def carry(self, prepared: PreparedRequest) -> None:
-        """Be a request for this from now on; only between two."""
-        super().carry(prepared)
+    def reset(self, now: float) -> None:
+        """Be a new request."""
+        super().reset(now)
         self._has_begun = False
-        self.opening_at = self.first_sent_at = 0.0
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
         """Pass on what has come."""
         if not self._has_begun:
-            if reader.complete or head.status < _FIRST_FINAL_STATUS:
+            if reader.complete:
                 return  # `succeeded` has all of it
             self._has_begun = True
             self._client.response_began(head)
@@ -82,9 +76,6 @@ class ProxyExchange(Exchange):
 
     def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
         """Pass on the end."""
-        if head.status < _FIRST_FINAL_STATUS:
-            self.failed(ResponseParseError(f"a response of status {head.status}, which nobody asked for"), now)
-            return
         if not self._has_begun:
             self._client.whole_response(head, body, now)
             return

@@ -24,7 +24,7 @@ class Lane:
     def __init__(self, name: str, agent: AsyncAgent, target: str) -> None:
         self.name = name
         self.agent = agent
-        self.timeout_s = agent.options.timeout
+        self.timeout_s = agent.options.activity_timeout
         self.failures = self.given_up = 0
         self._target = target.rstrip("/")
         self._counts = [0] * len(BUCKET_NAMES)

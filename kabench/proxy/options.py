@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kabench.agent import AgentOptions
-from kabench.agent.aio.request import parse_url, shown_url, without_credentials
+from kabench.agent.urls import parse_url, shown_url, without_credentials
 from kabench.server import ClientLimits
 
 if TYPE_CHECKING:

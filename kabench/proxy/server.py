@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from kabench.agent import AsyncKeepAliveAgent, AsyncPlainAgent
-from kabench.agent.aio.request import parse_url
+from kabench.agent.urls import parse_url
 from kabench.proxy.connection import ProxyConnection
 from kabench.proxy.lane import Lane
 from kabench.proxy.rules import KEEPALIVE, NORMAL, response_head, via_of

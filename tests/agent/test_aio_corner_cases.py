@@ -261,14 +261,14 @@ def test_a_server_without_tickets_is_asked_for_a_session_twice_and_not_for_ever(
         options = TlsOptions(ca_data=authority.cert_pem.bytes().decode(), minimum_version="1.3")
         async with ScriptedServer(echo_forever, tls=context) as server, AsyncKeepAliveAgent(tls=options) as agent:
             looks = 0
-            keep = agent.tls_sessions.keep
+            keep = agent._connector.tls_sessions.keep
 
             def note(*arguments: Any) -> bool:
                 nonlocal looks
                 looks += 1
                 return keep(*arguments)
 
-            monkeypatch.setattr(agent.tls_sessions, "keep", note)
+            monkeypatch.setattr(agent._connector.tls_sessions, "keep", note)
             for _ in range(5):
                 await agent.request("GET", server.url)
             assert looks == 2
@@ -352,13 +352,13 @@ def test_ak_44_an_address_that_says_nothing_leaves_time_for_the_next(run: Run, m
             class Loop:
                 create_connection = staticmethod(connect_or_not)
 
-            monkeypatch.setattr(agent._resolver, "addresses", addresses)
-            protocol = agent._connect_to_any
+            monkeypatch.setattr(agent._connector._resolver, "addresses", addresses)
+            protocol = agent._connector._connect_to_any
 
             async def with_loop(_: Any, *rest: Any) -> None:
                 await protocol(Loop, *rest)  # type: ignore[arg-type]
 
-            monkeypatch.setattr(agent, "_connect_to_any", with_loop)
+            monkeypatch.setattr(agent._connector, "_connect_to_any", with_loop)
             response = await agent.request("GET", f"http://two-addresses:{server.port}/")
             assert response.data == b"ok"
 

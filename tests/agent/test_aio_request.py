@@ -1,10 +1,14 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kabench.agent.aio.request import parse_url, prepare
+from kabench.agent.aio.request import PreparedRequest, prepare
+from kabench.agent.urls import parse_url
+
+if TYPE_CHECKING:
+    from kabench.agent.options import RetryStale
 
 
 def wire(method: str = "GET", url: str = "http://h/", **given: Any) -> list[str]:
@@ -98,21 +102,41 @@ def test_credentials_in_a_url_become_a_header_and_stay_out_of_the_target() -> No
 
 
 @pytest.mark.parametrize(
-    ("method", "idempotent"),
+    ("methods", "retry_stale", "repeatable"),
     [
-        ("GET", True),
-        ("HEAD", True),
-        ("PUT", True),
-        ("DELETE", True),
-        ("OPTIONS", True),
-        ("TRACE", True),
-        ("POST", False),
-        ("PATCH", False),
-        ("BREW", False),
+        ("GET HEAD OPTIONS TRACE get", "safe", True),
+        ("PUT DELETE POST PATCH BREW", "safe", False),
+        ("GET HEAD OPTIONS TRACE PUT DELETE put", "idempotent", True),
+        ("POST PATCH BREW", "idempotent", False),
+        ("GET HEAD OPTIONS TRACE PUT DELETE", False, False),
     ],
 )
-def test_ak_34_idempotent_methods_are_those_of_rfc_9110(method: str, idempotent: bool) -> None:
-    assert prepare(method, "http://h/", None, None, keep_alive=True).idempotent is idempotent
+def test_ak_34_what_may_be_sent_again_is_said_by_its_method(
+    methods: str, retry_stale: RetryStale, repeatable: bool
+) -> None:
+    for method in methods.split():
+        prepared = prepare(method, "http://h/", None, None, keep_alive=True, retry_stale=retry_stale)
+        assert prepared.repeatable is repeatable, method
+
+
+@pytest.mark.parametrize("name", ["Idempotency-Key", "idempotency-key", "X-Idempotency-Key"])
+def test_ak_34_a_request_with_an_idempotency_key_may_be_sent_again_whatever_its_method(name: str) -> None:
+    def prepared(retry_stale: RetryStale) -> PreparedRequest:
+        return prepare("POST", "http://h/", {name: "1"}, b"x", keep_alive=True, retry_stale=retry_stale)
+
+    assert [prepared(value).repeatable for value in ("safe", "idempotent", False)] == [True, True, False]
+
+
+@pytest.mark.parametrize("method", ["get", "head", "post", "put", "patch", "delete", "options", "trace"])
+def test_ak_57_a_standard_method_goes_out_in_capitals(method: str) -> None:
+    prepared = prepare(method, "http://h/", None, None, keep_alive=True)
+    assert prepared.wire.startswith(f"{method.upper()} / ".encode())
+    assert prepared.is_head is (method == "head")
+
+
+@pytest.mark.parametrize("method", ["brew", "Purge", "mkcol"])
+def test_ak_57_another_method_goes_out_untouched(method: str) -> None:
+    assert prepare(method, "http://h/", None, None, keep_alive=True).wire.startswith(f"{method} / ".encode())
 
 
 def test_connect_is_refused() -> None:

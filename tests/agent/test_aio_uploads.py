@@ -492,7 +492,7 @@ def test_ak_34_a_put_of_a_seekable_file_on_a_stale_socket_is_sent_again_whole(
     async def main() -> None:
         with (tmp_path / "body").open("rb") as file:
             files: dict[str, Any] = {"BytesIO": io.BytesIO(body), "file": file, "slow file": SlowFile(body)}
-            async with ScriptedServer(second) as server, AsyncKeepAliveAgent() as agent:
+            async with ScriptedServer(second) as server, AsyncKeepAliveAgent(retry_stale="idempotent") as agent:
                 await agent.request("GET", server.url)
                 response = await agent.request("PUT", server.url, body=at(1_000, files[kind]))
                 assert (response.status, response.retried, response.reused_socket) == (200, True, False)
@@ -514,7 +514,7 @@ def test_ak_34_a_put_whose_whole_body_had_been_sent_is_sent_again_whole(run: Run
             await peer.closed_by_client()
 
     async def main() -> None:
-        async with ScriptedServer(handler) as server, AsyncKeepAliveAgent() as agent:
+        async with ScriptedServer(handler) as server, AsyncKeepAliveAgent(retry_stale="idempotent") as agent:
             await agent.request("GET", server.url)
             response = await agent.request("PUT", server.url, body=io.BytesIO(BODY))
             assert (response.status, response.retried) == (200, True)
@@ -531,7 +531,7 @@ def test_ak_34_what_cannot_safely_be_sent_again_is_a_stale_socket_error(run: Run
     second = SecondSocket()
 
     async def main() -> None:
-        async with ScriptedServer(second) as server, AsyncKeepAliveAgent() as agent:
+        async with ScriptedServer(second) as server, AsyncKeepAliveAgent(retry_stale="idempotent") as agent:
             await agent.request("GET", server.url)
             bodies: dict[str, Any] = {
                 "generator": in_pieces(),

@@ -454,11 +454,13 @@ def test_ak_32_the_status_counts_and_leaves_empty_origins_out() -> None:
         "close_socket_count": 0,
         "timeout_socket_count": 0,
         "error_socket_count": 0,
+        "stale_socket_count": 0,
         "request_count": 1,
         "retry_count": 0,
         "free_sockets": {B: 1},
         "sockets": {A: 1},
         "requests": {A: 1},
+        "closed_by": {},
     }
     assert a.origin == A
 

@@ -22,6 +22,7 @@ from kabench.agent import (
     ResponseParseError,
     SocketClosedError,
 )
+from kabench.agent.errors import ConflictingLengthsError
 from tests.sockets import LOOPS, Peer, ScriptedServer, serving, until, wait_until
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 OK = b"HTTP/1.1 200 OK\r\n"
 NEXT = OK + b"Content-Length: 4\r\n\r\nnext"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+SWITCHING = b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+UPGRADE = (("Connection", "upgrade"), ("Upgrade", "x"))
 BAD = ResponseParseError
 
 
@@ -49,13 +52,17 @@ class Case:
     closes: bool = False
     method: str = "GET"
     status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 CASES = {
     "a length": Case(OK + b"Content-Length: 2\r\n\r\nok", b"ok", reused=True),
     "a length of 0": Case(OK + b"Content-Length: 0\r\n\r\n", b"", reused=True),
-    "two equal lengths": Case(OK + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok", error=BAD),
-    "two lengths": Case(OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok", error=BAD),
+    "two equal lengths": Case(OK + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok", b"ok", reused=True),
+    "two equal lengths and another": Case(
+        OK + b"Content-Length: 2\r\nContent-Length: 2\r\nContent-Length: 1\r\n\r\nok", error=ConflictingLengthsError
+    ),
+    "two lengths": Case(OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok", error=ConflictingLengthsError),
     "a list of lengths": Case(OK + b"Content-Length: 2, 2\r\n\r\nok", error=BAD),
     "a negative length": Case(OK + b"Content-Length: -2\r\n\r\nok", error=BAD),
     "a length with a sign": Case(OK + b"Content-Length: +2\r\n\r\nok", error=BAD),
@@ -79,6 +86,24 @@ CASES = {
     "chunks": Case(CHUNKED + b"2\r\nok\r\n3\r\nand\r\n0\r\n\r\n", b"okand", reused=True),
     "chunks with extensions": Case(CHUNKED + b"2;a=b\r\nok\r\n0\r\n\r\n", b"ok", reused=True),
     "chunks with trailers": Case(CHUNKED + b"2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n", b"ok", reused=True),
+    **{
+        f"chunks with {trailer.decode()!r} behind them": Case(
+            CHUNKED + b"2\r\nok\r\n0\r\n" + trailer + b"\r\n\r\n", b"ok", reused=True
+        )
+        for trailer in (
+            b"Connection: close",
+            b"Transfer-Encoding: gzip",
+            b"Transfer-Encoding: chunked",
+            b"Content-Length: 7",
+            b"Content-Length: 7\r\nContent-Length: 8",
+            b"Keep-Alive: timeout=0",
+            b"X: a\r\n b",
+            b"Upgrade: x",
+        )
+    },
+    "a trailer that is none": Case(CHUNKED + b"2\r\nok\r\n0\r\nnothing\r\n\r\n", error=BAD),
+    "a trailer that goes on from nothing": Case(CHUNKED + b"2\r\nok\r\n0\r\n b\r\n\r\n", error=BAD),
+    "a NUL in a trailer": Case(CHUNKED + b"2\r\nok\r\n0\r\nX: \0\r\n\r\n", error=BAD),
     "chunks and a length": Case(
         OK + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\nok\r\n0\r\n\r\n", error=BAD
     ),
@@ -114,7 +139,18 @@ CASES = {
     "a status of two digits": Case(b"HTTP/1.1 99 OK\r\nContent-Length: 2\r\n\r\nok", error=BAD),
     "a status of four digits": Case(b"HTTP/1.1 1000 OK\r\nContent-Length: 2\r\n\r\nok", error=BAD),
     "bare line feeds": Case(b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok", error=BAD),
-    "a folded header": Case(OK + b"X: a\r\n b\r\nContent-Length: 2\r\n\r\nok", error=BAD),
+    "a folded header": Case(OK + b"X: a\r\n b\r\nContent-Length: 2\r\n\r\nok", b"ok", reused=True),
+    "a header folded with a tab, twice": Case(
+        OK + b"Content-Length: 2\r\nX: a\r\n\tb\r\n  c\r\n\r\nok", b"ok", reused=True
+    ),
+    "a folded header that looks like a length": Case(
+        OK + b"X: a\r\n Content-Length: 9\r\nContent-Length: 2\r\n\r\nok", b"ok", reused=True
+    ),
+    "a folded coding": Case(OK + b"Transfer-Encoding:\r\n chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", error=BAD),
+    "a folded Connection": Case(OK + b"Connection:\r\n close\r\nContent-Length: 2\r\n\r\nok", error=BAD),
+    "a folded length among folded ones": Case(OK + b"X: a\r\n b\r\nContent-Length: 2\r\n 0\r\n\r\nok", error=BAD),
+    "a fold of the status line": Case(OK + b" b\r\nContent-Length: 2\r\n\r\nok", error=BAD),
+    "a NUL in a fold": Case(OK + b"X: a\r\n \0\r\nContent-Length: 2\r\n\r\nok", error=BAD),
     "a NUL in a header": Case(OK + b"X: a\0b\r\nContent-Length: 2\r\n\r\nok", error=BAD),
     "a carriage return in a header": Case(OK + b"X: a\rb\r\nContent-Length: 2\r\n\r\nok", error=BAD),
     "a header without a colon": Case(OK + b"nothing\r\nContent-Length: 2\r\n\r\nok", error=BAD),
@@ -135,17 +171,33 @@ CASES = {
         b"ok",
         reused=True,
     ),
+    "an informational response that closes": Case(
+        b"HTTP/1.1 103 Early Hints\r\nConnection: close\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\nok", b"ok"
+    ),
+    "an informational response of HTTP/1.0": Case(
+        b"HTTP/1.0 100 Continue\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\nok", b"ok"
+    ),
+    "an informational response with a folded header": Case(
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>,\r\n </b>\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\nok",
+        b"ok",
+        reused=True,
+    ),
     "an informational response with a body": Case(
         b"HTTP/1.1 100 Continue\r\nContent-Length: 2\r\n\r\nok" + OK + b"Content-Length: 2\r\n\r\nok", error=BAD
     ),
-    "101": Case(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", b"", status=101),
-    "101 with what follows": Case(
-        b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nother", b"", status=101
-    ),
-    "101 to a HEAD": Case(
-        b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", b"", method="HEAD", status=101
-    ),
+    "101": Case(SWITCHING, b"", status=101, headers=UPGRADE),
+    "101 with what follows": Case(SWITCHING + b"other", b"", status=101, headers=UPGRADE),
+    "101 to a HEAD": Case(SWITCHING, b"", method="HEAD", status=101, headers=UPGRADE),
+    "101 that nobody asked for": Case(SWITCHING, error=BAD),
+    "101 that nobody asked for, and an answer": Case(SWITCHING + NEXT, error=BAD),
     "204": Case(b"HTTP/1.1 204 No Content\r\n\r\n", b"", reused=True, status=204),
+    "204 with a length, and nothing more": Case(
+        b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n", b"", status=204
+    ),
+    "204 with a length of 0": Case(
+        b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", b"", reused=True, status=204
+    ),
+    "204 with a coding": Case(b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", b"", status=204),
     "204 with a body": Case(b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nevil", b"", status=204),
     "304 with a length": Case(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n", b"", reused=True, status=304),
     "HEAD": Case(OK + b"Content-Length: 4\r\n\r\n", b"", reused=True, method="HEAD"),
@@ -178,11 +230,11 @@ def test_the_asyncio_agent_frames(run: Run, name: str) -> None:
     async def main() -> None:
         async with ScriptedServer(answering(case)) as server, AsyncKeepAliveAgent(timeout=5) as agent:
             if case.error is None:
-                response = await agent.request(case.method, server.url)
+                response = await agent.request(case.method, server.url, headers=case.headers)
                 assert (response.status, response.data) == (case.status, case.body)
             else:
                 with pytest.raises(AgentError) as caught:
-                    await agent.request(case.method, server.url)
+                    await agent.request(case.method, server.url, headers=case.headers)
                 assert type(caught.value) is case.error
             await asyncio.sleep(0.01)  # whatever is behind the response arrives before the next request
             second = await agent.request("GET", server.url)
@@ -197,11 +249,11 @@ def test_the_threaded_agent_frames(name: str) -> None:
     case = CASES[name]
     with serving(answering(case)) as server, KeepAliveAgent(timeout=5, retries=False) as agent:
         if case.error is None:
-            response = agent.request(case.method, server.url)
+            response = agent.request(case.method, server.url, headers=dict(case.headers))
             assert (response.status, response.data) == (case.status, case.body)
         else:
             with pytest.raises(Exception) as caught:  # noqa: PT011  # urllib3's, and its cause is looked at
-                agent.request(case.method, server.url)
+                agent.request(case.method, server.url, headers=dict(case.headers))
             assert type(cause(caught.value)) is case.error
         wait_until(lambda: server.requests == 1)
         second: Any = agent.request("GET", server.url)

@@ -130,7 +130,10 @@ def test_ak_34_a_large_body_on_a_stale_socket_over_tls_is_sent_again(
             await peer.answer()
 
     context, authority = keys
-    with serving(handler, tls=context) as server, KeepAliveAgent(ca_certs=authority, retries=False) as agent:
+    with (
+        serving(handler, tls=context) as server,
+        KeepAliveAgent(ca_certs=authority, retry_stale="idempotent", retries=False) as agent,
+    ):
         monkeypatch.setattr(AgentConnection, "is_stale", lambda _: None)  # the race: it is closed a moment later
         agent.request("GET", server.url)
         wait_until(lambda: server.open_now == 0)

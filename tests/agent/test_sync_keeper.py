@@ -36,7 +36,7 @@ class Handle:
 
 
 def connected(keeper: SocketKeeper) -> tuple[Booked, Handle]:
-    booked, handle = keeper.checkout(A, None), Handle()
+    booked, handle = keeper.checkout(SyncRequest(A), None), Handle()
     keeper.opened(keeper.book, booked, handle)
     return booked, handle
 
@@ -63,9 +63,10 @@ def test_ak_20_a_request_that_is_interrupted_as_it_is_given_a_socket_loses_nobod
     hand_on = Gate(lambda: keeper.checkin(keeper.book, booked, reusable=True, hint=None))
     late.gate = cast("Any", hand_on)
     with pytest.raises(KeyboardInterrupt):
-        keeper._wait(late, None)
+        keeper._wait(late, late.gate, None)
+    keeper.give_up(keeper.book, late)
     assert handle.is_closed
-    assert keeper.checkout(A, 0.1).state is SocketState.CONNECTING
+    assert keeper.checkout(SyncRequest(A), 0.1).state is SocketState.CONNECTING
 
 
 def test_what_departs_while_the_lock_is_taken_leaves_with_whoever_has_it() -> None:

@@ -16,7 +16,7 @@ from urllib3.exceptions import (
 from kabench.agent import (
     KeepAliveProxyAgent,
 )
-from tests.agent.threads import get
+from tests.agent.threads import ONCE, get
 from tests.responses import answer, path_of
 from tests.sockets import (
     Peer,
@@ -60,8 +60,8 @@ def test_a_stale_socket_to_a_proxy_is_replaced_like_any_other() -> None:
         await echo_forever(peer)
 
     with serving(handler) as proxy, KeepAliveProxyAgent(proxy.url, max_sockets=1) as agent:
-        get(agent, "http://one.test/", retries=False)
-        response = get(agent, "http://two.test/", retries=False)
+        get(agent, "http://one.test/", retries=ONCE)
+        response = get(agent, "http://two.test/", retries=ONCE)
         assert (response.status, response.retried) == (200, True)
         assert agent.get_current_status().retry_count == 1
 
@@ -116,7 +116,7 @@ def test_https_goes_through_a_tunnel_that_is_kept() -> None:
         serving(tunnelling_to(target, heard)) as proxy,
         KeepAliveProxyAgent(proxy.url, ca_cert_data=authority.cert_pem.bytes().decode()) as agent,
     ):
-        responses = [get(agent, target.url, retries=False) for _ in range(4)]
+        responses = [get(agent, target.url, retries=ONCE) for _ in range(4)]
         assert [response.data for response in responses] == [b"ok"] * 4
         assert [response.reused_socket for response in responses] == [False, True, False, True]
         assert [response.retried for response in responses] == [False, False, True, False]

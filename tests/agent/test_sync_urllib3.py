@@ -166,12 +166,14 @@ def test_the_agent_s_own_timeout_holds_where_none_is_passed(own: Any) -> None:
                 way("GET", server.url, retries=False)
 
 
-def test_the_timeouts_that_urllib3_is_given() -> None:
+def test_ak_10_the_timeouts_that_urllib3_is_given() -> None:
     def of(agent: KeepAliveAgent) -> tuple[object, object]:
         agent.close()
         return agent.default_timeout.connect_timeout, agent.default_timeout.read_timeout
 
-    assert of(KeepAliveAgent()) == (8, 8)
+    assert of(KeepAliveAgent()) == (None, None)  # as PoolManager()
+    assert of(KeepAliveAgent(free_socket_timeout=30)) == (None, None)
+    assert of(KeepAliveAgent(connect_timeout=2)) == (2, None)
     assert of(KeepAliveAgent(timeout=0)) == (None, None)
     assert of(KeepAliveAgent(timeout=3, connect_timeout="500ms")) == (0.5, 3)
     assert of(KeepAliveAgent(timeout=3, connect_timeout=0)) == (None, 3)
@@ -257,27 +259,45 @@ def test_retry_for_read_errors_opens_another_socket_and_ends_with_max_retry_erro
 # -- pools -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_pool_that_is_evicted_closes_its_free_sockets_and_its_active_ones_when_they_come_back() -> None:
+def test_ak_60_an_evicted_pool_that_somebody_holds_goes_on_keeping_its_sockets_alive() -> None:
     events: list[AgentEvent] = []
     with (
         serving(echo_forever) as one,
         serving(echo_forever) as two,
         KeepAliveAgent(num_pools=1, on_event=events.append) as agent,
     ):
-        evicted = agent.connection_from_url(one.url)
+        held: Any = agent.connection_from_url(one.url)
+        get(agent, one.url)
+        get(agent, two.url)
+        assert [held.urlopen("GET", "/").reused_socket for _ in range(10)] == [True] * 10
+        assert (one.sockets, agent.get_current_status().free_sockets) == (1, {one.origin: 1, two.origin: 1})
+        again: Any = agent.connection_from_url(one.url)
+        assert again is not held
+        assert again.urlopen("GET", "/").reused_socket  # an origin's sockets are its own, whichever pool asks
+        del held
+        assert again.urlopen("GET", "/").reused_socket
+        get(agent, two.url)
+        assert one.open_now == 1
+        del again
+        wait_until(lambda: one.open_now == 0)
+        assert [event.reason for event in events if event.kind == "closed"] == ["cleared"]
+        assert agent.get_current_status().free_sockets == {two.origin: 1}
+
+
+def test_ak_60_one_that_nobody_holds_closes_its_free_sockets_at_once_and_its_active_ones_when_they_come_back() -> None:
+    with (
+        serving(echo_forever) as one,
+        serving(echo_forever) as two,
+        KeepAliveAgent(num_pools=1) as agent,
+    ):
         active = get(agent, one.url, preload_content=False)
         get(agent, one.url)
         assert one.open_now == 2
         get(agent, two.url)
-        wait_until(lambda: one.open_now == 1)
-        assert [event.reason for event in events if event.kind == "closed"] == ["cleared"]
-        assert active.read() == b"ok"
+        assert active.read() == b"ok"  # it holds its pool until then
+        del active
         wait_until(lambda: one.open_now == 0)
         assert agent.get_current_status().free_sockets == {two.origin: 1}
-        assert evicted.urlopen("GET", "/").data == b"ok"
-        wait_until(lambda: one.open_now == 0)
-        assert get(agent, two.url).reused_socket
-        assert agent.get_current_status().sockets == {}
 
 
 def test_a_request_that_waits_in_an_evicted_pool_gets_its_socket() -> None:

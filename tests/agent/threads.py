@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from urllib3 import Retry
+
+from kabench.agent.sync.pool import not_asked_for
+
 if TYPE_CHECKING:
     import urllib3
 
     from kabench.agent.sync.response import AgentResponse
+
+
+ONCE = not_asked_for(Retry(False))
+"""As `retries=False`, but that it leaves the agent's own second attempt (AK-34), as an adapter's does."""
 
 
 def get(agent: urllib3.PoolManager, url: str, **options: Any) -> AgentResponse:
@@ -17,4 +25,4 @@ def get(agent: urllib3.PoolManager, url: str, **options: Any) -> AgentResponse:
 
 def get_once(agent: urllib3.PoolManager, url: str, **options: Any) -> AgentResponse:
     """A GET that urllib3 does not send again by itself, which would hide what the agent does."""
-    return get(agent, url, **{"retries": False, **options})
+    return get(agent, url, **{"retries": ONCE, **options})

@@ -1,10 +1,11 @@
-"""The agents for asyncio: a protocol a socket, an httptools parser a socket, a timer an agent."""
+"""The agents for asyncio: a protocol a socket, a timer an agent."""
 
 from kabench.agent.aio.agent import AsyncAgent, AsyncKeepAliveAgent, AsyncPlainAgent
 from kabench.agent.aio.exchange import Exchange
-from kabench.agent.aio.request import Headers, Origin, PreparedRequest
+from kabench.agent.aio.request import Headers, PreparedRequest
 from kabench.agent.aio.response import Response, StreamedResponse
 from kabench.agent.reader import ResponseHead
+from kabench.agent.urls import Origin
 
 __all__ = [
     "AsyncAgent",

@@ -1,4 +1,4 @@
-"""The asyncio agents: they open sockets, set the one timer, and carry requests to the book."""
+"""The asyncio agents: they carry requests to the book, and set the one timer. Sockets are opened by the connector."""
 
 from __future__ import annotations
 
@@ -8,46 +8,40 @@ from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Self
 
-from kabench.agent.aio.connection import Connection
+from kabench.agent.aio.connector import Connector
 from kabench.agent.aio.exchange import CarefulExchange, Exchange, FutureExchange, StreamExchange
-from kabench.agent.aio.request import PreparedRequest, parse_address, prepare
-from kabench.agent.aio.resolver import Resolver, is_address
+from kabench.agent.aio.request import PreparedRequest, prepare
 from kabench.agent.aio.response import StreamedResponse
-from kabench.agent.aio.tls_connection import TlsConnection
 from kabench.agent.aio.upload import Upload, payload_of
-from kabench.agent.book import BookedSocket, CloseReason, SocketBook, ToClose
+from kabench.agent.book import BookedSocket, CloseReason
 from kabench.agent.errors import (
     AgentClosedError,
     AgentError,
     ConnectTimeoutError,
     QueueTimeoutError,
-    SocketTimeoutError,
     StreamConsumedError,
     WrongLoopError,
-    connect_error,
 )
 from kabench.agent.events import EventSink
 from kabench.agent.options import AgentOptionArguments, AgentOptions, parse_duration, parse_limit
-from kabench.agent.reader import HeadCache
-from kabench.agent.tls import SessionCache, TlsContexts
+from kabench.agent.urls import parse_address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
     from types import TracebackType
     from typing import Unpack
 
-    from kabench.agent.aio.request import Headers, Origin
+    from kabench.agent.aio.connection import Connection
+    from kabench.agent.aio.request import Headers
     from kabench.agent.aio.response import Response
     from kabench.agent.aio.upload import Body
+    from kabench.agent.book import ToClose
     from kabench.agent.events import EventKind, EventListener
     from kabench.agent.options import Duration
     from kabench.agent.status import AgentStatus
     from kabench.agent.tls import TlsOptions
 
-_Booked = BookedSocket[Connection, Exchange]
-
 _CLOSED = "the agent is closed"
-_PATIENCE_WITH_AN_ADDRESS_S = 30.0
 _TIMER_SLACK_S = 0.001
 """Event loops count timers in milliseconds; a wake-up a moment too early would only have to be set again."""
 
@@ -77,22 +71,19 @@ class AsyncAgent:
         options = AgentOptions.chosen(options, given)
         if connect_to is not None and unix_socket is not None:
             raise ValueError("connect_to and unix_socket: give only one of them")
-        self._connect_to = None if connect_to is None else parse_address(connect_to)
-        self._unix_socket = unix_socket
         self.options = options
-        self.book: SocketBook[Connection, Exchange] = SocketBook(options)
-        self.heads = HeadCache()
-        self.tls_contexts = TlsContexts(tls)
-        self.tls_sessions = SessionCache(options.max_cached_sessions)
+        self._connector = Connector(
+            options, tls, None if connect_to is None else parse_address(connect_to), unix_socket
+        )
+        self.book = self._connector.book
+        self._timeout_s = options.activity_timeout
+        self._sends_keep_alive = options.keep_alive or options.hand_off
         self._events = EventSink(on_event)
         self.book.on_event = self._note_event
+        self.book.on_deadline = self._wake_at
         self.book.tells_reuse = self._events.wants_reuse
-        self._sends_keep_alive = options.keep_alive or options.hand_off
-        self._resolver = Resolver()
-        self._connecting: dict[_Booked, asyncio.Task[None] | TlsConnection] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.timer_at = inf
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -120,7 +111,13 @@ class AsyncAgent:
         self, method: str, url: str, headers: Headers | None, body: bytes | Upload | None, tls: TlsOptions | None
     ) -> PreparedRequest:
         return prepare(
-            method, url, headers, body, keep_alive=self._sends_keep_alive, tls=self.tls_contexts.unless_default(tls)
+            method,
+            url,
+            headers,
+            body,
+            keep_alive=self._sends_keep_alive,
+            tls=self._connector.tls_contexts.unless_default(tls),
+            retry_stale=self.options.retry_stale,
         )
 
     async def request(
@@ -181,9 +178,8 @@ class AsyncAgent:
         max_response_bytes: int | None,
     ) -> FutureExchange:
         future = self._bind().create_future()
-        options = self.options
-        seconds = options.timeout if timeout is None else parse_duration(timeout)
-        limit = options.max_response_bytes
+        seconds = self._timeout_s if timeout is None else parse_duration(timeout)
+        limit = self.options.max_response_bytes
         if max_response_bytes is not None:
             limit = parse_limit("max_response_bytes", max_response_bytes)
         if upload is None and limit is None:
@@ -217,7 +213,7 @@ class AsyncAgent:
         upload = payload if isinstance(payload, Upload) else None
         prepared = self._prepare(method, url, headers, payload, tls)
         self._bind()
-        seconds = self.options.timeout if timeout is None else parse_duration(timeout)
+        seconds = self._timeout_s if timeout is None else parse_duration(timeout)
         exchange = StreamExchange(prepared, seconds, upload)
         now = perf_counter()
         self.start(exchange, now)
@@ -251,7 +247,7 @@ class AsyncAgent:
             self._look_at_deadlines(now)
             if book.is_closed:  # by one who was told of a timeout
                 raise AgentClosedError(_CLOSED)
-        exchange.started_at = now
+        exchange.reset(now)
         decision = book.checkout(exchange, now)
         if isinstance(decision, BookedSocket):
             connection = decision.handle
@@ -259,10 +255,8 @@ class AsyncAgent:
                 connection.send(exchange, now)
         elif decision is not None:
             if decision.instead_of is not None:
-                self._release(decision.instead_of)
-            self.open(decision.socket)
-        if book.next_deadline < self.timer_at:
-            self.watch_deadlines()
+                self._connector.release(decision.instead_of)
+            self._connector.open(decision.socket)
 
     def abort(self, exchange: Exchange) -> None:
         """Give an exchange up. Its socket is closed, since bytes are outstanding on it; neither callback is called."""
@@ -272,7 +266,7 @@ class AsyncAgent:
         booked = exchange.booked
         if booked is None or booked.request is not exchange:
             return
-        self._drop(booked, CloseReason.ABORTED, perf_counter())
+        self._connector.drop(booked, CloseReason.ABORTED, perf_counter())
 
     # -- the agent itself ----------------------------------------------------------------------------------------------
 
@@ -288,12 +282,12 @@ class AsyncAgent:
     @property
     def tls_handshake_count(self) -> int:
         """TLS handshakes finished."""
-        return self.tls_sessions.handshake_count
+        return self._connector.tls_sessions.handshake_count
 
     @property
     def tls_resumed_count(self) -> int:
         """TLS handshakes that resumed a session."""
-        return self.tls_sessions.resumed_count
+        return self._connector.tls_sessions.resumed_count
 
     def add_event_listener(self, listener: EventListener, kinds: Collection[EventKind] | None = None) -> None:
         """Have `listener` called with each `AgentEvent` of these kinds (None: all) from now on, as `on_event` is.
@@ -329,7 +323,7 @@ class AsyncAgent:
         sockets, pending = self.book.close(now)
         cut_off = [booked.request for booked in sockets if booked.request is not None]
         for booked in sockets:
-            self._release(booked)
+            self._connector.release(booked)
         for exchange in cut_off:
             self._fail(exchange, AgentClosedError("the agent was closed while the request was under way"), now)
         for exchange in pending:
@@ -345,101 +339,6 @@ class AsyncAgent:
     ) -> None:
         await self.close()
 
-    # -- opening sockets -----------------------------------------------------------------------------------------------
-
-    def open(self, booked: _Booked) -> None:
-        """Open the socket that the book has a place for. For this package's own use."""
-        exchange = booked.request
-        if exchange is None:
-            return
-        exchange.booked = booked
-        exchange.opening_at = perf_counter()
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-        self._connecting[booked] = loop.create_task(self._connect(loop, booked, exchange.prepared.origin))
-        if self.book.next_deadline < self.timer_at:
-            self.watch_deadlines()
-
-    async def _connect(self, loop: asyncio.AbstractEventLoop, booked: _Booked, origin: Origin) -> None:
-        try:
-            if origin.scheme == "https":
-                self.tls_contexts.get(origin.tls)  # made here, where what is wrong with it reaches the request
-            if self._unix_socket is not None:
-                await loop.create_unix_connection(lambda: self._protocol(booked, origin), self._unix_socket)
-                return
-            host, port = self._connect_to or (origin.host, origin.port)
-            hosts = [host] if is_address(host) else await self._resolver.addresses(host)
-            await self._connect_to_any(loop, booked, hosts, port, origin)
-        except Exception as error:  # whatever it is, the request must hear of it
-            self.connect_failed(booked, origin, error)
-
-    async def _connect_to_any(
-        self, loop: asyncio.AbstractEventLoop, booked: _Booked, hosts: list[str], port: int, origin: Origin
-    ) -> None:
-        """Connect to the first address that answers. Raises the last one's `OSError` if none does.
-
-        An address that says nothing gets its share of the time, so that the next one is tried too.
-        """
-        limit_s = self.options.effective_connect_timeout or _PATIENCE_WITH_AN_ADDRESS_S * len(hosts)
-        for host in hosts[:-1]:
-            with contextlib.suppress(OSError):  # a TimeoutError is one
-                async with asyncio.timeout(limit_s / len(hosts)):
-                    await loop.create_connection(lambda: self._protocol(booked, origin), host, port)
-                    return
-        await loop.create_connection(lambda: self._protocol(booked, origin), hosts[-1], port)
-
-    def _protocol(self, booked: _Booked, origin: Origin) -> Connection:
-        if origin.scheme == "https":
-            return TlsConnection(self, booked, origin)
-        return Connection(self, booked)
-
-    def connecting(self, booked: _Booked, connection: TlsConnection) -> bool:
-        """Note who is connecting a socket now; False if nobody wants it any more. For this package's own use."""
-        if booked not in self._connecting:
-            return False
-        self._connecting[booked] = connection
-        return True
-
-    def connected(self, booked: _Booked) -> bool:
-        """Note that connecting is over; False if nobody wants the socket any more. For this package's own use."""
-        return self._connecting.pop(booked, None) is not None
-
-    def connect_failed(self, booked: _Booked, origin: Origin, error: Exception) -> None:
-        """A socket could not be connected: tell the book and the request. For this package's own use."""
-        if not self.connected(booked):
-            return
-        self.tls_sessions.drop(booked.origin)
-        now = perf_counter()
-        exchange = booked.request
-        then_open = self.book.open_failed(booked, now)
-        if then_open is not None:
-            self.open(then_open)
-        booked.request = None
-        if exchange is not None:
-            exchange.failed(connect_error(*self._where(origin), error), now)
-
-    def _where(self, origin: Origin) -> tuple[str, str]:
-        """Where a socket leads to, in words, and the host that is looked up for it."""
-        if self._unix_socket is not None:
-            return self._unix_socket, origin.host
-        if self._connect_to is not None:
-            host, port = self._connect_to
-            return f"{origin.key} at {f'[{host}]' if ':' in host else host}:{port}", host
-        return origin.key, origin.host
-
-    # -- closing sockets -----------------------------------------------------------------------------------------------
-
-    def _release(self, booked: _Booked) -> None:
-        """Close, or stop connecting, a socket that the book has let go of."""
-        connecting = self._connecting.pop(booked, None)
-        if connecting is not None:
-            connecting.cancel()
-            booked.request = None
-        if booked.handle is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and its sockets go with their transports
-                booked.handle.close()
-
     def _fail(self, exchange: Exchange, error: AgentError, now: float) -> None:
         """Tell one of several. One that raises must not keep the others from hearing."""
         try:
@@ -448,20 +347,13 @@ class AsyncAgent:
             loop = self._loop or asyncio.get_running_loop()
             loop.call_exception_handler({"message": "Exchange.failed() raised", "exception": raised})
 
-    def _drop(self, booked: _Booked, reason: CloseReason, now: float) -> None:
-        self._release(booked)
-        then_open = self.book.remove(booked, reason, now)
-        if then_open is not None:
-            self.open(then_open)
-
     # -- time ----------------------------------------------------------------------------------------------------------
 
-    def watch_deadlines(self) -> None:
-        """Set the timer for the book's next deadline. For this package's own use."""
+    def _wake_at(self, deadline: float) -> None:
+        """Set the one timer. Told by the book of each deadline that is nearer than the one before."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        deadline = self.timer_at = self.book.next_deadline
         if deadline < inf:
             loop = self._loop or asyncio.get_running_loop()
             delay = max(0.0, deadline - perf_counter()) + _TIMER_SLACK_S
@@ -473,32 +365,36 @@ class AsyncAgent:
 
     def _look_at_deadlines(self, now: float) -> None:
         """Do what the book finds due. First all that is to be done, then tell, since who is told may call back."""
-        due = self.book.due(now)
-        failures = [
-            (to_close.socket.request, self._timeout_error(to_close))
-            for to_close in due.close
-            if to_close.socket.request is not None
-        ]
+        book = self.book
+        due = book.due(now)
+        failures: list[tuple[Exchange, AgentError]] = []
+        to_close = due.close
+        for closed in due.close:
+            exchange = closed.socket.request
+            if exchange is None:
+                continue
+            error, doubtful = self._timeout_error(closed, exchange, now)
+            failures.append((exchange, error))
+            to_close = to_close + doubtful
         waited = self.options.queue_timeout or 0.0
         failures += [
             (exchange, QueueTimeoutError(f"no socket was free within {waited:g} s", waited)) for exchange in due.late
         ]
-        for to_close in due.close:
-            self._release(to_close.socket)
-        for to_close in due.close:
-            if to_close.then_open is not None:
-                self.open(to_close.then_open)
-        self.watch_deadlines()
+        self._connector.release_all(to_close)
+        self._wake_at(book.next_deadline)
         for exchange, error in failures:
             self._fail(exchange, error, now)
 
-    def _timeout_error(self, to_close: ToClose[Connection, Exchange]) -> AgentError:
-        booked = to_close.socket
-        if to_close.reason is CloseReason.CONNECT_TIMEOUT:
+    def _timeout_error(
+        self, closed: ToClose[Connection, Exchange], exchange: Exchange, now: float
+    ) -> tuple[AgentError, list[ToClose[Connection, Exchange]]]:
+        """What a request whose socket came due fails with, and other sockets that go with it."""
+        booked = closed.socket
+        if booked.handle is None:
             limit = self.options.effective_connect_timeout
-            return ConnectTimeoutError(f"{booked.origin}: not connected within {limit:g} s", limit)
-        silent_s = inf if booked.request is None else booked.request.timeout
-        return SocketTimeoutError(f"{booked.origin}: no byte for {silent_s:g} s", silent_s, reused_socket=booked.reused)
+            return ConnectTimeoutError(f"{booked.origin}: not connected within {limit:g} s", limit), []
+        failed = booked.handle.timed_out(exchange)
+        return failed.error, self.book.doubt_idle(booked, now) if failed.doubts_idle else []
 
 
 class AsyncKeepAliveAgent(AsyncAgent):

@@ -1,57 +1,57 @@
-"""`Connection`: one socket of the asyncio agent. It carries out what the book has decided and reports what happened.
+"""`Connection`: one socket of the asyncio agent. It carries out what the book and the cycle decide.
 
-This is the hot path: nothing here is done per request that could be done per socket or per agent.
+This is the hot path: nothing here is done per request that could be done per socket or per agent. A routine request
+(see `PreparedRequest`) whose response comes whole, with a head that is known, needs no `Cycle`: what is known lets its
+socket be reused. Everything else has one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import select
 import socket
+from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
 
 from kabench.agent.book import CloseReason, SocketState, ToClose
-from kabench.agent.errors import (
-    AgentError,
-    IncompleteResponseError,
-    ResponseParseError,
-    SocketClosedError,
-    StaleSocketError,
-    UploadCancelledError,
-)
-from kabench.agent.probes import probe_options
+from kabench.agent.cycle import WRITTEN_AT_ONCE_BYTES, Cycle, Failed, Finished, Go, SendAgain
+from kabench.agent.errors import AgentError, UploadCancelledError
+from kabench.agent.probes import probe_options, set_user_timeout
 from kabench.agent.reader import HeadCache, ResponseReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kabench.agent.aio.exchange import Exchange
-    from kabench.agent.aio.request import Origin, PreparedRequest
     from kabench.agent.aio.tls_connection import TlsConnection
     from kabench.agent.aio.upload import Upload
     from kabench.agent.book import BookedSocket, SocketBook
+    from kabench.agent.cycle import Step
     from kabench.agent.options import AgentOptions
     from kabench.agent.reader import ResponseHead
     from kabench.agent.tls import SessionCache, TlsContexts
+    from kabench.agent.urls import Origin
 
-_NOT_WHOLE = "the server closed the socket in the middle of its response"
-_WRITTEN_AT_ONCE_BYTES = 65_536
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _LEAST_COUNTED_BYTES = 512
 """What a piece of an upload counts for at least: to draw a small one takes as long as to send it."""
 
-_FIRST_UNWANTED_STATUS = 300
-"""A response of this status or more that comes before the request was sent means that the rest is not wanted."""
+_LOOKED_AT_AFTER_S = 0.002
+"""How long ago a socket's last request was sent before the next one is preceded by a look at what waits in the kernel
+(AK-61). A look costs 0.3 us, a request 12; no server gives up a socket in so short a time."""
+
+_READ_BYTES = 65_536
 
 
 class Owner(Protocol):
-    """What a connection needs of its agent."""
+    """What a connection needs of its agent's connector."""
 
     book: SocketBook[Connection, Exchange]
     heads: HeadCache
     options: AgentOptions
-    timer_at: float
     tls_contexts: TlsContexts
     tls_sessions: SessionCache
 
@@ -64,27 +64,35 @@ class Owner(Protocol):
     def connect_failed(self, booked: BookedSocket[Connection, Exchange], origin: Origin, error: Exception) -> None:
         """A socket could not be made ready."""
 
-    def open(self, booked: BookedSocket[Connection, Exchange]) -> None:
+    def open(self, booked: BookedSocket[Connection, Exchange] | None) -> None:
         """Open a socket for the request it carries."""
 
-    def watch_deadlines(self) -> None:
-        """See to it that the agent wakes up at the book's next deadline."""
+    def replace(self, booked: BookedSocket[Connection, Exchange], reason: CloseReason, now: float) -> None:
+        """Give the request of a socket that was found dead another one."""
+
+    def release_all(self, to_close: list[ToClose[Connection, Exchange]]) -> None:
+        """Close sockets that the book has let go of."""
 
 
 class Connection(asyncio.Protocol):
     """The protocol of one connected socket. `exchange` is the request it carries; None while it is free."""
 
     __slots__ = (
+        "_cycle",
+        "_found",
+        "_has_ended",
         "_heads",
-        "_in_response",
-        "_is_answered_early",
+        "_is_looking",
         "_is_paused",
         "_is_reading_held",
         "_owner",
+        "_poll",
         "_reader",
         "_resumed",
+        "_sent_at",
         "_unsent",
         "_upload_task",
+        "_user_timeout_s",
         "_waits_for_caller",
         "_write",
         "booked",
@@ -94,21 +102,28 @@ class Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
     _write: Callable[[bytes | memoryview], None]
+    _has_ended: Callable[[], bool]
 
     def __init__(self, owner: Owner, booked: BookedSocket[Connection, Exchange]) -> None:
         self._owner = owner
         self.booked = booked
         self._heads = owner.heads
         self._reader: ResponseReader | None = None
-        self._in_response = False
-        self._is_answered_early = False
+        self._cycle: Cycle | None = None
         self._is_paused = False
         self._is_reading_held = False
         self._unsent = memoryview(b"")
         self._upload_task: asyncio.Task[None] | None = None
         self._waits_for_caller = False
         self._resumed: asyncio.Event | None = None
+        self._sent_at = inf
+        self._poll: Callable[[int], object] | None = None
+        self._is_looking = False
+        self._found: CloseReason | None = None
+        self._user_timeout_s = 0.0
         self.exchange: Exchange | None = None
+
+    # -- the socket ----------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start with the request the socket was opened for."""
@@ -122,19 +137,21 @@ class Connection(asyncio.Protocol):
         if exchange is None or not self._owner.connected(booked):
             self.transport.abort()
             return
+        self._has_ended = self.transport.is_closing
         self._set_socket_options(self._owner.options)
         now = perf_counter()
-        owner = self._owner
-        owner.book.opened(booked, self, now)
-        if owner.book.next_deadline < owner.timer_at:
-            owner.watch_deadlines()
-        self.send(exchange, now)
+        self._owner.book.opened(booked, self, now)
+        self.put(exchange, now)
+
+    def _raw_socket(self) -> socket.socket:
+        raw: socket.socket = self.transport.get_extra_info("socket")
+        return raw
 
     def _set_socket_options(self, options: AgentOptions) -> None:
         """Set what is not the event loop's default, which is TCP_NODELAY and no probes."""
-        if options.no_delay and not options.keep_alive:
+        if options.no_delay and not options.keep_alive and not options.tcp_user_timeout:
             return
-        raw: socket.socket = self.transport.get_extra_info("socket")
+        raw = self._raw_socket()
         if raw.family not in _TCP_FAMILIES:
             return
         if not options.no_delay:
@@ -142,26 +159,104 @@ class Connection(asyncio.Protocol):
         if options.keep_alive:
             for option in probe_options(options.keep_alive_delay):
                 raw.setsockopt(*option)
+        if options.tcp_user_timeout:
+            self._user_timeout_s = options.tcp_user_timeout
+            set_user_timeout(raw, self._user_timeout_s)
+
+    def _wait_no_less_than(self, timeout_s: float) -> None:
+        """The system is no less patient with a socket than its request is."""
+        seconds = max(self._owner.options.tcp_user_timeout or 0.0, 0.0 if timeout_s == inf else timeout_s)
+        if seconds != self._user_timeout_s:
+            self._user_timeout_s = seconds
+            set_user_timeout(self._raw_socket(), seconds)
+
+    # -- looking before a socket is used again -------------------------------------------------------------------------
+
+    def look(self, now: float) -> CloseReason | None:
+        """Why this socket, which carries no request, cannot be used, if so: by what the system holds for it (AK-61).
+
+        The event loop reads what comes when it turns, and it may have been held, by a blocking call or with the whole
+        process, since this socket was last read from.
+        """
+        if self._has_ended():
+            return CloseReason.SERVER_CLOSED
+        if self._poll is None:
+            self._poll = _poll_of(self._raw_socket().fileno())
+        if not self._poll(0):
+            return None
+        self._is_looking = True
+        self._read_what_waits(now)
+        self._is_looking = False
+        return self._found
+
+    def _read_what_waits(self, now: float) -> None:
+        """Read what the system holds for this socket, as the event loop would at its next turn."""
+        try:
+            file_descriptor = self._raw_socket().fileno()
+            while self._found is None and self.booked.state is not SocketState.CLOSED:
+                data = os.read(file_descriptor, _READ_BYTES)
+                if not data:
+                    self.eof_received()
+                    return
+                self.data_received(data)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lost(error, now)
+
+    def _unasked(self, reason: CloseReason, now: float) -> None:
+        """Something came on a socket that carries no request."""
+        if self._is_looking:
+            self._found = reason
+        else:
+            self.shut(reason, now)
+
+    # -- sending -------------------------------------------------------------------------------------------------------
 
     def send(self, exchange: Exchange, now: float) -> None:
-        """Write a request; the book has given it this socket."""
+        """Write a request that the book has given this socket, if the socket stands a look."""
+        if now - self._sent_at > _LOOKED_AT_AFTER_S or self._has_ended():
+            found = self.look(now)
+            if found is not None:
+                self._owner.replace(self.booked, found, now)
+                return
+        self.put(exchange, now)
+
+    def put(self, exchange: Exchange, now: float) -> None:
+        """Write a request."""
         booked = exchange.booked = self.booked
         exchange.reused_socket = booked.request_count > 1
-        exchange.sent_at = now
+        exchange.sent_at = self._sent_at = now
         self.exchange = exchange
+        if self._user_timeout_s:
+            self._wait_no_less_than(exchange.timeout)
+        if exchange.is_routine:
+            self._write(exchange.prepared.wire)
+            return
+        self._start_cycle(exchange)
+        self._unsent = memoryview(exchange.prepared.wire)
+        self._write_on()
+        if exchange.upload is not None:
+            self._upload_task = asyncio.get_running_loop().create_task(self._send_upload(exchange, exchange.upload))
+
+    def _start_cycle(self, exchange: Exchange) -> Cycle:
+        """Follow a request that is not routine, or whose response is not."""
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = ResponseReader(self._heads)
         prepared = exchange.prepared
-        if prepared.needs_a_look:
-            self._unsent = memoryview(prepared.wire)
-            self._write_on()
-            if exchange.upload is not None:
-                self._upload_task = asyncio.get_running_loop().create_task(self._send_upload(exchange, exchange.upload))
-        else:
-            self._write(prepared.wire)
+        reader.begin(is_head_request=prepared.is_head)
+        cycle = self._cycle = Cycle(prepared, reader, self.booked.origin, reused=self.booked.reused)
+        if exchange.is_routine:
+            cycle.sent()
+        return cycle
 
     def _write_on(self) -> None:
         """Write as much of a large request as the transport takes for now."""
         while self._unsent and not self._is_paused:
-            piece, self._unsent = self._unsent[:_WRITTEN_AT_ONCE_BYTES], self._unsent[_WRITTEN_AT_ONCE_BYTES:]
+            if self._has_ended():
+                return  # connection_lost sees to the rest
+            piece, self._unsent = self._unsent[:WRITTEN_AT_ONCE_BYTES], self._unsent[WRITTEN_AT_ONCE_BYTES:]
             self._write(piece)
 
     async def _send_upload(self, exchange: Exchange, upload: Upload) -> None:
@@ -177,14 +272,14 @@ class Connection(asyncio.Protocol):
                     self._touch(perf_counter())
                     rest = memoryview(piece)
                     while rest:
-                        if self._is_paused or self._unsent:
+                        if self._is_paused or self._unsent or self._has_ended():
                             self._resumed = asyncio.Event()
-                            await self._resumed.wait()
+                            await self._resumed.wait()  # for ever, where the transport has ended: it is cancelled
                             continue
-                        self._write(rest[:_WRITTEN_AT_ONCE_BYTES])
-                        rest = rest[_WRITTEN_AT_ONCE_BYTES:]
+                        self._write(rest[:WRITTEN_AT_ONCE_BYTES])
+                        rest = rest[WRITTEN_AT_ONCE_BYTES:]
                     written += max(len(piece), _LEAST_COUNTED_BYTES)
-                    if written > _WRITTEN_AT_ONCE_BYTES:
+                    if written > WRITTEN_AT_ONCE_BYTES:
                         written = 0
                         await asyncio.sleep(0)  # others have their turn too, and the server's answer is seen
                     self._wait_for_caller()
@@ -193,9 +288,10 @@ class Connection(asyncio.Protocol):
                 raise  # it was told to stop
             self._upload_task = None
             self._waits_for_caller = False
-            # The error is the caller's own, and he waits for it.
+            # The error is the caller's own, and they wait for it.
             own = error if isinstance(error, Exception) else UploadCancelledError("the body's iterator was cancelled")
-            self._fail(exchange, own, CloseReason.ABORTED, perf_counter())
+            self.shut(CloseReason.ABORTED, perf_counter())
+            exchange.failed(own, perf_counter())
         else:
             self._upload_task = None
             self._waits_for_caller = False
@@ -230,7 +326,7 @@ class Connection(asyncio.Protocol):
                 self._resumed.set()
 
     def pause_reading(self) -> None:
-        """The one who reads the body has enough for now; as long as he waits, no byte is missed."""
+        """Whoever reads the body has enough for now; as long as they wait, no byte is missed."""
         exchange = self.exchange
         if exchange is not None and not self._is_reading_held and not self.transport.is_closing():
             self._is_reading_held = True
@@ -246,88 +342,78 @@ class Connection(asyncio.Protocol):
 
     def _touch(self, now: float) -> None:
         """Bytes have moved, perhaps for the first time since none were expected."""
-        owner = self._owner
-        owner.book.touch(self.booked, now)
-        if owner.book.next_deadline < owner.timer_at:
-            owner.watch_deadlines()
+        self._owner.book.touch(self.booked, now)
+
+    # -- receiving -----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the response; finish the exchange when it is whole."""
         now = perf_counter()
         exchange = self.exchange
         if exchange is None:
-            self.shut(CloseReason.STRAY_BYTES, now)
+            self._unasked(CloseReason.STRAY_BYTES, now)
             return
-        if not self._in_response:
-            exchange.first_byte_at = now
+        cycle = self._cycle
+        if cycle is None:
             known = self._heads
-            if (
-                (len(data) == known.last_size and data.startswith(known.last_raw)) or known.find(data)
-            ) and not exchange.needs_reader:
-                head = known.last_head
-                self._finish(exchange, head, data[len(known.last_raw) :], head.keep_alive, now)
+            if (len(data) == known.last_size and data.startswith(known.last_raw)) or known.find(data):
+                exchange.first_byte_at = now
+                self._finish(exchange, known.last_head, data[len(known.last_raw) :], True, now)
                 return
-            self._in_response = True
-            if self._reader is None:
-                self._reader = ResponseReader(known)
-            self._reader.begin(is_head_request=exchange.prepared.is_head)
-        self._read(exchange, data, now)
+            cycle = self._start_cycle(exchange)
+        self._read(exchange, cycle, data, now)
 
-    def _read(self, exchange: Exchange, data: bytes, now: float) -> None:
-        reader = self._reader
-        if reader is None:
-            return
+    def _read(self, exchange: Exchange, cycle: Cycle, data: bytes, now: float) -> None:
+        reader = cycle.reader
+        if cycle.is_silent:
+            exchange.first_byte_at = now
         try:
-            complete = reader.feed(data)
-            if reader.head is not None and exchange.watches:
+            reader.feed(data)
+            if cycle.is_sending and self._is_all_sent():
+                cycle.sent()
+            step = cycle.received()
+            if reader.head is not None and exchange.watches and not isinstance(step, SendAgain | Failed):
                 exchange.progressed(reader.head, reader)
+                if self.exchange is not exchange:
+                    return  # given up by whoever was told
         except AgentError as error:
-            reason = CloseReason.ERROR if isinstance(error, ResponseParseError) else CloseReason.ABORTED
-            self._fail(exchange, error, reason, now)
-            return
-        if complete:
-            self._finish_read(exchange, reader, now)
-            return
-        if reader.head is not None and (self._unsent or self._upload_task is not None):
-            self._is_answered_early = True
-            if reader.head.status >= _FIRST_UNWANTED_STATUS:
-                self._stop_sending()  # RFC 9112 section 9.5; a server that answers as it reads gets the rest
-        if not self._is_reading_held and not self._waits_for_caller:
-            self._touch(now)
+            step = cycle.distrust(error)
+        self._follow(exchange, cycle, step, now)
 
-    def _finish_read(self, exchange: Exchange, reader: ResponseReader, now: float) -> None:
-        head = reader.head
-        if head is not None:
-            self._in_response = False
-            self._finish(exchange, head, reader.body(), head.keep_alive and not reader.overrun, now)
+    def _follow(self, exchange: Exchange, cycle: Cycle, step: Step, now: float) -> None:
+        """Do what the cycle says."""
+        if isinstance(step, Finished):
+            head = cycle.reader.head
+            if step.is_stale:
+                self._owner.book.met_stale()
+            if head is not None:
+                self._finish(exchange, head, cycle.reader.body(), step.reusable, now)
+        elif isinstance(step, SendAgain):
+            exchange.first_sent_at = exchange.sent_at
+            self.close()
+            self._owner.open(self._owner.book.reopen(self.booked, step.reason, now))
+        elif isinstance(step, Failed):
+            self._fail(exchange, step, now)
+        else:
+            if step is Go.STOP_SENDING:
+                self._stop_sending()
+            if not self._is_reading_held and not self._waits_for_caller:
+                self._touch(now)
 
     def _finish(self, exchange: Exchange, head: ResponseHead, body: bytes, reusable: bool, now: float) -> None:
-        if exchange.prepared.needs_a_look and not self._is_all_sent(exchange.prepared):
-            reusable = False
         owner = self._owner
-        book = owner.book
-        decision = book.checkin(self.booked, now, reusable, head.hint)
-        if decision is None:
-            self.exchange = None
-        elif isinstance(decision, ToClose):
+        self.exchange = self._cycle = None
+        decision = owner.book.checkin(self.booked, now, reusable, head.hint)
+        if isinstance(decision, ToClose):
             self.close()
-            if decision.then_open is not None:
-                owner.open(decision.then_open)
-        else:
+            owner.open(decision.then_open)
+        elif decision is not None:
             self.send(decision, now)
-        if book.next_deadline < owner.timer_at:
-            owner.watch_deadlines()
         exchange.succeeded(head, body, now)
 
-    def _is_all_sent(self, prepared: PreparedRequest) -> bool:
-        """Whether nothing of a request is left to send, and more requests may follow it."""
-        return (
-            not prepared.closes
-            and not self._is_answered_early
-            and not self._unsent
-            and self._upload_task is None
-            and self.transport.get_write_buffer_size() == 0
-        )
+    def _is_all_sent(self) -> bool:
+        """Whether nothing of a request is left to send."""
+        return not self._unsent and self._upload_task is None and self.transport.get_write_buffer_size() == 0
 
     def eof_received(self) -> bool:
         """The other side has finished sending, and so have we."""
@@ -336,57 +422,61 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The socket is closed, by whichever side. What refers back here lets go, so that no collection is needed."""
-        self._lost(error, perf_counter())
+        now = perf_counter()
+        cycle = self._cycle
+        if cycle is not None and cycle.is_sending and self.exchange is not None:
+            cycle.send_failed()  # AK-50: whatever the server said before is still there to be read
+            self._read_what_waits(now)
+        self._lost(error, now)
         self.booked.handle = self.booked.request = None
-        if self._reader is not None:
-            self._reader.release()
 
-    def _lost(self, error: Exception | None, now: float) -> None:
-        """Tell the book and the one who waits, if the book does not know yet."""
-        booked = self.booked
-        if booked.state is SocketState.CLOSED:
+    def _lost(self, error: Exception | None, now: float, *, cut_off: bool = False) -> None:
+        """Tell the book and whoever waits, if the book does not know yet."""
+        if self.booked.state is SocketState.CLOSED:
             return
         exchange = self.exchange
-        reason = CloseReason.SERVER_CLOSED if error is None else CloseReason.ERROR
         if exchange is None:
-            self.shut(reason, now)
+            self._unasked(CloseReason.SERVER_CLOSED if error is None else CloseReason.ERROR, now)
             return
-        reader = self._reader
-        if self._in_response and reader is not None:
-            if error is None and reader.eof():
-                self._finish_read(exchange, reader, now)
-                return
-            self._fail(exchange, IncompleteResponseError(_NOT_WHOLE, reused_socket=booked.reused), reason, now)
-        elif not booked.reused:
-            how = "closed the socket without a response" if error is None else f"broke off before a response: {error}"
-            self._fail(exchange, SocketClosedError(f"the server {how}", reused_socket=False), reason, now)
-        elif self._owner.options.retry_stale and exchange.prepared.idempotent and not exchange.first_sent_at:
-            exchange.first_sent_at = exchange.sent_at
-            self.close()
-            self._owner.open(self._owner.book.reopen(booked, reason, now))
-        else:
-            why = "the reused socket was closed by the server while the request was on its way"
-            self._fail(exchange, StaleSocketError(why, reused_socket=True), reason, now)
+        cycle = self._cycle or self._start_cycle(exchange)
+        step = cycle.closed(cut_off=cut_off) if error is None else cycle.broken(error, self._user_timeout_s)
+        self._follow(exchange, cycle, step, now)
 
-    def _fail(self, exchange: Exchange, error: Exception, reason: CloseReason, now: float) -> None:
-        self.shut(reason, now)
-        exchange.failed(error, now)
+    def timed_out(self, exchange: Exchange) -> Failed:
+        """No byte has moved for as long as the request allows: what becomes of it."""
+        return (self._cycle or self._start_cycle(exchange)).timed_out(exchange.timeout)
+
+    def _fail(self, exchange: Exchange, failed: Failed, now: float) -> None:
+        book = self._owner.book
+        if failed.is_stale:
+            book.met_stale()
+        if failed.doubts_idle:
+            self._owner.release_all(book.doubt_idle(self.booked, now))
+        self.shut(failed.reason, now)
+        exchange.failed(failed.error, now)
 
     def shut(self, reason: CloseReason, now: float) -> None:
         """Close this socket for a reason the driver found, and open another for a pending request where one waits."""
         self.close()
-        then_open = self._owner.book.remove(self.booked, reason, now)
-        if then_open is not None:
-            self._owner.open(then_open)
+        self._owner.open(self._owner.book.remove(self.booked, reason, now))
 
     def close(self) -> None:
         """Close the socket at once; the book has let go of it, or is about to."""
-        self.exchange = None
+        self.exchange = self._cycle = None
         self._stop_sending()
         self._end_transport()
 
     def _end_transport(self) -> None:
         self.transport.abort()
+
+
+def _poll_of(file_descriptor: int) -> Callable[[int], object]:
+    """Return a function that says, at once, whether a socket has anything to be read."""
+    if not hasattr(select, "poll"):
+        return lambda _: select.select([file_descriptor], (), (), 0)[0]
+    poll = select.poll()
+    poll.register(file_descriptor, select.POLLIN)
+    return poll.poll
 
 
 def _look_at_outcome(task: asyncio.Task[None]) -> None:

@@ -35,14 +35,15 @@ class Exchange(BookedRequest):
     written, `first_byte_at` when the response began. `first_sent_at` is not 0.0 if it had to be sent again on a fresh
     socket, and is when it was sent first. `reused_socket` says whether its socket has carried a request before.
 
-    One that `watches` is told of a response that comes in pieces by `progressed`; with `needs_reader`, all of them do.
+    One that `watches` is told of a response that comes in pieces by `progressed`. It `is_routine` if its request is,
+    and if it need not be told of one that comes whole.
     """
 
     __slots__ = (
         "booked",
         "first_byte_at",
         "first_sent_at",
-        "needs_reader",
+        "is_routine",
         "opening_at",
         "prepared",
         "reused_socket",
@@ -64,7 +65,15 @@ class Exchange(BookedRequest):
         """Be a request for this from now on; only between two."""
         self.prepared = prepared
         self.origin = prepared.origin_key
-        self.needs_reader = prepared.is_head
+        self.is_routine = prepared.is_routine
+
+    def reset(self, now: float) -> None:
+        """Be a new request, asked for at `now`: the agent's `start` calls it, and nobody else resets anything.
+
+        Who has more to reset does it here too.
+        """
+        self.started_at = now
+        self.opening_at = self.first_sent_at = 0.0
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
         """More of the response has come. Raises an `AgentError` to have the socket closed and itself failed with it."""
@@ -118,7 +127,7 @@ class CarefulExchange(FutureExchange):
         super().__init__(prepared, timeout, future)
         self.upload = upload
         self._max_response_bytes = inf if max_response_bytes is None else max_response_bytes
-        self.needs_reader = True
+        self.is_routine = False
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
         """Stop at the limit, or as soon as the head says that it will be passed."""

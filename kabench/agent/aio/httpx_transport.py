@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from kabench.agent.errors import (
     SocketTimeoutError,
     WrongLoopError,
 )
-from kabench.agent.options import refuse_response_limit
+from kabench.agent.options import AgentOptions, refuse_response_limit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from kabench.agent.aio.response import StreamedResponse
     from kabench.agent.events import EventListener
-    from kabench.agent.options import AgentOptionArguments, AgentOptions
+    from kabench.agent.options import AgentOptionArguments
     from kabench.agent.tls import TlsOptions
 
 _ERRORS: tuple[tuple[type[AgentError], type[httpx.TransportError]], ...] = (
@@ -64,8 +65,11 @@ class AsyncKeepAliveTransport(httpx.AsyncBaseTransport):
         on_event: EventListener | None = None,
         **given: Unpack[AgentOptionArguments],
     ) -> None:
-        self.agent = AsyncKeepAliveAgent(options, tls=tls, on_event=on_event, **given)
-        refuse_response_limit(self.agent.options)
+        options = AgentOptions.chosen(options, given)
+        refuse_response_limit(options)
+        connect_timeout = options.effective_connect_timeout
+        options = dataclasses.replace(options.in_place_of_a_library(), connect_timeout=connect_timeout)
+        self.agent = AsyncKeepAliveAgent(options, tls=tls, on_event=on_event)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, for httpx. Raises httpx's errors, with ours as their causes."""
@@ -83,7 +87,7 @@ class AsyncKeepAliveTransport(httpx.AsyncBaseTransport):
         else:
             raise TypeError("the body of the request is for httpx.Client")
         opened = AsyncExitStack()
-        read_s = timeout.get("read", self.agent.options.timeout)
+        read_s = timeout.get("read", self.agent.options.activity_timeout)
         try:
             response = await opened.enter_async_context(
                 self.agent.stream(

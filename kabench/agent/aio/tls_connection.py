@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 
     from kabench.agent.aio.connection import Owner
     from kabench.agent.aio.exchange import Exchange
-    from kabench.agent.aio.request import Origin
     from kabench.agent.book import BookedSocket
+    from kabench.agent.urls import Origin
 
 _READ_BYTES = 16_384
 """A record's plain text at most (RFC 8446 section 5.1); a larger buffer is only larger to allocate."""
-
-_CUT_OFF = "closed without a close_notify"
 
 
 class TlsConnection(Connection):
@@ -118,6 +116,8 @@ class TlsConnection(Connection):
             self.transport.write(self._outgoing.read())
 
     def _write_secured(self, data: bytes | memoryview) -> None:
+        if self._has_ended():
+            return  # connection_lost tells who waits
         try:
             self._encrypt(data)  # all of it, since memory is never full
         except ssl.SSLError as error:
@@ -176,10 +176,8 @@ class TlsConnection(Connection):
         """The other side has finished sending. A body that ends so, without a close_notify, may have been cut off."""
         if not self._is_secured:
             self._fail_handshake()
-        elif self._in_response and not self._is_ended:
-            self._lost(ssl.SSLEOFError(_CUT_OFF), perf_counter())
         else:
-            self._lost(None, perf_counter())
+            self._lost(None, perf_counter(), cut_off=not self._is_ended)
         return False
 
     def connection_lost(self, error: Exception | None) -> None:

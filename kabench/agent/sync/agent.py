@@ -17,6 +17,7 @@ from kabench.agent.sync.keeper import SocketKeeper
 from kabench.agent.sync.pool import AgentPool, AgentTlsPool, refuse_control_characters
 from kabench.agent.sync.tls import CONTEXT_OPTIONS
 from kabench.agent.tls import digest_of
+from kabench.agent.urls import checked_method, origin_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -53,7 +54,7 @@ class _Managed:
     def _manage(self, num_pools: int, on_event: EventListener | None) -> None:
         """Take over the pools, once urllib3's manager is set up."""
         self.keeper = SocketKeeper(self.options, on_event)
-        self.pools = RecentlyUsedContainer(num_pools, dispose_func=lambda pool: pool.close())
+        self.pools = RecentlyUsedContainer(num_pools)  # one that is evicted lives on with whoever holds it
         self.pool_classes_by_scheme = {"http": AgentPool, "https": AgentTlsPool}
         self._made_by_default = {scheme: _made_by(scheme, self.connection_pool_kw) for scheme in ("http", "https")}
 
@@ -66,17 +67,16 @@ class _Managed:
     ) -> HTTPConnectionPool:
         made_by = _made_by(scheme, self.connection_pool_kw if request_context is None else request_context)
         pool: HTTPConnectionPool = super()._new_pool(scheme, host, port, request_context)  # type: ignore[misc]
-        bare = host.strip("[]").lower()
-        origin = f"{scheme}://{f'[{bare}]' if ':' in bare else bare}:{port}"
-        if made_by != self._made_by_default[scheme]:
-            origin += f"#{digest_of([f'{name}={value}' for name, value in sorted(made_by.items())])}"
+        is_default = made_by == self._made_by_default[scheme]
+        digest = None if is_default else digest_of([f"{name}={value}" for name, value in sorted(made_by.items())])
         if isinstance(pool, AgentPool):
-            pool.adopt(self.keeper, origin)
+            pool.adopt(self.keeper, origin_key(scheme, host.strip("[]").lower(), port, digest))
         return pool
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> BaseHTTPResponse:  # urllib3's
         """As urllib3's. Raises `LocationParseError` for a URL with a control character, before anything is sent."""
         refuse_control_characters(url)
+        method = checked_method(method)
         response: BaseHTTPResponse = super().urlopen(method, url, redirect=redirect, **kw)  # type: ignore[misc]
         return response
 
@@ -112,10 +112,17 @@ class _Managed:
         timeout: Timeout = self.connection_pool_kw["timeout"]
         return timeout
 
+    def clear(self) -> None:
+        """Close the free sockets now, and those in use when they come back. The agent stays usable."""
+        pools = [self.pools[key] for key in self.pools.keys()]  # noqa: SIM118  # urllib3's is no mapping to iterate
+        self.pools.clear()
+        for pool in pools:
+            pool.close()
+
     def close(self) -> None:
         """Close all sockets, for good. Requests under way and pending ones fail; closing twice is fine."""
         self.keeper.close()
-        self.pools.clear()
+        self.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -220,6 +227,7 @@ def _sorted_out(
             if block:
                 of_agent.setdefault("max_sockets", maxsize)
     options = AgentOptions.chosen(options, of_agent)
+    options = options.in_place_of_a_library()
     if not isinstance(timeout, Timeout):
         timeout = Timeout(connect=options.effective_connect_timeout or None, read=options.timeout or None)
     of_urllib3["timeout"] = timeout

@@ -1,4 +1,4 @@
-"""The connections of the threaded agents: urllib3's, told what the book decides, and read by our own reader.
+"""The connections of the threaded agents: urllib3's, told what book and cycle decide, and read by our own reader.
 
 A connection is one socket in the book, from the moment it is to be opened. Whatever closes it (urllib3, an error, the
 garbage collector) tells the book, and only once.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import http.client
-import re
 import socket
 import ssl
+import weakref
 from time import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,51 +22,91 @@ from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util.wait import wait_for_read, wait_for_socket
 
 from kabench.agent.book import CloseReason, SocketState
+from kabench.agent.cycle import WRITTEN_AT_ONCE_BYTES, Cycle, Failed, Finished, Go, SendAgain, SentRequest
 from kabench.agent.errors import (
     AgentClosedError,
+    AgentError,
     ConnectTimeoutError,
-    IncompleteResponseError,
     ResponseParseError,
-    SocketClosedError,
-    SocketTimeoutError,
-    StaleSocketError,
     TlsError,
     connect_error,
 )
+from kabench.agent.probes import set_user_timeout
 from kabench.agent.reader import HeadCache, ResponseReader
 from kabench.agent.sync.response import AgentResponse, RawBody
+from kabench.agent.urls import check_header, checked_method, has_token
 
 if TYPE_CHECKING:
-    import weakref
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-    from kabench.agent.reader import ResponseHead
+    from kabench.agent.cycle import Step
     from kabench.agent.sync.keeper import Book, Booked, SocketKeeper
 
 _READ_BYTES = 65_536
-_SENT_UNWATCHED_BYTES = 65_536
-"""What is sent before it is looked whether the server has already answered."""
-
 _HELD_BYTES = 16_384
 """A body up to this size leaves together with its head."""
 
-_UNSET = object()
-_FIRST_UNWANTED_STATUS = 300
-"""A response of this status or more that comes before the request was sent means that the rest is not wanted."""
-
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
-_SPLITS_A_LINE = re.compile(r"[\r\n\0]")
-_NOT_WHOLE = "the server closed the socket in the middle of its response"
+_TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 class EarlyResponseError(BrokenPipeError):
     """The server has answered before the request was sent: send no more. urllib3 goes on to read the response."""
 
 
+class SendAgainError(Exception):
+    """The socket was stale, and the request is to be sent again on a fresh one. For the pool, which does it."""
+
+    def __init__(self, reason: CloseReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ConnectionHandle:
+    """What the book has of a connection: all of it while it is free.
+
+    While it carries a request it is the caller's, so that one that nobody holds any more is closed, whatever has
+    happened to the caller (AK-58).
+    """
+
+    __slots__ = ("_connection_of", "_kept", "_raw")
+
+    def __init__(self, connection: AgentConnection, raw: socket.socket | None) -> None:
+        self._connection_of = weakref.ref(connection)
+        self._kept: AgentConnection | None = None
+        self._raw = raw
+
+    def keep(self, connection: AgentConnection) -> None:
+        """Hold the connection, which is about to be free."""
+        self._kept = connection
+
+    def take(self) -> AgentConnection:
+        """Give the connection to a request. Raises `AgentClosedError` if it is gone."""
+        connection, self._kept = self._kept, None
+        if connection is None:
+            raise AgentClosedError("the connection is gone")
+        return connection
+
+    def close_socket(self) -> None:
+        """Close the socket; the book has let go of it."""
+        connection = self._kept or self._connection_of()
+        if connection is not None:
+            connection.close_socket()
+
+    def interrupt(self) -> None:
+        """Wake whoever reads from the socket.
+
+        Below TLS: shutting a TLS socket down would leave what comes after it undeciphered.
+        """
+        if self._raw is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
+
+
 class AgentConnection(HTTPConnection):
     """A connection over http. `booked` is its socket in the book, None once it is closed.
 
     `serial` changes with each request and on closing, so that a response knows whether the connection is still its own.
+    `repeatable` and `read_timeout` (seconds or None) are the request's that is about to be sent.
     """
 
     keeper_of: weakref.ref[SocketKeeper]
@@ -75,7 +115,8 @@ class AgentConnection(HTTPConnection):
     reader: ResponseReader
     serial = 0
     retried = False
-    send_timeout: Any = _UNSET  # seconds or None, while a request's body is about to be sent
+    repeatable = False
+    read_timeout: float | None = None
 
     def attach(self, keeper_of: weakref.ref[SocketKeeper], book: Book, booked: Booked) -> None:
         """Become a socket of a book. Before anything else."""
@@ -83,17 +124,16 @@ class AgentConnection(HTTPConnection):
         self.book = book
         self.booked = booked
         self.reader = ResponseReader(HeadCache())
-        self._interruptible: socket.socket | None = None
+        self._cycle = Cycle(SentRequest(), self.reader, booked.origin, reused=False)
+        self._finished: Finished | None = None
         self._session_key: str | None = None
         self._has_kept_session = False
         self._close_reason = CloseReason.ABORTED
+        self._user_timeout_s = 0.0
         self._sent_bytes = 0
         self._held: bytearray | None = None
-        self._is_sent = True
-        self._is_answered_early = False
-        self._asks_to_close = False
+        self._has_set_read_timeout = True
         self._added_connection: str | None = None
-        self._head: ResponseHead | None = None
 
     @property
     def _keeper(self) -> SocketKeeper:
@@ -120,9 +160,10 @@ class AgentConnection(HTTPConnection):
                 self._explain(error, booked.origin)
             raise
         self._close_reason = CloseReason.ABORTED
-        self._interruptible = self.sock if isinstance(self.sock, socket.socket) else None
+        raw = self.sock if isinstance(self.sock, socket.socket) else None
+        self._user_timeout_s = 0.0
         if booked is not None and booked.state is not SocketState.ACTIVE:
-            self._keeper.opened(self.book, booked, self)
+            self._keeper.opened(self.book, booked, ConnectionHandle(self, raw))
 
     def _explain(self, error: Exception, origin: str) -> None:
         if isinstance(error, HTTPError | OSError) and not isinstance(error.__cause__, AgentClosedError):
@@ -139,6 +180,17 @@ class AgentConnection(HTTPConnection):
             ours.__cause__ = None if error.__cause__ is error else error.__cause__
             error.__cause__ = ours
 
+    def _wait_no_less_than(self, timeout_s: float | None) -> None:
+        """Have the system notice a silent peer (`tcp_user_timeout`), but no sooner than the request's own timeout."""
+        seconds = self._keeper.options.tcp_user_timeout or 0.0
+        if not seconds:
+            return
+        seconds = max(seconds, timeout_s or 0.0)
+        if seconds != self._user_timeout_s and isinstance(self.sock, socket.socket):
+            self._user_timeout_s = seconds
+            if self.sock.family in _TCP_FAMILIES:
+                set_user_timeout(self.sock, seconds)
+
     # -- sending -------------------------------------------------------------------------------------------------------
 
     def request(  # type: ignore[override]  # as urllib3's
@@ -150,32 +202,45 @@ class AgentConnection(HTTPConnection):
         **options: Any,  # urllib3's
     ) -> None:
         """Send a request. Raises `ValueError` for what may not go on the wire."""
-        keeper = self._keeper
-        headers = _checked(method, headers or {})
-        asked = [_lowered(value) for name, value in headers.items() if _lowered(name) == "connection"]
-        agent_options = keeper.options
-        if asked and not agent_options.keep_alive:  # of a plain agent, its own word counts
-            headers = HTTPHeaderDict((name, value) for name, value in headers.items() if _lowered(name) != "connection")
-            asked = []
+        method = checked_method(method)
+        headers = headers or {}
+        keep_alive = self._keeper.options.keep_alive
+        connection: str | None = None
+        expects_continue = asks_to_switch = False
+        for name, value in _as_text(headers):
+            check_header(name, value)
+            lowered = name.lower()
+            if lowered == "connection":
+                connection = value if connection is None else f"{connection},{value}"
+            elif lowered == "expect":
+                expects_continue = has_token(value, "100-continue")
+            elif lowered == "upgrade":
+                asks_to_switch = True
+        if connection is not None and not keep_alive:  # of a plain agent, its own word counts
+            headers = HTTPHeaderDict((name, value) for name, value in _as_text(headers) if name.lower() != "connection")
+            connection = None
         self._added_connection = None
-        if not asked:
-            self._added_connection = "keep-alive" if agent_options.keep_alive or agent_options.hand_off else "close"
-            asked = [self._added_connection]
-        self._asks_to_close = any("close" in value for value in asked)
+        if connection is None:
+            connection = "keep-alive" if keep_alive or self._keeper.options.hand_off else "close"
+            self._added_connection = connection
+        sent = SentRequest(has_token(connection, "close"), self.repeatable, expects_continue, asks_to_switch)
         self.serial += 1
         self._sent_bytes = 0
-        self._is_sent = self._is_answered_early = False
-        self._head = None
-        self.reader.begin(is_head_request=method.upper() == "HEAD")
+        self._finished = None
+        self.reader.begin(is_head_request=method == "HEAD")
+        origin = "" if self.booked is None else self.booked.origin
+        self._cycle = Cycle(sent, self.reader, origin, reused=self.reused)
         holds = body is None or (isinstance(body, bytes | str) and len(body) <= _HELD_BYTES)
         self._held = bytearray() if holds else None
+        self._has_set_read_timeout = body is None
         if self.sock is None:
             self.connect()
+        self._wait_no_less_than(self.read_timeout)
         super().request(method, url, body=body, headers=headers, **options)
         held, self._held = self._held, None
         if held:
             self.send(bytes(held))
-        self._is_sent = True
+        self._cycle.sent()
 
     def endheaders(self, *arguments: Any, **options: Any) -> None:  # http.client's
         """End the head. `Connection: keep-alive` is said aloud, because some servers give no hint without it."""
@@ -189,21 +254,26 @@ class AgentConnection(HTTPConnection):
             self._held += data
             return
         view = memoryview(data).cast("B")
-        if self.send_timeout is not _UNSET and self.sock is not None:
-            self.timeout, self.send_timeout = self.send_timeout, _UNSET
+        if not self._has_set_read_timeout and self.sock is not None:
+            self._has_set_read_timeout = True
+            self.timeout = self.read_timeout
             self.sock.settimeout(self.timeout)
         try:
-            if self._sent_bytes > _SENT_UNWATCHED_BYTES or len(view) > _SENT_UNWATCHED_BYTES:
+            if self._sent_bytes > WRITTEN_AT_ONCE_BYTES or len(view) > WRITTEN_AT_ONCE_BYTES:
                 self._send_watching(view)
             else:
                 self._sent_bytes += len(view)
                 super().send(data)
-        except SocketTimeoutError:
+        except AgentError:
             raise
-        except TimeoutError:
-            raise self._timed_out() from None
+        except TimeoutError as error:
+            raise self._failed(self._silence(error)) from error.__cause__
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            self._cycle.send_failed()
             raise EarlyResponseError("the server closed the socket while the request was sent") from error
+        except ConnectionError:
+            self._cycle.send_failed()  # urllib3 goes on to read what the server has said before
+            raise
 
     def _send_watching(self, data: memoryview) -> None:
         """Send bytes while listening for an answer: a server that has answered may never read the rest."""
@@ -214,30 +284,27 @@ class AgentConnection(HTTPConnection):
         try:
             while data:
                 with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                    sent = sock.send(data[:_SENT_UNWATCHED_BYTES])
+                    sent = sock.send(data[:WRITTEN_AT_ONCE_BYTES])
                     self._sent_bytes += sent
                     data = data[sent:]
                 if data and self._has_answered(sock):
                     raise EarlyResponseError("the server has answered before the request was sent")
                 if data and not wait_for_socket(sock, read=True, write=True, timeout=self.timeout):
-                    raise self._timed_out()
+                    raise self._failed(self._silence(None))
         finally:
             sock.settimeout(self.timeout)
 
     def _has_answered(self, sock: socket.socket) -> bool:
-        """Whether the server wants no more; an informational response (100 Continue) does not say so."""
+        """Read what has come while a request is sent; whether to send no more of it."""
         try:
             data = sock.recv(_READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
         if not data:
+            self._cycle.send_failed()
             return True  # with a close, which reading the response will find again
-        self.reader.feed(data)
-        head = self.reader.head
-        if head is None:
-            return False
-        self._is_answered_early = True
-        return head.status >= _FIRST_UNWANTED_STATUS or self.reader.complete
+        step = self._fed(data)
+        return step is Go.STOP_SENDING or isinstance(step, Finished)
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
@@ -255,7 +322,7 @@ class AgentConnection(HTTPConnection):
         reader = self.reader
         while reader.head is None:
             self.receive()
-        head = self._head = reader.head
+        head = reader.head
         self._keep_session()
         headers = HTTPHeaderDict((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.raw_headers)
         limit = keeper.options.max_response_bytes if options.preload_content else None
@@ -291,77 +358,91 @@ class AgentConnection(HTTPConnection):
 
     def receive(self) -> None:
         """Read more of the response. Raises as `getresponse` does, and notes why the socket will be closed."""
-        reader = self.reader
+        step: Step
         try:
             data = self.sock.recv(_READ_BYTES)
         except TimeoutError as error:
-            if error.errno == errno.ETIMEDOUT:  # the system gave up, not we
-                raise self._closed_by_server(error) from error
-            raise self._timed_out() from None
-        except ssl.SSLEOFError as error:
-            data = b""
-            cut_off: Exception | None = error  # no close_notify: a body that ends so may have been cut off
+            step = self._silence(error)
+        except ssl.SSLEOFError:  # no close_notify: a body that ends so may have been cut off
+            step = self._cycle.closed(cut_off=True)
         except ssl.SSLError as error:
             self._close_reason = CloseReason.ERROR
             if self.booked is not None:
                 error.__cause__ = connect_error(self.booked.origin, self.host, error)
             raise
         except OSError as error:
-            raise self._closed_by_server(error) from error
+            step = self._cycle.broken(error, self._user_timeout_s)
         else:
-            cut_off = None
+            if data and not self.book.is_closed:
+                self._fed(data)
+                return
+            step = self._cycle.closed()
         if self.book.is_closed:
             raise AgentClosedError("the agent was closed while the request was under way")
-        if data:
-            try:
-                reader.feed_known(data) or reader.feed(data)
-            except ResponseParseError:
-                self._close_reason = CloseReason.ERROR
-                raise
-        elif cut_off is not None or not reader.eof():
-            raise self._closed_by_server(cut_off)
+        self._follow(step)
 
-    def _timed_out(self) -> SocketTimeoutError:
-        self._close_reason = CloseReason.ACTIVE_TIMEOUT
-        silent_s = float(self.timeout) if isinstance(self.timeout, int | float) else 0.0
-        origin = "" if self.booked is None else self.booked.origin
-        return SocketTimeoutError(f"{origin}: no byte for {silent_s:g} s", silent_s, reused_socket=self.reused)
+    def _fed(self, data: bytes) -> Step:
+        """Read bytes, and do what the cycle says; see `_follow`."""
+        try:
+            if not self.reader.feed_known(data):
+                self.reader.feed(data)
+        except ResponseParseError as error:
+            raise self._failed(self._cycle.distrust(error)) from None
+        return self._follow(self._cycle.received())
 
-    def _closed_by_server(self, error: Exception | None) -> Exception:
-        if self.book.is_closed:
-            return AgentClosedError("the agent was closed while the request was under way")
-        self._close_reason = CloseReason.SERVER_CLOSED if error is None else CloseReason.ERROR
-        if self.reader.started:
-            return IncompleteResponseError(_NOT_WHOLE, reused_socket=self.reused)
-        if self.reused:
-            return StaleSocketError(
-                "the reused socket was closed by the server while the request was on its way", reused_socket=True
-            )
-        how = "closed the socket without a response" if error is None else f"broke off before a response: {error}"
-        return SocketClosedError(f"the server {how}", reused_socket=False)
+    def _follow(self, step: Step) -> Step:
+        """Do what the cycle says. Raises its error, and `SendAgainError`."""
+        if isinstance(step, Finished):
+            self._finished = step
+            if step.is_stale:
+                self._keeper.met_stale(self.book)
+        elif isinstance(step, SendAgain):
+            raise SendAgainError(step.reason)
+        elif isinstance(step, Failed):
+            raise self._failed(step)
+        return step
+
+    def _silence(self, error: TimeoutError | None) -> Step:
+        """No byte has come for too long, by our own clock or by the system's."""
+        if error is not None and error.errno == errno.ETIMEDOUT:
+            return self._cycle.broken(error, self._user_timeout_s)
+        return self._cycle.timed_out(float(self.timeout) if isinstance(self.timeout, int | float) else 0.0)
+
+    def _failed(self, step: Step) -> AgentError:
+        """The error to raise; the book is told the rest."""
+        if not isinstance(step, Failed):
+            raise TypeError(f"{step} is no failure")
+        self._close_reason = step.reason
+        if self.booked is not None:
+            if step.is_stale:
+                self._keeper.met_stale(self.book)
+            if step.doubts_idle:
+                self._keeper.doubt_idle(self.book, self.booked)
+        return step.error
 
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
     def give_back(self, *, wanted: bool) -> None:
         """The request is over: back to the pool, if its response was read to the end and allows it."""
-        booked, head = self.booked, self._head
+        booked, head, finished = self.booked, self.reader.head, self._finished
         if booked is None:
             return
-        if head is None or not self.reader.complete:
+        if head is None or finished is None:
             self.close()
             return
         self.retried = False
-        reusable = (
-            wanted
-            and head.keep_alive
-            and not self.reader.overrun
-            and self._is_sent
-            and not self._is_answered_early
-            and not self._asks_to_close
-            and self.sock is not None
-        )
         self._close_reason = CloseReason.ABORTED
-        if not self._keeper.checkin(self.book, booked, reusable=reusable, hint=head.hint):
+        request = booked.request
+        if isinstance(booked.handle, ConnectionHandle):
+            booked.handle.keep(self)
+        try:
+            reusable = wanted and finished.reusable and self.sock is not None
+            known = self._keeper.checkin(self.book, booked, reusable=reusable, hint=head.hint)
+        except BaseException:
+            if booked.request is request:  # it was not decided
+                self.close()
+            raise
+        if not known:
             self.close_socket()
 
     def is_stale(self) -> CloseReason | None:
@@ -383,25 +464,18 @@ class AgentConnection(HTTPConnection):
         finally:
             sock.settimeout(self.timeout)
 
-    def make_way(self, reason: CloseReason) -> Booked:
-        """Close the socket, which is dead; the one that its request gets instead. Raises `AgentClosedError`."""
-        booked, self.booked = self.booked, None
-        self.close()
-        if booked is None:
-            raise AgentClosedError("the agent was closed while the request was under way")
-        return self._keeper.replace(self.book, booked, reason)
-
     def reopen(self, reason: CloseReason) -> bool:
         """Become a fresh socket for the same request; False if the agent was closed."""
-        booked, self.booked = self.booked, None
+        booked = self.booked
         if booked is None:
             return False
-        reopened = self._keeper.reopen(self.book, booked, reason)
+        keeper = self._keeper
+        self.booked = None
         self.close()
-        self.booked = reopened
+        self.booked = booked  # so that whatever happens now, what it becomes is given back
         self.retried = True
         self._has_kept_session = False
-        return reopened is not None
+        return keeper.reopen(self, reason)
 
     def _keep_session(self) -> None:
         key = self._session_key
@@ -411,29 +485,26 @@ class AgentConnection(HTTPConnection):
             self._has_kept_session = kept or (self.booked is not None and self.booked.request_count > 1)
 
     def close(self) -> None:
-        """Close the socket; the book is told."""
-        booked, self.booked = getattr(self, "booked", None), None
-        self.serial += 1
-        super().close()
-        if booked is not None:
-            keeper = self.keeper_of()
-            if keeper is not None:
+        """Close the socket; the book is told, whatever happens."""
+        booked = self.booked
+        try:
+            self.serial += 1
+            super().close()
+        finally:
+            keeper = None if booked is None else self.keeper_of()
+            if booked is not None and keeper is not None:
                 keeper.remove(self.book, booked, self._close_reason)
+            self.booked = None
 
     def close_socket(self) -> None:
         """Close the socket; the book has let go of it."""
         self.booked = None
         self.close()
 
-    def interrupt(self) -> None:
-        """Wake whoever reads from the socket.
-
-        Below TLS: shutting a TLS socket down would leave what comes after it undeciphered.
-        """
-        sock = self._interruptible
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # at the end of the interpreter, anything may be gone
+            if self.booked is not None:
+                self.close()
 
 
 class AgentTlsConnection(AgentConnection, HTTPSConnection):
@@ -461,19 +532,9 @@ class AgentTlsConnection(AgentConnection, HTTPSConnection):
             keeper.sessions.shook_hands(resumed=bool(self.sock.session_reused))
 
 
-def _lowered(text: str | bytes) -> str:
-    return (text.decode("latin-1") if isinstance(text, bytes) else str(text)).lower()
+def _as_text(headers: Mapping[Any, Any]) -> list[tuple[str, str]]:  # names and values may be bytes
+    return [(_text(name), _text(value)) for name, value in headers.items()]
 
 
-def _checked(method: str, headers: Mapping[str, str]) -> Mapping[str, str]:
-    if not _TOKEN.fullmatch(method):
-        raise ValueError(f"{method!r} is no HTTP method")
-    if method.upper() == "CONNECT":
-        raise ValueError("CONNECT makes a tunnel, which this agent does not; for a proxy, use KeepAliveProxyAgent")
-    items: Iterable[tuple[Any, Any]] = headers.items()
-    for name, value in items:
-        if not _TOKEN.fullmatch(name.decode("latin-1") if isinstance(name, bytes) else name):
-            raise ValueError(f"{name!r} is no header name")
-        if _SPLITS_A_LINE.search(value.decode("latin-1") if isinstance(value, bytes) else str(value)):
-            raise ValueError(f"header {name}: its value holds CR, LF or NUL")
-    return headers
+def _text(value: object) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import urllib3.exceptions
-from urllib3 import HTTPHeaderDict, Timeout
+from urllib3 import HTTPHeaderDict, Retry, Timeout
 
 from kabench.agent.errors import AgentClosedError
 from kabench.agent.options import refuse_response_limit
 from kabench.agent.sync.agent import KeepAliveAgent
+from kabench.agent.sync.pool import not_asked_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from kabench.agent.options import AgentOptions
 
 _READ_BYTES = 65_536
+_NO_RETRIES = not_asked_for(Retry(False))
+"""httpx has none of urllib3's; what the agent sends again by itself (AK-34) is its own."""
 
 _ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
     (urllib3.exceptions.NewConnectionError, httpx.ConnectError),
@@ -76,7 +79,7 @@ class KeepAliveTransport(httpx.BaseTransport):
                 chunked=is_chunked,
                 timeout=Timeout(connect=timeout.get("connect"), read=timeout.get("read")),
                 pool_timeout=timeout.get("pool"),
-                retries=False,
+                retries=_NO_RETRIES,
                 redirect=False,
                 preload_content=False,
                 decode_content=False,

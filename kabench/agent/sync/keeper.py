@@ -4,6 +4,9 @@ A decision is taken under the lock; sockets are opened, closed and checked outsi
 the garbage collector, which may run anywhere, even in the middle of a decision, is noted without the lock and taken out
 of the book by whoever leaves it next.
 
+No exception loses a place, wherever it strikes (AK-58): what the book decides for a request is noted in that request
+under the lock, and whoever is interrupted gives up the request and with it all that it was given.
+
 The reaper is a daemon thread that closes free sockets when their time is over. It starts with the first free socket and
 ends with the last, and holds no reference to the keeper while it sleeps, so that an agent nobody uses any more goes,
 and its free sockets with it. A forked child begins with an empty book: its parent's sockets are not its own.
@@ -46,11 +49,24 @@ class Handle(Protocol):
         """Close the socket; the book has let go of it."""
 
     def interrupt(self) -> None:
-        """Wake whoever reads from the socket; the book has let go of it, and he will close it."""
+        """Wake whoever reads from the socket; the book has let go of it, and they will close it."""
+
+
+class Pool(Protocol):
+    """What the keeper knows of one of urllib3's pools: the origin whose sockets it uses."""
+
+    origin: str
+
+
+class Reopening(Protocol):
+    """A connection that becomes another socket."""
+
+    book: Book
+    booked: Booked | None
 
 
 class SyncRequest(BookedRequest):
-    """A request of a thread. `gate` is a lock that it waits at, if it has to wait for a socket."""
+    """A request of a thread. `booked` is the socket it was given, `gate` a lock that it waits at if it has to."""
 
     __slots__ = ("booked", "gate")
 
@@ -72,6 +88,7 @@ class SocketKeeper:
         self.sessions = SessionCache(options.max_cached_sessions)
         self.contexts = ContextStore(self.sessions)
         self.events = EventSink(on_event)
+        self.pools: weakref.WeakSet[Pool] = weakref.WeakSet()
         self._begin()
         _keepers.add(self)
 
@@ -81,7 +98,8 @@ class SocketKeeper:
         self.book.on_event = self.events.tell
         self.book.tells_reuse = self.events.wants_reuse
         self._lock = threading.Lock()
-        self._departed: deque[tuple[Booked, CloseReason]] = deque()
+        self._departed: deque[tuple[Booked | SyncRequest | str, CloseReason]] = deque()
+        self._to_close: deque[Booked] = deque()
         self._alarm = threading.Event()
         self._reaper: threading.Thread | None = None
         self._reaper_looks_at = inf
@@ -89,13 +107,13 @@ class SocketKeeper:
 
     # -- a request's way -----------------------------------------------------------------------------------------------
 
-    def checkout(self, origin: str, wait_s: float | None) -> Booked:
+    def checkout(self, request: SyncRequest, wait_s: float | None) -> Booked:
         """A socket for a request: a free one, with its handle, or one to be opened, without.
 
-        `wait_s` is how long to wait for one; None: as long as it takes. Raises `QueueTimeoutError` and
-        `AgentClosedError`.
+        `wait_s` is how long to wait for one; None: as long as it takes. Whatever this raises, `give_up(request)`.
+
+        Raises `QueueTimeoutError` and `AgentClosedError`.
         """
-        request = SyncRequest(origin)
         to_close: list[Booked] = []
         with self._lock:
             if self.book.is_closed:
@@ -106,48 +124,40 @@ class SocketKeeper:
                 to_close += self._take_out_due(now)
             decision = self.book.checkout(request, now)
             if isinstance(decision, ToOpen):
-                booked: Booked | None = decision.socket
+                request.booked = decision.socket
                 if decision.instead_of is not None:
                     to_close.append(decision.instead_of)
+            elif decision is not None:
+                request.booked = decision
             else:
-                booked = decision
-            if booked is None:
                 request.gate = threading.Lock()
                 request.gate.acquire()
         self._after(to_close)
-        return booked or self._wait(request, wait_s)
-
-    def _wait(self, request: SyncRequest, wait_s: float | None) -> Booked:
-        gate = request.gate
-        if gate is None:
-            raise AgentClosedError(_CLOSED)
-        try:
-            opened = gate.acquire(timeout=-1 if wait_s is None else min(wait_s, threading.TIMEOUT_MAX))
-        except BaseException:  # a signal's, or a greenlet's end
-            self._give_up(request)
-            raise
-        if not opened:
-            with self._lock:
-                opened = not request.pending
-                self.book.cancel(request)
-            if not opened:
-                self.events.tell(EventKind.TIMED_OUT, request.origin, "queue_timeout", 0, 0.0)
-                self._after()
-                raise QueueTimeoutError(f"no socket was free within {wait_s:g} s", wait_s or 0.0)
+        if request.gate is not None:
+            self._wait(request, request.gate, wait_s)
         if request.booked is None:
             raise AgentClosedError("the agent was closed while the request waited for a socket")
         return request.booked
 
-    def _give_up(self, request: SyncRequest) -> None:
+    def _wait(self, request: SyncRequest, gate: threading.Lock, wait_s: float | None) -> None:
+        if gate.acquire(timeout=-1 if wait_s is None else min(wait_s, threading.TIMEOUT_MAX)):
+            return
         with self._lock:
+            is_late = request.pending
             self.book.cancel(request)
-            booked = request.booked
-        self._after()
-        if booked is not None:  # it was given one at the last moment
-            handle = booked.handle
-            self.remove(self.book, booked, CloseReason.ABORTED)
-            if handle is not None:
-                handle.close_socket()
+        if is_late:
+            self.events.tell(EventKind.TIMED_OUT, request.origin, "queue_timeout", 0, 0.0)
+            self._after()
+            raise QueueTimeoutError(f"no socket was free within {wait_s:g} s", wait_s or 0.0)
+
+    def give_up(self, book: Book, request: SyncRequest) -> None:
+        """A request ended somewhere between the book's decision and its caller's hands: all it was given is free again.
+
+        Never waits for a lock that this very thread may hold.
+        """
+        if book is self.book:
+            self._departed.append((request, CloseReason.ABORTED))
+            self._drain()
 
     def opened(self, book: Book, booked: Booked, handle: Handle) -> None:
         """A socket is connected. Raises `AgentClosedError` if nobody wants it any more."""
@@ -172,30 +182,53 @@ class SocketKeeper:
         self._after(to_close)
         return True
 
-    def replace(self, book: Book, booked: Booked, reason: CloseReason) -> Booked:
-        """Another socket for a request whose reused one is dead, as `checkout` gives one. Raises `AgentClosedError`."""
+    def replace(self, book: Book, request: SyncRequest, reason: CloseReason) -> Booked:
+        """Another socket for a request whose free one is dead, as `checkout` gives one. Raises `AgentClosedError`."""
         with self._lock:
-            if book is not self.book or book.is_closed:
+            if book is not self.book or book.is_closed or request.booked is None:
                 raise AgentClosedError(_CLOSED)
-            other, then_open = book.replace(booked, reason, monotonic())
+            request.booked, then_open = book.replace(request.booked, reason, monotonic())
             self._open_for(then_open)
         self._after()
-        return other
+        return request.booked
 
-    def reopen(self, book: Book, booked: Booked, reason: CloseReason) -> Booked | None:
-        """A fresh place for the request of a dead socket; None if the agent was closed."""
+    def reopen(self, connection: Reopening, reason: CloseReason) -> bool:
+        """Give a connection whose socket is dead a fresh place for the same request; False if the agent was closed."""
+        book, booked = connection.book, connection.booked
         with self._lock:
-            if book is not self.book or book.is_closed:
-                return None
-            reopened = book.reopen(booked, reason, monotonic())
+            if book is not self.book or book.is_closed or booked is None:
+                connection.booked = None
+                return False
+            connection.booked = book.reopen(booked, reason, monotonic())
         self._after()
-        return reopened
+        return True
+
+    def met_stale(self, book: Book) -> None:
+        """Count a request that met a stale socket and is not sent again."""
+        with self._lock:
+            book.met_stale()
+
+    def doubt_idle(self, book: Book, booked: Booked) -> None:
+        """A reused socket saw no byte until it was given up: close those that have been idle as long (AK-62)."""
+        with self._lock:
+            doubtful = [] if book is not self.book or book.is_closed else book.doubt_idle(booked, monotonic())
+            for closed in doubtful:
+                self._open_for(closed.then_open)
+        self._after([closed.socket for closed in doubtful])
 
     def remove(self, book: Book, booked: Booked, reason: CloseReason) -> None:
         """A socket is gone, or could not be connected. Never waits for a lock that this very thread may hold."""
         if book is self.book:
             self._departed.append((booked, reason))
             self._drain()  # and no listener is called, whose own lock the interrupted thread may hold
+
+    def pool_dropped(self, origin: str) -> None:
+        """Nobody holds the pool of an origin any more: its free sockets are closed.
+
+        Called by the garbage collector, and so without waiting for a lock.
+        """
+        self._departed.append((origin, CloseReason.CLEARED))
+        self._drain()
 
     def clear(self, origin: str | None = None) -> None:
         """Close the free sockets of an origin, or all."""
@@ -272,14 +305,28 @@ class SocketKeeper:
             self._let_in(booked.request, booked)
 
     def _take_out_departed(self, now: float) -> None:
-        while self._departed:
-            booked, reason = self._departed.popleft()
-            if self.book.is_closed:
-                continue
-            if booked.state is SocketState.CONNECTING and reason is not CloseReason.ABORTED:
-                self._open_for(self.book.open_failed(booked, now))
-            else:
-                self._open_for(self.book.remove(booked, reason, now))
+        departed, book = self._departed, self.book
+        while departed:
+            gone, reason = departed[0]  # it stays there until it is through, should this be interrupted
+            if not book.is_closed:
+                if isinstance(gone, SyncRequest):
+                    self._close_later(book.abandon(gone, now))
+                elif isinstance(gone, str):
+                    self._close_later(
+                        [ToClose(free, reason, book.remove(free, reason, now)) for free in book.free_sockets(gone)]
+                    )
+                elif gone.state is SocketState.CONNECTING and reason is not CloseReason.ABORTED:
+                    self._open_for(book.open_failed(gone, now))
+                else:
+                    self._open_for(book.remove(gone, reason, now))
+            departed.popleft()
+
+    def _close_later(self, to_close: Iterable[ToClose[Handle, SyncRequest]]) -> None:
+        """Note sockets that are to be closed once the lock is free, and wake those who take their places."""
+        for closed in to_close:
+            if closed.socket.handle is not None:
+                self._to_close.append(closed.socket)
+            self._open_for(closed.then_open)
 
     def _take_out_due(self, now: float) -> list[Booked]:
         due = self.book.due(now)
@@ -291,10 +338,8 @@ class SocketKeeper:
 
     def _after(self, to_close: Iterable[Booked] = ()) -> None:
         """What a decision leaves to be done once the lock is free."""
-        for booked in to_close:
-            handle, booked.handle = booked.handle, None
-            if handle is not None:
-                handle.close_socket()
+        self._to_close.extend(to_close)
+        self._close_what_is_to_be()
         if self.book.next_deadline < self._reaper_looks_at:
             self._wake_reaper()
         if self.events.has_news:
@@ -302,8 +347,18 @@ class SocketKeeper:
         if self._departed:
             self._drain()
 
+    def _close_what_is_to_be(self) -> None:
+        while self._to_close:
+            try:
+                booked = self._to_close.popleft()
+            except IndexError:
+                return  # another thread closes too
+            handle, booked.handle = booked.handle, None
+            if handle is not None:
+                handle.close_socket()
+
     def _drain(self) -> bool:
-        """Take out what has departed, unless somebody holds the lock: he will do it then. Whether it was done here."""
+        """Take out what has departed, unless somebody holds the lock, who does it then. Whether it was done here."""
         drained = False
         while self._departed and self._lock.acquire(blocking=False):
             try:
@@ -311,6 +366,7 @@ class SocketKeeper:
             finally:
                 self._lock.release()
             drained = True
+        self._close_what_is_to_be()
         return drained
 
     # -- the reaper ----------------------------------------------------------------------------------------------------

@@ -1,40 +1,65 @@
 """urllib3's connection pools, without a queue of their own: the agent's keeper says which socket a request gets.
 
-Everything else of `urlopen` is urllib3's: timeouts, `Retry`, redirects, proxies. A pool that was closed (urllib3 does
-so with the least recently used one, and on `clear()`) still carries the requests that found it, and keeps nothing.
+Everything else of `urlopen` is urllib3's: timeouts, `Retry`, redirects, proxies. A pool that was closed still carries
+the requests that found it, and keeps nothing. One that is only no longer among the agent's (urllib3 evicts the least
+recently used one) goes on keeping sockets for whoever holds it, until nobody does (AK-60).
 """
 
 from __future__ import annotations
 
-import re
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
+from urllib3 import Retry
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ClosedPoolError, EmptyPoolError, LocationParseError, ProtocolError
+from urllib3.exceptions import (
+    ClosedPoolError,
+    EmptyPoolError,
+    HTTPError,
+    LocationParseError,
+    ProtocolError,
+)
 from urllib3.util.proxy import connection_requires_http_tunnel
 
-from kabench.agent.book import CloseReason
 from kabench.agent.errors import (
     AgentClosedError,
     QueueTimeoutError,
     ResponseParseError,
     SocketClosedError,
     SocketTimeoutError,
-    StaleSocketError,
 )
-from kabench.agent.sync.connection import AgentConnection, AgentTlsConnection
+from kabench.agent.sync.connection import AgentConnection, AgentTlsConnection, ConnectionHandle, SendAgainError
+from kabench.agent.sync.errors import UntrustedResponseError, untrusted
+from kabench.agent.sync.keeper import SyncRequest
+from kabench.agent.urls import checked_method, has_control_characters, is_repeatable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from urllib3._base_connection import BaseHTTPConnection
     from urllib3.response import BaseHTTPResponse
 
     from kabench.agent.sync.keeper import SocketKeeper
 
-_IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-"""RFC 9110 section 9.2.2."""
+_NEVER_AGAIN = "_kabench_never_again"
+"""Marks a `Retry(False)` that came with a request: it counts for AK-34 too."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NOT_ASKED = "_kabench_not_asked"
+"""Marks one that an adapter passes by itself, and that nobody asked for with the request."""
+
+
+class _UntrustedError(HTTPError):
+    """Carries one of these past urllib3's retries, which every `ProtocolError` would start."""
+
+    def __init__(self, error: UntrustedResponseError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def not_asked_for(retries: Retry) -> Retry:
+    """Mark what an adapter passes as `retries` where its caller passed none: it does not turn AK-34 off."""
+    setattr(retries, _NOT_ASKED, True)
+    return retries
 
 
 class AgentPool(HTTPConnectionPool):
@@ -48,39 +73,60 @@ class AgentPool(HTTPConnectionPool):
         """Get sockets from `keeper`, under the origin's key. Before anything else."""
         self.keeper = keeper
         self.origin = origin
+        keeper.pools.add(self)
+        weakref.finalize(self, _pool_is_gone, weakref.ref(keeper), origin).atexit = False
 
-    def urlopen(self, method: str, url: str, *args: Any, **options: Any) -> BaseHTTPResponse:
-        """As urllib3's. Raises `LocationParseError` for a URL with a control character, before anything is sent."""
+    def urlopen(  # type: ignore[override]  # its many options are passed through
+        self,
+        method: str,
+        url: str,
+        body: Any = None,  # as urllib3's
+        headers: Mapping[str, str] | None = None,
+        retries: Retry | bool | int | None = None,
+        *args: Any,  # as urllib3's
+        **options: Any,  # as urllib3's
+    ) -> BaseHTTPResponse:
+        """As urllib3's. Raises `LocationParseError` for a URL with a control character, before anything is sent.
+
+        A response that cannot be trusted is an `UntrustedResponseError` (AK-56), and is asked for once.
+        """
         refuse_control_characters(url)
-        return super().urlopen(method, url, *args, **options)
+        if retries is False:
+            retries = Retry(False, redirect=False)
+        if isinstance(retries, Retry) and retries.total is False and not hasattr(retries, _NOT_ASKED):
+            setattr(retries, _NEVER_AGAIN, True)
+        try:
+            response = super().urlopen(checked_method(method), url, body, headers, retries, *args, **options)
+        except _UntrustedError as error:
+            raise error.error from error.error.__cause__
+        if response.retries is not None and response.retries.history:
+            for past in response.retries.history:
+                _let_go_of_frames(past.error)
+        return response
 
     def _get_conn(self, timeout: float | None = None) -> BaseHTTPConnection:
         """A connection for a request. `timeout` is how long to wait for one, where that is not the agent's to say."""
         keeper = self.keeper
-        wait_s = timeout if timeout is not None else keeper.options.queue_timeout or None
         book = keeper.book
+        request = SyncRequest(self.origin)
         try:
-            booked = keeper.checkout(self.origin, wait_s)
-        except QueueTimeoutError as error:
-            raise EmptyPoolError(self, str(error)) from error
-        except AgentClosedError as error:
-            raise ClosedPoolError(self, str(error)) from error
-        try:
-            while booked.handle is not None:
-                kept = cast("AgentConnection", booked.handle)
+            booked = keeper.checkout(request, timeout if timeout is not None else keeper.options.queue_timeout or None)
+            while isinstance(booked.handle, ConnectionHandle):
+                kept = booked.handle.take()
                 why_not = kept.is_stale()
                 if why_not is None:
                     return cast("BaseHTTPConnection", kept)
-                booked = kept.make_way(why_not)
+                kept.close_socket()
+                booked = keeper.replace(book, request, why_not)
             connection = cast("AgentConnection", self._new_conn())
             connection.attach(weakref.ref(keeper), book, booked)
+        except QueueTimeoutError as error:
+            raise EmptyPoolError(self, str(error)) from error
         except AgentClosedError as error:
+            keeper.give_up(book, request)
             raise ClosedPoolError(self, str(error)) from error
         except BaseException:  # a signal's, a greenlet's end, an option that is none: the place is not lost
-            handle = booked.handle
-            keeper.remove(book, booked, CloseReason.ABORTED)
-            if handle is not None:
-                handle.close_socket()
+            keeper.give_up(book, request)
             raise
         return cast("BaseHTTPConnection", connection)
 
@@ -106,12 +152,17 @@ class AgentPool(HTTPConnectionPool):
         """Send a request and read its response, on a second socket if the first was stale and that is safe (AK-34)."""
         connection = cast("AgentConnection", conn)
         position = _position(body)
+        can_restart = body is None or isinstance(body, bytes | bytearray | str) or position is not None
+        connection.repeatable = (
+            can_restart
+            and not hasattr(options.get("retries"), _NEVER_AGAIN)
+            and is_repeatable(method, options.get("headers") or (), self.keeper.options.retry_stale)
+        )
         try:
             response = self._exchange(connection, method, url, body, options)
-        except ProtocolError as error:
-            stale = isinstance(error.__cause__, StaleSocketError) and self._may_send_again(method, body, position)
-            if not stale or not connection.reopen(CloseReason.SERVER_CLOSED):
-                raise
+        except SendAgainError as again:
+            if not connection.reopen(again.reason):
+                raise ClosedPoolError(self, "the agent was closed while the request was under way") from None
             if position is not None:
                 body.seek(position)
             tunnel = connection_requires_http_tunnel(self.proxy, self.proxy_config, self.scheme)
@@ -130,24 +181,20 @@ class AgentPool(HTTPConnectionPool):
         body: Any,  # as urllib3's
         options: dict[str, Any],  # as urllib3's
     ) -> BaseHTTPResponse:
-        """One attempt. Raises urllib3's errors, from ours."""
-        if body is not None:
-            timeout = self._get_timeout(options.get("timeout", self.timeout))
-            timeout.start_connect()
-            connection.send_timeout = timeout.read_timeout
+        """One attempt. Raises urllib3's errors, from ours, and `SendAgainError`."""
+        timeout = self._get_timeout(options.get("timeout", self.timeout))
+        timeout.start_connect()
+        connection.read_timeout = timeout.read_timeout
         try:
             return super()._make_request(cast("BaseHTTPConnection", connection), method, url, body=body, **options)
-        except (SocketClosedError, SocketTimeoutError, ResponseParseError) as error:
+        except ResponseParseError as error:
+            raise _UntrustedError(untrusted("Connection aborted.", error)) from error
+        except UntrustedResponseError as error:  # of a body that is read at once
+            raise _UntrustedError(error) from error
+        except (SocketClosedError, SocketTimeoutError) as error:
             raise ProtocolError("Connection aborted.", error) from error
         except AgentClosedError as error:
             raise ClosedPoolError(self, str(error)) from error
-
-    def _may_send_again(self, method: str, body: object, position: int | None) -> bool:
-        return (
-            self.keeper.options.retry_stale
-            and method.upper() in _IDEMPOTENT_METHODS
-            and (body is None or isinstance(body, bytes | bytearray | str) or position is not None)
-        )
 
     def close(self) -> None:
         """Close the free sockets, and the active ones when they come back."""
@@ -164,8 +211,30 @@ class AgentTlsPool(AgentPool, HTTPSConnectionPool):
 
 def refuse_control_characters(url: str) -> None:
     """Raise `LocationParseError` for a URL that urllib3 would encode, or send, with what splits lines in it."""
-    if _CONTROL.search(url):
+    if has_control_characters(url):
         raise LocationParseError(f"{url!r} holds a control character")
+
+
+def _pool_is_gone(keeper_of: weakref.ref[SocketKeeper], origin: str) -> None:
+    """Close the free sockets of an origin, unless another pool of it is left."""
+    keeper = keeper_of()
+    if keeper is not None and all(pool.origin != origin for pool in keeper.pools):
+        keeper.pool_dropped(origin)
+
+
+def _let_go_of_frames(error: object) -> None:
+    """Drop the tracebacks of an error that has been overcome.
+
+    Their frames lead to those of the callers, which hold the response, and so a response dropped unread would keep its
+    socket until the cyclic garbage collector came by (AK-59).
+    """
+    waiting, seen = [error], set[int]()
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, BaseException) and id(found) not in seen:
+            seen.add(id(found))
+            found.__traceback__ = None
+            waiting += [found.__cause__, found.__context__, *found.args]
 
 
 def _position(body: Any) -> int | None:  # whatever urllib3 takes

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from requests.adapters import DEFAULT_POOLSIZE, DEFAULT_RETRIES, HTTPAdapter
+from requests.exceptions import ConnectionError as RequestsConnectionError
+from requests.exceptions import InvalidHeader
 
 from kabench.agent.options import AgentOptions, refuse_response_limit
 from kabench.agent.sync.agent import KeepAliveAgent, KeepAliveProxyAgent
+from kabench.agent.sync.errors import UntrustedLengthError
+from kabench.agent.sync.pool import not_asked_for
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -27,7 +31,8 @@ class KeepAliveAdapter(HTTPAdapter):
     session.mount("http://", session.get_adapter("https://"))
 
     Takes the options of `AgentOptions`, by name or as `options`; `pool_connections` (origins kept at a time) and
-    `max_retries` are requests' own. Where a request gives no timeout, the agent's `connect_timeout` and `timeout` hold.
+    `max_retries` are requests' own. Where a request gives no timeout, the agent's `connect_timeout` and `timeout` hold,
+    if it was given any.
     `agent` is the agent, to ask for its status; a response's `raw.reused_socket` says whether its socket was reused,
     and `kabench.agent.reused_socket(error)` the same of an error.
     """
@@ -89,4 +94,10 @@ class KeepAliveAdapter(HTTPAdapter):
         """Send a request; as requests' own, with the agent's timeouts where `timeout` is None."""
         if timeout is None:
             timeout = self.agent.default_timeout
-        return super().send(request, stream, timeout, verify, cert, proxies)
+        not_asked_for(self.max_retries)
+        try:
+            return super().send(request, stream, timeout, verify, cert, proxies)
+        except RequestsConnectionError as error:
+            if error.args and isinstance(error.args[0], UntrustedLengthError):  # what requests makes of InvalidHeader
+                raise InvalidHeader(error.args[0], request=request) from error
+            raise

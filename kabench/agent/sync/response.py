@@ -13,6 +13,7 @@ from urllib3.exceptions import DecodeError, ProtocolError, ResponseNotChunked
 from urllib3.response import HTTPResponse
 
 from kabench.agent.errors import AgentClosedError, ResponseParseError, ResponseTooLargeError
+from kabench.agent.sync.errors import untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -147,7 +148,9 @@ class RawBody:
             raise ProtocolError("the connection of this response was closed before it was read to its end")
         try:
             connection.receive()
-        except (ResponseParseError, AgentClosedError) as error:
+        except ResponseParseError as error:
+            raise untrusted("Connection broken", error) from error
+        except AgentClosedError as error:
             raise ProtocolError("Connection broken", error) from error
         self._take_pieces()
 
