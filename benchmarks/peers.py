@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from against import add_option, against_table
 from rich.console import Console
 from rich.table import Table
 
@@ -125,12 +126,12 @@ def from_rate(rate: float, cpu_s: float, seconds: float) -> Figures:
     return Figures(rate, cpu_s / (rate * seconds) * 1e6)
 
 
-def kabench(job: Job) -> Figures:
+def kabench(job: Job, environment: Mapping[str, str] | None = None) -> Figures:
     options = ["--agent", "keepalive", "--max-sockets", str(SOCKETS), "--concurrency", str(USERS), "--no-save"]
     body = ["--data", job.body, "-H", "Content-Type: application/json"] if job.body else []
     with tempfile.NamedTemporaryFile(suffix=".json") as record:
         command = [sys.executable, "-m", "kabench", "run", job.url, "--method", job.method]
-        timed([*command, "--duration", f"{job.seconds}s", *options, *body, "--json", record.name])
+        timed([*command, "--duration", f"{job.seconds}s", *options, *body, "--json", record.name], **environment or {})
         (run,) = json.loads(Path(record.name).read_text())["runs"]
     if run["failed_transactions"]:
         raise PeerFailedError(f"{run['failed_transactions']} failed transactions")
@@ -141,10 +142,14 @@ def python_client(name: str, module: str) -> Callable[[Job], Figures]:
     def measure(job: Job) -> Figures:
         if importlib.util.find_spec(module) is None:
             raise PeerMissingError(module)
-        printed, _ = timed([sys.executable, str(HERE / "clients.py"), name, job.as_json()])
-        return from_line(printed)
+        return client(name, job)
 
     return measure
+
+
+def client(name: str, job: Job, environment: Mapping[str, str] | None = None) -> Figures:
+    printed, _ = timed([sys.executable, str(HERE / "clients.py"), name, job.as_json()], **environment or {})
+    return from_line(printed)
 
 
 def from_line(printed: str) -> Figures:
@@ -305,6 +310,59 @@ def echo_server(delay_s: float) -> Iterator[str]:
         yield server.url
 
 
+@contextlib.contextmanager
+def served_by(environment: Mapping[str, str]) -> Iterator[str]:
+    """The echo server of a build, which its environment leads to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "kabench", "serve", "--delay", "0", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(environment))
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.05)
+        pin_server(process.pid)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def served_under_wrk(environment: Mapping[str, str], seconds: float) -> Figures:
+    with served_by(environment) as url:
+        return wrk(Job(url, "GET", "", seconds))
+
+
+def print_against(given: argparse.Namespace, console: Console) -> None:
+    """kabench's own rows, of this build and of another."""
+    tables = []
+
+    def rows(job: Job) -> dict[str, Callable[[dict[str, str]], Figures]]:
+        return {
+            "kabench run": lambda environment: kabench(job, environment),
+            "kabench agent": lambda environment: client("kabench agent", job, environment),
+        }
+
+    def compare(title: str, of: dict[str, Callable[[dict[str, str]], Figures]]) -> None:
+        tables.append(against_table(title, of, given.against, given.rounds, console))
+
+    if "nginx" in given.loads:
+        with nginx() as url:
+            compare("0 ms: GET, one nginx worker, 50 sockets, 60 users", rows(Job(url, "GET", "", given.seconds)))
+    if "published" in given.loads:
+        with echo_server(0.005) as url:
+            job = Job(url, "POST", PUBLISHED_BODY.decode(), given.seconds)
+            compare("5 ms: POST of 128 bytes, kabench serve, 50 sockets, 60 users", rows(job))
+    if "server" in given.loads:
+        under_wrk = functools.partial(served_under_wrk, seconds=given.seconds)
+        compare("the server: 0 ms, under wrk -t1 -c50", {"kabench serve": under_wrk})
+    for made in tables:
+        console.print()
+        console.print(made)
+
+
 # -- rounds and tables -------------------------------------------------------------------------------------------------
 
 
@@ -386,10 +444,14 @@ def main() -> None:
     parser.add_argument("--node-modules", type=Path, default=None, help="where agentkeepalive and autocannon are")
     parser.add_argument("--no-pin", action="store_true", help="let the system choose cores for clients and servers")
     parser.add_argument("--json", type=Path, default=None)
+    add_option(parser)
     given = parser.parse_args()
     if not given.no_pin:
         PINNED.set()
-    console = Console(width=100)
+    console = Console(width=120)
+    if given.against is not None:
+        print_against(given, console)
+        return
     peers = all_peers(given.node_modules)
     if given.only is not None:
         peers = {name: measure for name, measure in peers.items() if name in {"kabench", *given.only}}

@@ -7,15 +7,18 @@ within a round. `--tls` does it over https.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import sys
 import tempfile
 import threading
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING
 
 import urllib3
-from peers import PINNED, pin_client, pin_server
+from against import add_option, against_table
+from peers import PINNED, Figures, pin_client, pin_server, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -54,6 +57,26 @@ def many_threads(manager: urllib3.PoolManager, url: str, requests: int) -> float
     return requests // THREADS * THREADS / (perf_counter() - begun_at)
 
 
+def measure_one(given: argparse.Namespace) -> None:
+    """One row of one build, as a line of JSON; started by `--against`, in that build's environment."""
+    pin_client()
+    loads = {"one thread": one_thread, "60 threads": many_threads}
+    with KeepAliveAgent(max_sockets=SOCKETS, ca_certs=given.ca_file) as agent:
+        begun_at, cpu_before = perf_counter(), process_time()
+        rate = loads[given.row](agent, given.url, given.requests)
+        elapsed_s = perf_counter() - begun_at
+        print(json.dumps({"rate": rate, "cpu_us": (process_time() - cpu_before) / (rate * elapsed_s) * 1e6}))
+
+
+def row(name: str, url: str, ca_file: str | None, requests: int) -> Callable[[dict[str, str]], Figures]:
+    def measure(environment: dict[str, str]) -> Figures:
+        command = [sys.executable, __file__, "--row", name, "--url", url, "--requests", str(requests)]
+        printed, _ = timed([*command, *(["--ca-file", ca_file] if ca_file else [])], **environment)
+        return Figures(**json.loads(printed))
+
+    return measure
+
+
 def compare(
     title: str,
     load: Callable[[urllib3.PoolManager, str, int], float],
@@ -83,16 +106,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--requests", type=int, default=3000, help="a round")
     parser.add_argument("--tls", action="store_true")
+    for internal in ("--row", "--url", "--ca-file"):
+        parser.add_argument(internal, default=None, help=argparse.SUPPRESS)
+    add_option(parser)
     given = parser.parse_args()
     PINNED.set()
-    console = Console(width=100)
+    if given.row is not None:
+        measure_one(given)
+        return
+    console = Console(width=120)
     with EmbeddedServer(ServerOptions(delay_s=0, tls=given.tls)) as server, tempfile.TemporaryDirectory() as folder:
         pin_server(server.process.pid)
-        pin_client()
         ca_file = None
         if server.ca_data is not None:
             Path(folder, "ca.pem").write_text(server.ca_data)
             ca_file = f"{folder}/ca.pem"
+        if given.against is not None:
+            rows = {name: row(name, server.url, ca_file, given.requests) for name in ("one thread", "60 threads")}
+            console.print(against_table("KeepAliveAgent", rows, given.against, given.rounds, console))
+            return
+        pin_client()
         managers: dict[str, urllib3.PoolManager] = {
             "PoolManager": urllib3.PoolManager(maxsize=SOCKETS, block=True, ca_certs=ca_file),
             "KeepAliveAgent": KeepAliveAgent(max_sockets=SOCKETS, ca_certs=ca_file),

@@ -8,14 +8,17 @@ ones have. TLS 1.3 unless the row says otherwise.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
+import sys
 import tempfile
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import trustme
-from peers import PINNED, Figures, PeerFailedError, in_rounds, nginx, pin_client, table
+from against import add_option, against_table
+from peers import PINNED, Figures, PeerFailedError, in_rounds, nginx, pin_client, table, timed
 from rich.console import Console
 
 from kabench.agent import AgentOptions
@@ -44,14 +47,25 @@ def measure(url: str, cacert: str | None, seconds: float, agent: str, sessions: 
     return Figures(run.transaction_rate, run.client.cpu_us_per_transaction)
 
 
+def measure_in(environment: dict[str, str], *arguments: str | float | None) -> Figures:
+    """`measure`, in a process of its own, by the build that its environment leads to."""
+    printed, _ = timed([sys.executable, __file__, "--row", json.dumps(arguments)], **environment)
+    return Figures(**json.loads(printed.splitlines()[-1]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--loads", nargs="*", default=["keep-alive", "plain", "one-user"])
+    parser.add_argument("--row", default=None, help=argparse.SUPPRESS)
+    add_option(parser)
     given = parser.parse_args()
     PINNED.set()
-    console = Console(width=100)
+    if given.row is not None:
+        print(json.dumps(dataclasses.asdict(measure(*json.loads(given.row)))))
+        return
+    console = Console(width=120)
     with ExitStack() as running:
 
         def https(key_type: trustme.KeyType, versions: str = "TLSv1.2 TLSv1.3") -> tuple[str, str]:
@@ -69,8 +83,11 @@ def main() -> None:
 
         def job(
             where: tuple[str, str | None], agent: str, sessions: int = 100, users: int = USERS
-        ) -> Callable[[], Figures]:
-            return functools.partial(measure, *where, given.seconds, agent, sessions, users)
+        ) -> Callable[..., Figures]:
+            arguments = (*where, given.seconds, agent, sessions, users)
+            if given.against is not None:
+                return lambda environment: measure_in(environment, *arguments)
+            return functools.partial(measure, *arguments)
 
         kept = {"http": job(http, "keepalive"), "https": job(rsa, "keepalive")}
         plain = {
@@ -96,6 +113,8 @@ def main() -> None:
         }
         tables = [
             table(title, base, in_rounds(jobs, given.rounds, console))
+            if given.against is None
+            else against_table(title, jobs, given.against, given.rounds, console)
             for name, (title, base, jobs) in loads.items()
             if name in given.loads
         ]

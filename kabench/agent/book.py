@@ -266,7 +266,10 @@ class SocketBook(Generic[HandleT, RequestT]):
         if pool is None:
             pool = self._pools[request.origin] = _OriginPool(request.origin)
         if pool.free:
-            return self._take_free(pool, request, now)
+            socket = pool.free.pop() if self._is_lifo else pool.free.popleft()
+            socket.idle_s = now - socket.free_since
+            self._give(socket, request, now)
+            return socket
         if pool.places < self._max_sockets:
             if self._total_places < self._max_total:
                 return ToOpen(self._take_place(pool, request, now))
@@ -389,7 +392,10 @@ class SocketBook(Generic[HandleT, RequestT]):
         pool = self._pools.setdefault(socket.origin, socket.pool)
         if not pool.free:
             return self._take_place(pool, request, now), None
-        return self._take_free(pool, request, now), self._open_for_next_pending(pool, now)
+        other = pool.free.pop() if self._is_lifo else pool.free.popleft()
+        other.idle_s = now - other.free_since
+        self._give(other, request, now)
+        return other, self._open_for_next_pending(pool, now)
 
     def met_stale(self) -> None:
         """Count a request that met a stale socket and is not sent again."""
@@ -578,14 +584,6 @@ class SocketBook(Generic[HandleT, RequestT]):
         )
 
     # -- inside ------------------------------------------------------------------------------------------------------
-
-    def _take_free(
-        self, pool: _OriginPool[HandleT, RequestT], request: RequestT, now: float
-    ) -> BookedSocket[HandleT, RequestT]:
-        socket = pool.free.pop() if self._is_lifo else pool.free.popleft()
-        socket.idle_s = now - socket.free_since
-        self._give(socket, request, now)
-        return socket
 
     def _give(self, socket: BookedSocket[HandleT, RequestT], request: RequestT, now: float) -> None:
         socket.state = _ACTIVE

@@ -27,9 +27,9 @@ class LoadExchange(Exchange):
         self.keeps_body = False
         self.passed_bytes = 0
 
-    def reset(self, now: float) -> None:
-        """Be a new request."""
-        super().reset(now)
+    def reset(self) -> None:
+        """Be as new."""
+        super().reset()
         self.passed_bytes = 0
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:  # noqa: ARG002

@@ -45,9 +45,9 @@ class ProxyExchange(Exchange):
         self._has_begun = False
         self.upload = upload
 
-    def reset(self, now: float) -> None:
-        """Be a new request."""
-        super().reset(now)
+    def reset(self) -> None:
+        """Be as new."""
+        super().reset()
         self._has_begun = False
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:

@@ -70,7 +70,7 @@ def pending(agent: KeepAliveAgent) -> int:
 def raw_socket(agent: KeepAliveAgent) -> socket.socket:
     """The one socket that the agent has."""
     (booked,) = agent.keeper.book._sockets
-    return cast("socket.socket", cast("ConnectionHandle", booked.handle)._raw)
+    return cast("socket.socket", cast("ConnectionHandle", booked.handle).sock)
 
 
 class InterruptedByHandError(BaseException):

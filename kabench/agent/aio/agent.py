@@ -247,7 +247,9 @@ class AsyncAgent:
             self._look_at_deadlines(now)
             if book.is_closed:  # by one who was told of a timeout
                 raise AgentClosedError(_CLOSED)
-        exchange.reset(now)
+        exchange.started_at = now
+        if exchange.is_used:
+            exchange.reset()
         decision = book.checkout(exchange, now)
         if isinstance(decision, BookedSocket):
             connection = decision.handle

@@ -141,7 +141,7 @@ class Connection(asyncio.Protocol):
         self._set_socket_options(self._owner.options)
         now = perf_counter()
         self._owner.book.opened(booked, self, now)
-        self.put(exchange, now)
+        self.send(exchange, now)
 
     def _raw_socket(self) -> socket.socket:
         raw: socket.socket = self.transport.get_extra_info("socket")
@@ -178,6 +178,7 @@ class Connection(asyncio.Protocol):
         The event loop reads what comes when it turns, and it may have been held, by a blocking call or with the whole
         process, since this socket was last read from.
         """
+        self.exchange = None
         if self._has_ended():
             return CloseReason.SERVER_CLOSED
         if self._poll is None:
@@ -220,10 +221,6 @@ class Connection(asyncio.Protocol):
             if found is not None:
                 self._owner.replace(self.booked, found, now)
                 return
-        self.put(exchange, now)
-
-    def put(self, exchange: Exchange, now: float) -> None:
-        """Write a request."""
         booked = exchange.booked = self.booked
         exchange.reused_socket = booked.request_count > 1
         exchange.sent_at = self._sent_at = now
@@ -373,6 +370,7 @@ class Connection(asyncio.Protocol):
                 cycle.sent()
             step = cycle.received()
             if reader.head is not None and exchange.watches and not isinstance(step, SendAgain | Failed):
+                exchange.is_used = True
                 exchange.progressed(reader.head, reader)
                 if self.exchange is not exchange:
                     return  # given up by whoever was told
@@ -386,10 +384,12 @@ class Connection(asyncio.Protocol):
             head = cycle.reader.head
             if step.is_stale:
                 self._owner.book.met_stale()
+            self._cycle = None
             if head is not None:
                 self._finish(exchange, head, cycle.reader.body(), step.reusable, now)
         elif isinstance(step, SendAgain):
             exchange.first_sent_at = exchange.sent_at
+            exchange.is_used = True
             self.close()
             self._owner.open(self._owner.book.reopen(self.booked, step.reason, now))
         elif isinstance(step, Failed):
@@ -402,12 +402,13 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, exchange: Exchange, head: ResponseHead, body: bytes, reusable: bool, now: float) -> None:
         owner = self._owner
-        self.exchange = self._cycle = None
         decision = owner.book.checkin(self.booked, now, reusable, head.hint)
-        if isinstance(decision, ToClose):
+        if decision is None:
+            self.exchange = None
+        elif isinstance(decision, ToClose):
             self.close()
             owner.open(decision.then_open)
-        elif decision is not None:
+        else:
             self.send(decision, now)
         exchange.succeeded(head, body, now)
 

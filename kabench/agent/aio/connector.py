@@ -61,6 +61,7 @@ class Connector:
             return
         exchange.booked = booked
         exchange.opening_at = perf_counter()
+        exchange.is_used = True
         loop = asyncio.get_running_loop()
         self._connecting[booked] = loop.create_task(self._connect(loop, booked, exchange.prepared.origin))
 
@@ -82,7 +83,7 @@ class Connector:
                 return
             found = connection.look(now)
             if found is None:
-                connection.put(exchange, now)
+                connection.send(exchange, now)
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, booked: Booked, origin: Origin) -> None:
         try:

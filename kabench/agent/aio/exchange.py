@@ -36,7 +36,7 @@ class Exchange(BookedRequest):
     socket, and is when it was sent first. `reused_socket` says whether its socket has carried a request before.
 
     One that `watches` is told of a response that comes in pieces by `progressed`. It `is_routine` if its request is,
-    and if it need not be told of one that comes whole.
+    and if it need not be told of one that comes whole. It `is_used` where something is to be reset before the next one.
     """
 
     __slots__ = (
@@ -44,6 +44,7 @@ class Exchange(BookedRequest):
         "first_byte_at",
         "first_sent_at",
         "is_routine",
+        "is_used",
         "opening_at",
         "prepared",
         "reused_socket",
@@ -60,6 +61,7 @@ class Exchange(BookedRequest):
         self.booked: BookedSocket[Connection, Exchange] | None = None
         self.reused_socket = False
         self.started_at = self.opening_at = self.sent_at = self.first_byte_at = self.first_sent_at = 0.0
+        self.is_used = False
 
     def carry(self, prepared: PreparedRequest) -> None:
         """Be a request for this from now on; only between two."""
@@ -67,13 +69,13 @@ class Exchange(BookedRequest):
         self.origin = prepared.origin_key
         self.is_routine = prepared.is_routine
 
-    def reset(self, now: float) -> None:
-        """Be a new request, asked for at `now`: the agent's `start` calls it, and nobody else resets anything.
+    def reset(self) -> None:
+        """Be as new. The agent's `start` calls it on one that `is_used`, and nobody else resets anything.
 
-        Who has more to reset does it here too.
+        Who has more to reset does it here too. What a routine request leaves behind needs none.
         """
-        self.started_at = now
         self.opening_at = self.first_sent_at = 0.0
+        self.is_used = False
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
         """More of the response has come. Raises an `AgentError` to have the socket closed and itself failed with it."""

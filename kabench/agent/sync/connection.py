@@ -68,12 +68,12 @@ class ConnectionHandle:
     happened to the caller (AK-58).
     """
 
-    __slots__ = ("_connection_of", "_kept", "_raw")
+    __slots__ = ("_connection_of", "_kept", "sock")
 
-    def __init__(self, connection: AgentConnection, raw: socket.socket | None) -> None:
+    def __init__(self, connection: AgentConnection, sock: socket.socket | None) -> None:
         self._connection_of = weakref.ref(connection)
         self._kept: AgentConnection | None = None
-        self._raw = raw
+        self.sock = sock
 
     def keep(self, connection: AgentConnection) -> None:
         """Hold the connection, which is about to be free."""
@@ -97,9 +97,9 @@ class ConnectionHandle:
 
         Below TLS: shutting a TLS socket down would leave what comes after it undeciphered.
         """
-        if self._raw is not None:
+        if self.sock is not None:
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
 
 class AgentConnection(HTTPConnection):
@@ -160,10 +160,10 @@ class AgentConnection(HTTPConnection):
                 self._explain(error, booked.origin)
             raise
         self._close_reason = CloseReason.ABORTED
-        raw = self.sock if isinstance(self.sock, socket.socket) else None
+        sock = self.sock if isinstance(self.sock, socket.socket) else None
         self._user_timeout_s = 0.0
         if booked is not None and booked.state is not SocketState.ACTIVE:
-            self._keeper.opened(self.book, booked, ConnectionHandle(self, raw))
+            self._keeper.opened(self.book, booked, ConnectionHandle(self, sock))
 
     def _explain(self, error: Exception, origin: str) -> None:
         if isinstance(error, HTTPError | OSError) and not isinstance(error.__cause__, AgentClosedError):
