@@ -85,6 +85,7 @@ _ALL = (
     _count("retries", "Retries"),
     _count("not_started", "Not started"),
     Metric("sockets_created", "Sockets created", "", "lower", lambda run: run.sockets.created),
+    Metric("stale_sockets", "Requests that met a stale socket", "", "lower", lambda run: run.sockets.stale),
 )
 
 METRICS = {metric.name: metric for metric in _ALL}

@@ -57,7 +57,11 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sockets:
-    """What became of the sockets, by the agent's own book. `requests` are finished responses."""
+    """What became of the sockets, by the agent's own book. `requests` are finished responses.
+
+    `stale` is the number of requests that met a stale socket, sent again or not, and `closed_by` the closed sockets by
+    `CloseReason`; None in records of 0.1.0, which did not count them.
+    """
 
     created: int = 0
     create_errors: int = 0
@@ -71,6 +75,8 @@ class Sockets:
     pending: int = 0
     tls_handshakes: int = 0
     tls_resumed: int = 0
+    stale: int | None = None
+    closed_by: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,8 +197,10 @@ def record_schema(record: type, name: str, description: str) -> bytes:
         **schema,
         "$defs": components,
     }
-    for definition in components.values():  # the types' docstrings are for who reads the code
-        definition.pop("description", None)
+    for definition in components.values():
+        definition.pop("description", None)  # the types' docstrings are for whoever reads the code
+        for of_field in definition.get("properties", {}).values():
+            of_field.pop("default", None)  # which some versions of msgspec write, and some do not
     components[record.__name__]["properties"]["schema"] = {"const": name}
     components[record.__name__]["required"] = ["schema", *components[record.__name__]["required"]]
     return record_to_json(whole)

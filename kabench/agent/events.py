@@ -100,14 +100,7 @@ class EventSink:
             except IndexError:
                 return  # another thread delivers too
             if event.kind is not EventKind.REUSED:
-                log.debug(
-                    "%s: %s%s (%d requests, %.3f s old)",
-                    event.origin,
-                    event.kind.value,
-                    f", {event.reason}" if event.reason else "",
-                    event.request_count,
-                    event.age_s,
-                )
+                log.debug("%s: %s", event.origin, _as_text(event))
             for listener, kinds in self._listeners:
                 if event.kind not in kinds:
                     continue
@@ -115,3 +108,26 @@ class EventSink:
                     listener(event)
                 except Exception:
                     log.exception("on_event raised at %s", event)
+
+
+def _as_text(event: AgentEvent) -> str:
+    """Return what has happened, in words."""
+    because = f" ({event.reason.replace('_', ' ')})" if event.reason else ""
+    if event.kind is EventKind.CREATED:
+        return "a socket was connected"
+    if event.kind is EventKind.CREATE_FAILED:
+        return f"a socket could not be connected{because}"
+    if event.reason == "queue_timeout":
+        return "a request waited too long for a socket"
+    times = "1 request" if event.request_count == 1 else f"{event.request_count} requests"
+    of_socket = f"after {times} and {event.age_s:.3f} s"
+    if event.kind is EventKind.RETRIED:
+        return f"a request is sent again, since its reused socket was stale{because}, {of_socket}"
+    return f"a socket {_HAPPENED.get(event.kind, event.kind.value)}{because} {of_socket}"
+
+
+_HAPPENED = {
+    EventKind.CLOSED: "was closed",
+    EventKind.TIMED_OUT: "timed out",
+    EventKind.REUSED: "was given another request",
+}

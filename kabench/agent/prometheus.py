@@ -20,6 +20,7 @@ _COUNTERS = {
     "close_socket_count": ("sockets_closed", "Sockets closed, for whatever reason."),
     "timeout_socket_count": ("sockets_timed_out", "Sockets closed by a free or an activity timeout."),
     "error_socket_count": ("sockets_failed", "Sockets closed by any other error."),
+    "stale_socket_count": ("stale_sockets", "Requests that met a stale socket, sent again or not."),
     "request_count": ("requests", "Responses finished."),
     "retry_count": ("requests_retried", "Requests sent again because their reused socket was stale."),
 }
@@ -38,8 +39,10 @@ class AgentCollector(Collector):
 
     REGISTRY.register(AgentCollector({"backend": agent}))
 
-    Counters are `kabench_agent_..._total{agent}`, gauges `kabench_agent_sockets{agent, origin, state}` with the states
-    `free` and `active`, and `kabench_agent_pending_requests{agent, origin}`.
+    Counters are `kabench_agent_..._total{agent}`: among them the event that this package exists to prevent,
+    `kabench_agent_stale_sockets_total`. `kabench_agent_sockets_closed_by_reason_total{agent, reason}` says why sockets
+    were closed. Gauges are `kabench_agent_sockets{agent, origin, state}` with the states `free` and `active`, and
+    `kabench_agent_pending_requests{agent, origin}`.
     """
 
     def __init__(self, agents: Mapping[str, Agent]) -> None:
@@ -57,6 +60,13 @@ class AgentCollector(Collector):
             for name, status in statuses.items():
                 counter.add_metric([name], getattr(status, field))
             yield counter
+        by_reason = CounterMetricFamily(
+            "kabench_agent_sockets_closed_by_reason", "Sockets closed, by why.", labels=["agent", "reason"]
+        )
+        for name, status in statuses.items():
+            for reason, count in status.closed_by.items():
+                by_reason.add_metric([name, reason], count)
+        yield by_reason
         sockets = GaugeMetricFamily("kabench_agent_sockets", "Sockets.", labels=["agent", "origin", "state"])
         pending = GaugeMetricFamily(
             "kabench_agent_pending_requests", "Requests that wait for a socket.", labels=["agent", "origin"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kabench.histogram import Distribution
 from kabench.result import AgentRun, Client, Phases, Sockets
@@ -92,12 +92,19 @@ def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def _sockets(parts: Sequence[Sockets]) -> Sockets:
-    counts = {
+    counts: dict[str, Any] = {
         field.name: sum(getattr(part, field.name) for part in parts)
         for field in fields(Sockets)
-        if field.name != "req_per_socket"
+        if field.name not in ("req_per_socket", "stale", "closed_by")
     }
-    return Sockets(**counts, req_per_socket=_share(counts["requests"], counts["created"]))
+    stale = [part.stale for part in parts if part.stale is not None]
+    closed_by = [part.closed_by for part in parts if part.closed_by is not None]
+    return Sockets(
+        **counts,
+        req_per_socket=_share(counts["requests"], counts["created"]),
+        stale=sum(stale) if len(stale) == len(parts) else None,
+        closed_by=_sums(closed_by) if len(closed_by) == len(parts) else None,
+    )
 
 
 def _share(part: float, whole: float) -> float:

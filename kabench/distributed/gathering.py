@@ -73,7 +73,6 @@ class AgentNow:
 def since(second: Second, before: Second) -> Second:
     """What is new in a second. Sockets that were open before count as created."""
     totals, old = second.totals, before.totals
-    sockets, were = second.sockets, before.sockets
     return Second(
         elapsed_s=second.elapsed_s - before.elapsed_s,
         totals=Totals(
@@ -82,27 +81,9 @@ def since(second: Second, before: Second) -> Second:
             errors=_new_of(totals.errors, old.errors),
             not_started=totals.not_started - old.not_started,
         ),
-        sockets=sockets_since(sockets, were),
+        sockets=second.sockets.since(before.sockets),
         cpu_s=second.cpu_s - before.cpu_s,
         max_rss_mb=second.max_rss_mb,
-    )
-
-
-def sockets_since(sockets: SocketCounts, were: SocketCounts) -> SocketCounts:
-    """What is new in the counters; sockets that were open before count as created."""
-    return SocketCounts(
-        created=sockets.created - were.created + were.free + were.active,
-        create_errors=sockets.create_errors - were.create_errors,
-        closed=sockets.closed - were.closed,
-        errors=sockets.errors - were.errors,
-        timeouts=sockets.timeouts - were.timeouts,
-        requests=sockets.requests - were.requests,
-        retries=sockets.retries - were.retries,
-        free=sockets.free,
-        active=sockets.active,
-        pending=sockets.pending,
-        tls_handshakes=sockets.tls_handshakes - were.tls_handshakes,
-        tls_resumed=sockets.tls_resumed - were.tls_resumed,
     )
 
 

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from locust import User
 
-from kabench.distributed.gathering import AgentReport, sockets_since
+from kabench.distributed.gathering import AgentReport
 from kabench.load.clients import kind_of
 from kabench.load.environment import max_rss_mb
 from kabench.load.messages import UNEXPECTED_BODY, UNEXPECTED_STATUS, Second, SocketCounts
 from kabench.load.recorder import FIRST_FAILED_STATUS, Recorder
 from kabench.load.sockets import KeepsSockets, counts_of
-from kabench.load.tally import sum_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +41,7 @@ class _Agents:
 
     def add(self, agent: KeepsSockets) -> None:
         for each in [each for each in self._agents if _is_closed(each)]:
-            self._closed = sum_of((self._closed, counts_of(each)))
+            self._closed = SocketCounts.sum_of((self._closed, counts_of(each)))
             self._agents.remove(each)
         self._agents.append(agent)
 
@@ -50,10 +49,10 @@ class _Agents:
         self._before = self._sum()
 
     def _sum(self) -> SocketCounts:
-        return sum_of((self._closed, *(counts_of(agent) for agent in self._agents)))
+        return SocketCounts.sum_of((self._closed, *(counts_of(agent) for agent in self._agents)))
 
     def counts(self) -> SocketCounts:
-        return sockets_since(self._sum(), self._before)
+        return self._sum().since(self._before)
 
 
 class Sampler:

@@ -12,7 +12,7 @@ from kabench.load.agents import check_spec, is_factory
 from kabench.load.environment import environment_of
 from kabench.load.messages import Counts, Done, Failed, Message, Progress, Ready, Second, SocketCounts, Task
 from kabench.load.plan import PlanError
-from kabench.load.tally import Tally, sockets_of_the_lost, sum_of
+from kabench.load.tally import Tally, sockets_of_the_lost
 from kabench.load.team import Crew, Team, ending
 from kabench.result import AgentRun, RunResult, SeriesPoint, new_id, now_as_text
 from kabench.server import ClientLimits, EmbeddedServer, ServerOptions
@@ -383,7 +383,7 @@ class _Part:
                 not_started=sum(progress.not_started for progress in latest),
                 expected_transactions=self._plan.expected_transactions,
                 duration_s=self._plan.ends_after_s,
-                sockets=sum_of(progress.sockets for progress in latest),
+                sockets=SocketCounts.sum_of(progress.sockets for progress in latest),
                 second=second or (series[-1] if series else None),
                 p50_s=self._p50_s,
                 p99_s=self._p99_s,

@@ -9,9 +9,15 @@ when it has `Levelled`.
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
 import msgspec
 
 from kabench.load.plan import LoadPlan  # noqa: TC001  # msgspec reads the annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 UNEXPECTED_STATUS = "unexpected_status"
 UNEXPECTED_BODY = "unexpected_body"
@@ -107,6 +113,43 @@ class SocketCounts(msgspec.Struct, frozen=True):
     pending: int = 0
     tls_handshakes: int = 0
     tls_resumed: int = 0
+    stale: int = 0
+    closed_by: dict[str, int] = {}
+
+    @classmethod
+    def sum_of(cls, counts: Iterable[SocketCounts]) -> SocketCounts:
+        """Return all workers' counts together."""
+        each = list(counts)
+        sums: dict[str, Any] = {}
+        for name in cls.__struct_fields__:
+            values = [getattr(worker, name) for worker in each]
+            sums[name] = _added_up(values) if name in _BY_KEY else sum(values)
+        return cls(**sums)
+
+    def since(self, were: SocketCounts) -> SocketCounts:
+        """Return what is new in the counters; sockets that were open before count as created."""
+        new: dict[str, Any] = {}
+        for name in self.__struct_fields__:
+            now, before = getattr(self, name), getattr(were, name)
+            if name in _BY_KEY:
+                new[name] = {key: count - before.get(key, 0) for key, count in now.items() if count != before.get(key)}
+            else:
+                new[name] = now if name in _LEVELS else now - before
+        new["created"] += were.free + were.active
+        return SocketCounts(**new)
+
+
+_LEVELS = frozenset({"free", "active", "pending"})
+"""Of `SocketCounts`, what says how things are; the others count what has happened."""
+
+_BY_KEY = frozenset({"closed_by"})
+
+
+def _added_up(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    sums: Counter[str] = Counter()
+    for each in counts:
+        sums.update(each)
+    return dict(sums)
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

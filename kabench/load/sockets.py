@@ -40,6 +40,8 @@ def counts_of(agent: KeepsSockets) -> SocketCounts:
         free=sum(status.free_sockets.values()),
         active=sum(status.sockets.values()),
         pending=sum(status.requests.values()),
+        stale=status.stale_socket_count,
+        closed_by=status.closed_by,
         tls_handshakes=agent.tls_handshake_count,
         tls_resumed=agent.tls_resumed_count,
     )

@@ -15,7 +15,7 @@ from kabench.load.recorder import FIRST_FAILED_STATUS
 from kabench.result import BUSY_PCT, LATE_S, AgentRun, Client, Phases, SeriesPoint, Sockets, WorkerRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 _PHASES = ("total", "service", "lag", "queue", "connect", "first_byte")
 _SHORTEST_JUDGED_S = 0.5
@@ -159,7 +159,7 @@ class Tally:
                 self._errors_before -= self.series.pop().socket_errors
                 point.seen.update(self._seen)
             seen = self._seen = point.seen
-            sockets = sum_of(second.sockets for second in self._at_point)
+            sockets = SocketCounts.sum_of(second.sockets for second in self._at_point)
             errors = sum(second.totals.socket_errors for second in self._at_point)
             self.series.append(
                 SeriesPoint(
@@ -199,7 +199,7 @@ class Tally:
     @property
     def sockets(self) -> SocketCounts:
         """What became of the sockets so far, as of each worker's last second."""
-        return sum_of(worker.last.sockets for worker in self._workers)
+        return SocketCounts.sum_of(worker.last.sockets for worker in self._workers)
 
     def percentile_s(self, percent: float) -> float | None:
         """A percentile of all response times so far."""
@@ -228,7 +228,7 @@ class Tally:
         body_bytes = sum(last.totals.body_bytes for last in lasts)
         stats = {phase: distribution.stats() for phase, distribution in self._phases.items()}
         cpu_s = sum(last.cpu_s for last in lasts)
-        sockets = sum_of(last.sockets for last in lasts)
+        sockets = SocketCounts.sum_of(last.sockets for last in lasts)
         lag_p99_s = stats["lag"].p99
         return AgentRun(
             agent=self._agent,
@@ -272,12 +272,6 @@ def sockets_of_the_lost(sockets: SocketCounts) -> SocketCounts:
     """The sockets of a worker who is no more: those that were open have gone with him."""
     closed = sockets.closed + sockets.free + sockets.active
     return msgspec.structs.replace(sockets, closed=closed, free=0, active=0, pending=0)
-
-
-def sum_of(counts: Iterable[SocketCounts]) -> SocketCounts:
-    """All workers' counts together."""
-    each = list(counts)
-    return SocketCounts(*(sum(getattr(worker, name) for worker in each) for name in SocketCounts.__struct_fields__))
 
 
 def _sockets(counts: SocketCounts) -> Sockets:

@@ -153,7 +153,11 @@ def test_the_lag_has_a_histogram_of_its_own() -> None:
 def test_counts_of_all_workers_add_up() -> None:
     workers = Workers(3)
     for worker in range(3):
-        sockets = SocketCounts(*range(worker, worker + len(SocketCounts.__struct_fields__)))
+        counters = [name for name in SocketCounts.__struct_fields__ if name != "closed_by"]
+        sockets = SocketCounts(
+            **dict(zip(counters, range(worker, worker + len(counters)), strict=True)),
+            closed_by={"ttl": worker, f"only {worker}": 1},
+        )
         values = [1000] * (10 + worker)
         workers.second(
             worker, 2.0, values, errors=worker, not_started=worker * 7, cpu_s=0.5 + worker / 4, sockets=sockets
@@ -169,6 +173,8 @@ def test_counts_of_all_workers_add_up() -> None:
     assert run.sockets.requests == 5 + 6 + 7
     assert run.retries == 6 + 7 + 8
     assert run.sockets.tls_resumed == 11 + 12 + 13
+    assert run.sockets.stale == 12 + 13 + 14
+    assert run.sockets.closed_by == {"ttl": 0 + 1 + 2, "only 0": 1, "only 1": 1, "only 2": 1}
     assert run.client.cpu_s == 0.5 + 0.75 + 1.0
     assert run.client.max_rss_mb == 22.0  # the largest, not the sum
     assert [worker.transactions for worker in run.client.workers] == [10, 11, 12]

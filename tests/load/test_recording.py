@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -44,7 +44,9 @@ def tally(recorder: Recorder, elapsed_s: float = 1.0, **sockets: int) -> AgentRu
         received = decode(encode(counts))
         assert isinstance(received, Counts)
         made.add_counts(0, received)
-    made.end_second(0, Second(elapsed_s, recorder.totals(), SocketCounts(**sockets), cpu_s=0.5, max_rss_mb=20.0))
+    made.end_second(
+        0, Second(elapsed_s, recorder.totals(), SocketCounts(**cast("Any", sockets)), cpu_s=0.5, max_rss_mb=20.0)
+    )
     return made.agent_run(interrupted=False)
 
 
