@@ -91,7 +91,7 @@ def test_the_record_has_the_design_s_names() -> None:
     assert set(run["phases"]) == {"queue", "connect", "first_byte", "total"}
     assert set(run["sockets"]) == {
         "created", "create_errors", "closed", "errors", "timeouts", "requests", "req_per_socket", "free", "active",
-        "pending", "tls_handshakes", "tls_resumed",
+        "pending", "tls_handshakes", "tls_resumed", "stale", "closed_by",
     }  # fmt: skip
     assert set(run["client"]) == {"cpu_s", "cpu_us_per_transaction", "max_rss_mb", "workers"}
 

@@ -330,10 +330,11 @@ class SocketBook(Generic[HandleT, RequestT]):
         elif self._total_is_limited and self._an_older_one_waits_elsewhere(pool):
             reason = CloseReason.GAVE_WAY
         elif pool.pending:
-            request = pool.pending.popleft()
-            request.pending = False
+            request = pool.pending[0]
             socket.idle_s = 0.0
             self._give(socket, request, now)
+            pool.pending.popleft()
+            request.pending = False
             return request
         elif not self._keeps_free:
             reason = CloseReason.NOBODY_PENDING
@@ -438,38 +439,47 @@ class SocketBook(Generic[HandleT, RequestT]):
         self._drop_if_empty(pool)
 
     def abandon(self, request: RequestT, now: float) -> list[ToClose[HandleT, RequestT]]:
-        """A request is gone, at whatever point: take it out of the queue, and close whatever socket it was given.
-
-        It may have been an exception in the middle of a decision (Ctrl-C) that ended it, so all sums are made anew.
-        """
-        self._mend(now)
+        """A request is gone, at whatever point: take it out of the queue, and close whatever socket it was given."""
         if request.pending:
             self.cancel(request)
         given = [socket for socket in self._sockets if socket.request is request]
         return [ToClose(socket, CloseReason.ABORTED, self.remove(socket, CloseReason.ABORTED, now)) for socket in given]
 
-    def _mend(self, now: float) -> None:
-        """Count from the sockets themselves what a decision that was broken off may have counted by half."""
+    def mend(self, now: float) -> list[BookedSocket[HandleT, RequestT]]:
+        """Make good what an exception in the middle of a decision (Ctrl-C) has left half done.
+
+        What the sockets themselves say is true, and all else is counted from them anew. Returns those that carry a
+        request, which may not have heard of it.
+        """
+        self._sockets = {socket for socket in self._sockets if socket.state is not _CLOSED}
+        carried = {id(socket.request) for socket in self._sockets}
         for pool in self._pools.values():
             pool.places = 0
+            for request in [request for request in pool.pending if id(request) in carried]:
+                request.pending = False
             pool.pending = deque(request for request in pool.pending if request.pending)
         for socket in self._sockets:
-            pool = self._pools.setdefault(socket.origin, socket.pool)
-            socket.pool = pool
+            pool = socket.pool = self._pools.setdefault(socket.origin, socket.pool)
             pool.places += 1
-            if socket.request is None and socket.state is _ACTIVE:
-                socket.state = _FREE
             if socket.state is _FREE and socket not in pool.free:
-                socket.request = None
+                socket.deadline = now  # nobody knows what it was to be used for
+                self._wake(socket, now)
+                pool.free.append(socket)
+            elif socket.state is _ACTIVE and socket.request is None:
+                socket.state = _FREE
                 socket.deadline = now
                 self._wake(socket, now)
                 pool.free.append(socket)
         for pool in list(self._pools.values()):
             pool.free = deque(socket for socket in pool.free if socket.state is _FREE and socket in self._sockets)
+            for socket in pool.free:
+                socket.request = None
             self._drop_if_empty(pool)
         self._total_places = len(self._sockets)
+        self.close_socket_count = sum(self._closed_by.values())
         open_now = sum(socket.state is not _CONNECTING for socket in self._sockets)
         self.create_socket_count = self.close_socket_count + open_now
+        return [socket for socket in self._sockets if socket.request is not None]
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -652,9 +662,11 @@ class SocketBook(Generic[HandleT, RequestT]):
             pool = min(waiting, key=_first_arrival)
         elif not pool.pending:
             return None
-        request = pool.pending.popleft()
+        request = pool.pending[0]
+        socket = self._take_place(pool, request, now)
+        pool.pending.popleft()
         request.pending = False
-        return self._take_place(pool, request, now)
+        return socket
 
     def _an_older_one_waits_elsewhere(self, pool: _OriginPool[HandleT, RequestT]) -> bool:
         oldest_here = pool.pending[0].sequence if pool.pending else inf

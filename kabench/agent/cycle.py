@@ -23,8 +23,9 @@ response there is nothing (SILENT), something (BEGUN: informational responses, p
 | sending fails              | STOPPED; what the server has said is still read                                         |
 | the server closes          | reused: send again (AK-34) or    | incomplete   | finished if that ends the body, else  |
 |                            | stale; else: closed              |              | incomplete                            |
-| the socket fails           | the same, as an error            | incomplete   | incomplete, but for an early answer   |
-|                            |                                  |              | of 300 or more that ends so: finished |
+| the socket fails           | the same, as an error            | incomplete   | incomplete; but 300 or more for a     |
+|                            |                                  |              | request with a body that ends the     |
+|                            |                                  |              | body so: finished (AK-50)             |
 | no byte for too long       | failed; if reused, it speaks for | failed       | failed                                |
 |                            | other idle sockets (AK-62)       |              |                                       |
 | bytes that are no response | failed: it cannot be trusted                                                            |
@@ -81,6 +82,10 @@ class RequestTraits(Protocol):
         """Whether it says `Expect: 100-continue`."""
 
     @property
+    def has_body(self) -> bool:
+        """Whether it has a body, of which a server may not read all."""
+
+    @property
     def asks_to_switch(self) -> bool:
         """Whether it says `Upgrade`, so that a 101 is an answer to it."""
 
@@ -93,6 +98,7 @@ class SentRequest:
     repeatable: bool = False
     expects_continue: bool = False
     asks_to_switch: bool = False
+    has_body: bool = False
 
 
 class Go(Enum):
@@ -253,8 +259,8 @@ class Cycle:
             return self._too_silent(f"{self._origin}: what was sent was not acknowledged{within}", timeout_s, error)
         head = self.reader.head
         unwanted = head is not None and head.status >= _FIRST_UNWANTED_STATUS
-        if self._answered and self._is_early and unwanted and not isinstance(error, ssl.SSLError) and self.reader.eof():
-            return _NOT_REUSABLE  # a server that does not read all of a request resets the socket it closes
+        if unwanted and self._request.has_body and not isinstance(error, ssl.SSLError) and self.reader.eof():
+            return _NOT_REUSABLE  # a server that does not read all of a request resets the socket that it closes
         return self._gone(CloseReason.ERROR, error)
 
     def timed_out(self, silent_s: float) -> Failed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ from kabench.agent import (
     QueueTimeoutError,
     SocketTimeoutError,
 )
+from kabench.agent.events import EventSink
 from tests.sockets import Peer, ScriptedServer, answering_after, echo_forever, serving, until, wait_until
 
 if TYPE_CHECKING:
@@ -139,7 +141,33 @@ def test_the_log_is_silent_by_default_and_tells_at_debug_level(run: Run, caplog:
     with caplog.at_level(logging.DEBUG, logger="kabench.agent"):
         run(main())
     texts = [record.getMessage() for record in caplog.records if record.name == "kabench.agent"]
-    assert [text.partition(": ")[2].partition(" (")[0] for text in texts] == ["created", "closed, not_reusable"]
+    connected, closed = (text.removeprefix("http://127.0.0.1:").partition(": ")[2] for text in texts)
+    assert connected == "a socket was connected"
+    assert re.fullmatch(r"a socket was closed \(not reusable\) after 1 request and \d\.\d{3} s", closed)
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (AgentEvent(EventKind.CLOSED, "o", "ttl", 2, 1.5), "a socket was closed (ttl) after 2 requests and 1.500 s"),
+        (
+            AgentEvent(EventKind.TIMED_OUT, "o", "active_timeout", 1, 8.0),
+            "a socket timed out (active timeout) after 1 request and 8.000 s",
+        ),
+        (AgentEvent(EventKind.TIMED_OUT, "o", "queue_timeout"), "a request waited too long for a socket"),
+        (AgentEvent(EventKind.CREATE_FAILED, "o", "error"), "a socket could not be connected (error)"),
+        (
+            AgentEvent(EventKind.RETRIED, "o", "server_closed", 3, 0.25),
+            "a request is sent again, since its reused socket was stale (server closed), after 3 requests and 0.250 s",
+        ),
+    ],
+)
+def test_the_log_says_what_has_happened(event: AgentEvent, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="kabench.agent"):
+        sink = EventSink(None)
+        sink.tell(event.kind, event.origin, event.reason, event.request_count, event.age_s)
+        sink.deliver()
+    assert [record.getMessage() for record in caplog.records] == [f"o: {text}"]
 
 
 def test_the_threaded_agent_tells_and_logs_the_same(caplog: pytest.LogCaptureFixture) -> None:

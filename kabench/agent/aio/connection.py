@@ -186,24 +186,28 @@ class Connection(asyncio.Protocol):
         if not self._poll(0):
             return None
         self._is_looking = True
-        self._read_what_waits(now)
+        ended = self._read_what_waits()
+        if isinstance(ended, OSError):
+            self._lost(ended, now)
+        elif ended:
+            self.eof_received()
         self._is_looking = False
         return self._found
 
-    def _read_what_waits(self, now: float) -> None:
-        """Read what the system holds for this socket, as the event loop would at its next turn."""
+    def _read_what_waits(self) -> OSError | bool:
+        """Read what the system holds for this socket, as the event loop would; whether, or with what, it has ended."""
         try:
             file_descriptor = self._raw_socket().fileno()
             while self._found is None and self.booked.state is not SocketState.CLOSED:
                 data = os.read(file_descriptor, _READ_BYTES)
                 if not data:
-                    self.eof_received()
-                    return
+                    return True
                 self.data_received(data)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError as error:
-            self._lost(error, now)
+            return error
+        return False
 
     def _unasked(self, reason: CloseReason, now: float) -> None:
         """Something came on a socket that carries no request."""
@@ -427,7 +431,7 @@ class Connection(asyncio.Protocol):
         cycle = self._cycle
         if cycle is not None and cycle.is_sending and self.exchange is not None:
             cycle.send_failed()  # AK-50: whatever the server said before is still there to be read
-            self._read_what_waits(now)
+            self._read_what_waits()
         self._lost(error, now)
         self.booked.handle = self.booked.request = None
 

@@ -42,6 +42,7 @@ class PreparedRequest:
         "asks_to_switch",
         "closes",
         "expects_continue",
+        "has_body",
         "is_head",
         "is_routine",
         "method",
@@ -57,7 +58,7 @@ class PreparedRequest:
         self.origin_key = origin.key
         self.wire = wire
         self.is_head = method == "HEAD"
-        self.closes = self.repeatable = self.expects_continue = self.asks_to_switch = False
+        self.closes = self.repeatable = self.expects_continue = self.asks_to_switch = self.has_body = False
         self._is_simple = self.is_routine = True
 
     def with_wire(self, wire: bytes) -> PreparedRequest:
@@ -124,11 +125,15 @@ def prepare(
             raise ValueError(f"Content-Length {head.content_length} is not the body's ({len(data)} bytes)")
         if head.content_length is None and (data or method in BODY_EXPECTED):
             head.lines.append(f"Content-Length: {len(data)}")
-        return PreparedRequest(method, origin, head.encode() + data).settle(head, None, retry_stale)
+        prepared = PreparedRequest(method, origin, head.encode() + data)
+        prepared.has_body = bool(data)
+        return prepared.settle(head, None, retry_stale)
     if isinstance(body, str):
         raise TypeError("a body is bytes, not str; encode it")
     _frame(head, body)
-    return PreparedRequest(method, origin, head.encode()).settle(head, body, retry_stale)
+    prepared = PreparedRequest(method, origin, head.encode())
+    prepared.has_body = True
+    return prepared.settle(head, body, retry_stale)
 
 
 def _frame(head: _Head, upload: Upload) -> None:

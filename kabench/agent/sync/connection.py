@@ -223,7 +223,13 @@ class AgentConnection(HTTPConnection):
         if connection is None:
             connection = "keep-alive" if keep_alive or self._keeper.options.hand_off else "close"
             self._added_connection = connection
-        sent = SentRequest(has_token(connection, "close"), self.repeatable, expects_continue, asks_to_switch)
+        sent = SentRequest(
+            closes=has_token(connection, "close"),
+            repeatable=self.repeatable,
+            expects_continue=expects_continue,
+            asks_to_switch=asks_to_switch,
+            has_body=body is not None,
+        )
         self.serial += 1
         self._sent_bytes = 0
         self._finished = None
@@ -433,9 +439,9 @@ class AgentConnection(HTTPConnection):
         self.retried = False
         self._close_reason = CloseReason.ABORTED
         request = booked.request
-        if isinstance(booked.handle, ConnectionHandle):
-            booked.handle.keep(self)
         try:
+            if isinstance(booked.handle, ConnectionHandle):
+                booked.handle.keep(self)
             reusable = wanted and finished.reusable and self.sock is not None
             known = self._keeper.checkin(self.book, booked, reusable=reusable, hint=head.hint)
         except BaseException:

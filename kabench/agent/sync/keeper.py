@@ -25,7 +25,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from kabench.agent.book import BookedRequest, BookedSocket, CloseReason, SocketBook, SocketState, ToClose, ToOpen
-from kabench.agent.errors import AgentClosedError, QueueTimeoutError
+from kabench.agent.errors import AgentClosedError, AgentError, QueueTimeoutError
 from kabench.agent.events import EventKind, EventSink
 from kabench.agent.sync.tls import ContextStore
 from kabench.agent.tls import SessionCache
@@ -80,6 +80,24 @@ Booked: TypeAlias = BookedSocket[Handle, SyncRequest]
 Book: TypeAlias = SocketBook[Handle, SyncRequest]
 
 
+class _Deciding:
+    """Within the lock: an exception that comes in the middle of a decision leaves no half of it behind."""
+
+    __slots__ = ("_keeper_of",)
+
+    def __init__(self, keeper: SocketKeeper) -> None:
+        self._keeper_of = weakref.ref(keeper)
+
+    def __enter__(self) -> None:
+        """The lock is taken."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is not None and not isinstance(error, AgentError):
+            keeper = self._keeper_of()
+            if keeper is not None:
+                keeper.mend()
+
+
 class SocketKeeper:
     """Keeps the sockets of one threaded agent. Safe for threads, greenlets and forks."""
 
@@ -98,6 +116,7 @@ class SocketKeeper:
         self.book.on_event = self.events.tell
         self.book.tells_reuse = self.events.wants_reuse
         self._lock = threading.Lock()
+        self._deciding = _Deciding(self)
         self._departed: deque[tuple[Booked | SyncRequest | str, CloseReason]] = deque()
         self._to_close: deque[Booked] = deque()
         self._alarm = threading.Event()
@@ -115,7 +134,7 @@ class SocketKeeper:
         Raises `QueueTimeoutError` and `AgentClosedError`.
         """
         to_close: list[Booked] = []
-        with self._lock:
+        with self._lock, self._deciding:
             if self.book.is_closed:
                 raise AgentClosedError(_CLOSED)
             now = monotonic()
@@ -142,7 +161,7 @@ class SocketKeeper:
     def _wait(self, request: SyncRequest, gate: threading.Lock, wait_s: float | None) -> None:
         if gate.acquire(timeout=-1 if wait_s is None else min(wait_s, threading.TIMEOUT_MAX)):
             return
-        with self._lock:
+        with self._lock, self._deciding:
             is_late = request.pending
             self.book.cancel(request)
         if is_late:
@@ -161,7 +180,7 @@ class SocketKeeper:
 
     def opened(self, book: Book, booked: Booked, handle: Handle) -> None:
         """A socket is connected. Raises `AgentClosedError` if nobody wants it any more."""
-        with self._lock:
+        with self._lock, self._deciding:
             if book is not self.book or book.is_closed:
                 raise AgentClosedError("the agent was closed while a socket was connected")
             book.opened(booked, handle, monotonic())
@@ -170,7 +189,7 @@ class SocketKeeper:
     def checkin(self, book: Book, booked: Booked, *, reusable: bool, hint: KeepAliveHint | None) -> bool:
         """A response is finished: hand the socket on, keep it or close it. False: the book knows it no more."""
         to_close: list[Booked] = []
-        with self._lock:
+        with self._lock, self._deciding:
             if book is not self.book or book.is_closed:
                 return False
             decision = book.checkin(booked, monotonic(), reusable, hint)
@@ -184,7 +203,7 @@ class SocketKeeper:
 
     def replace(self, book: Book, request: SyncRequest, reason: CloseReason) -> Booked:
         """Another socket for a request whose free one is dead, as `checkout` gives one. Raises `AgentClosedError`."""
-        with self._lock:
+        with self._lock, self._deciding:
             if book is not self.book or book.is_closed or request.booked is None:
                 raise AgentClosedError(_CLOSED)
             request.booked, then_open = book.replace(request.booked, reason, monotonic())
@@ -195,7 +214,7 @@ class SocketKeeper:
     def reopen(self, connection: Reopening, reason: CloseReason) -> bool:
         """Give a connection whose socket is dead a fresh place for the same request; False if the agent was closed."""
         book, booked = connection.book, connection.booked
-        with self._lock:
+        with self._lock, self._deciding:
             if book is not self.book or book.is_closed or booked is None:
                 connection.booked = None
                 return False
@@ -205,12 +224,12 @@ class SocketKeeper:
 
     def met_stale(self, book: Book) -> None:
         """Count a request that met a stale socket and is not sent again."""
-        with self._lock:
+        with self._lock, self._deciding:
             book.met_stale()
 
     def doubt_idle(self, book: Book, booked: Booked) -> None:
         """A reused socket saw no byte until it was given up: close those that have been idle as long (AK-62)."""
-        with self._lock:
+        with self._lock, self._deciding:
             doubtful = [] if book is not self.book or book.is_closed else book.doubt_idle(booked, monotonic())
             for closed in doubtful:
                 self._open_for(closed.then_open)
@@ -232,7 +251,7 @@ class SocketKeeper:
 
     def clear(self, origin: str | None = None) -> None:
         """Close the free sockets of an origin, or all."""
-        with self._lock:
+        with self._lock, self._deciding:
             to_close = self.book.free_sockets(origin)
             now = monotonic()
             for booked in to_close:
@@ -241,7 +260,7 @@ class SocketKeeper:
 
     def close(self) -> None:
         """Close all sockets; requests under way and pending ones fail. Twice is fine."""
-        with self._lock:
+        with self._lock, self._deciding:
             self._take_out_departed(monotonic())
             free = self.book.free_sockets()
             sockets, pending = self.book.close(monotonic())
@@ -259,7 +278,7 @@ class SocketKeeper:
     def status(self) -> AgentStatus:
         """The counters, and sockets and pending requests by origin, as they are now."""
         to_close: list[Booked] = []
-        with self._lock:
+        with self._lock, self._deciding:
             now = monotonic()
             self._take_out_departed(now)
             if self.book.next_deadline <= now:
@@ -270,12 +289,12 @@ class SocketKeeper:
 
     def contradictions(self) -> list[str]:
         """What does not add up in the book: nothing, unless something is wrong."""
-        with self._lock:
+        with self._lock, self._deciding:
             return self.book.contradictions()
 
     def status_changed(self) -> bool:
         """Whether any counter moved since this was last asked."""
-        with self._lock:
+        with self._lock, self._deciding:
             self._take_out_departed(monotonic())
             changed = self.book.status_changed()
         self._after()
@@ -293,6 +312,15 @@ class SocketKeeper:
         self.book.tells_reuse = self.events.wants_reuse
 
     # -- inside; with the lock held ------------------------------------------------------------------------------------
+
+    def mend(self) -> None:
+        """Make good what an exception left half done, and let in whoever was given a socket and not told."""
+        if self.book.is_closed:
+            return
+        for booked in self.book.mend(monotonic()):
+            request = booked.request
+            if request is not None and request.gate is not None and request.gate.locked():
+                self._let_in(request, booked)
 
     def _let_in(self, request: SyncRequest, booked: Booked | None) -> None:
         request.booked = booked
@@ -363,6 +391,9 @@ class SocketKeeper:
         while self._departed and self._lock.acquire(blocking=False):
             try:
                 self._take_out_departed(monotonic())
+            except BaseException:
+                self.mend()
+                raise
             finally:
                 self._lock.release()
             drained = True
@@ -372,7 +403,7 @@ class SocketKeeper:
     # -- the reaper ----------------------------------------------------------------------------------------------------
 
     def _wake_reaper(self) -> None:
-        with self._lock:
+        with self._lock, self._deciding:
             self._reaper_looks_at = self.book.next_deadline
             if self._reaper is not None or self.book.is_closed:
                 self._alarm.set()
@@ -383,12 +414,12 @@ class SocketKeeper:
         try:
             reaper.start()
         except RuntimeError:  # no more threads, or the interpreter is ending; checkouts look at deadlines too
-            with self._lock:
+            with self._lock, self._deciding:
                 self._reaper, self._reaper_looks_at = None, inf
 
     def look(self) -> float | None:
         """Close what is due; how many seconds until there is more, None: never. For the reaper."""
-        with self._lock:
+        with self._lock, self._deciding:
             now = monotonic()
             to_close = self._take_out_due(now) if self.book.next_deadline <= now else []
             deadline = self._reaper_looks_at = self.book.next_deadline
@@ -399,7 +430,7 @@ class SocketKeeper:
 
     def reaper_ended(self) -> None:
         """The reaper was ended by a listener; the next free socket starts another."""
-        with self._lock:
+        with self._lock, self._deciding:
             self._reaper, self._reaper_looks_at = None, inf
 
     def after_fork(self) -> None:
