@@ -7,8 +7,8 @@ import nox
 nox.options.reuse_existing_virtualenvs = True
 
 
-@nox.session(python=["3.11", "3.12", "3.13"])
+@nox.session(python=["3.11", "3.12", "3.13", "3.14"])
 def tests(session: nox.Session) -> None:
     """Install the package with its test extra and run the suite."""
-    session.install(".[test]")
+    session.install(".[test]", "-c", "constraints.txt")
     session.run("python", "-m", "pytest", *session.posargs)

@@ -12,7 +12,10 @@ from kabench.agent import AgentOptions
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "parity.md").read_text()
-NUMBERS = [*range(1, 36), *range(40, 46)]
+NUMBERS = [*range(1, 36), *range(40, 46), *range(50, 63)]
+ONLY_IN_THREADS = {"AK-59", "AK-60"}
+"""Rows about urllib3's responses and pools, which the asyncio agents have none of."""
+
 DRIVERS = {"test_aio": {"asyncio"}, "test_sync": {"threads"}, "test_book": set[str]()}
 """What a test file's name says about the agents its tests are for; all others are for both."""
 
@@ -52,7 +55,7 @@ def test_every_row_is_tested_for_both_kinds_of_agent() -> None:
         held: set[str] = set()
         for test in named:
             held |= next((kinds for start, kinds in DRIVERS.items() if test.startswith(start)), {"asyncio", "threads"})
-        assert held == {"asyncio", "threads"}, row
+        assert held >= ({"threads"} if row in ONLY_IN_THREADS else {"asyncio", "threads"}), row
 
 
 def test_the_page_has_every_option_with_its_default() -> None:

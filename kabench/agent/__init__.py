@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from kabench.agent.opentelemetry import instrument as instrument
     from kabench.agent.prometheus import AgentCollector as AgentCollector
     from kabench.agent.sync import KeepAliveAgent, KeepAliveProxyAgent, PlainAgent
+    from kabench.agent.sync.errors import UntrustedResponseError as UntrustedResponseError
     from kabench.agent.sync.httpx_transport import KeepAliveTransport as KeepAliveTransport
     from kabench.agent.sync.requests_adapter import KeepAliveAdapter as KeepAliveAdapter
 
@@ -53,6 +54,7 @@ _LAZY = {
     "KeepAliveProxyAgent": "kabench.agent.sync",
     "KeepAliveTransport": "kabench.agent.sync.httpx_transport",
     "PlainAgent": "kabench.agent.sync",
+    "UntrustedResponseError": "kabench.agent.sync.errors",
     "instrument": "kabench.agent.opentelemetry",
 }
 """What needs urllib3 or an optional package, and is imported when it is asked for."""

@@ -255,8 +255,8 @@ class Cycle:
         `timeout_s` is how long the system was told to wait for an acknowledgement (0.0: as long as it likes).
         """
         if isinstance(error, OSError) and error.errno == errno.ETIMEDOUT:
-            within = f" within {timeout_s:g} s" if timeout_s else ""
-            return self._too_silent(f"{self._origin}: what was sent was not acknowledged{within}", timeout_s, error)
+            how_long = f" for {timeout_s:g} s" if timeout_s else ""
+            return self._too_silent(f"{self._origin}: the other side acknowledged nothing{how_long}", timeout_s, error)
         head = self.reader.head
         unwanted = head is not None and head.status >= _FIRST_UNWANTED_STATUS
         if unwanted and self._request.has_body and not isinstance(error, ssl.SSLError) and self.reader.eof():

@@ -166,7 +166,7 @@ class AgentOptions:
     """Pool sockets. False: one request a socket, `Connection: close`."""
 
     keep_alive_delay: float = field(default=1.0, metadata=_DURATION)
-    """Idle seconds before the first TCP keep-alive probe; Node's default."""
+    """Idle seconds before the first TCP keep-alive probe, and between probes; Node's default."""
 
     free_socket_timeout: float = field(default=4.0, metadata=_DURATION)
     """Seconds a free socket is kept; 0 keeps it. 4, because the servers with the shortest wait (Node, uvicorn) close

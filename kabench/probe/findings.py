@@ -115,8 +115,9 @@ def advice_for(found: Findings) -> Advice:
         reasons.append(f"No socket was alive after {seconds(idle.high_s)} or less, so there is nothing to keep.")
     if idle is not None and idle.end is End.SILENCE:
         reasons.append(
-            "Nothing is seen when a socket is forgotten, so no client can notice it: only closing earlier helps. TCP "
-            "keep-alive probes (on by default, keep_alive_delay) may keep the way there open."
+            "Nothing is seen when a socket is forgotten, so no client can notice it: only closing earlier helps. If a "
+            "gateway on the way forgets, the agent's TCP keep-alive probes (on by default, keep_alive_delay) keep its "
+            "entry alive; on a server's own idle timeout they have no effect."
         )
     count = found.count
     if count is not None and count.closed and not count.announced:
@@ -130,8 +131,8 @@ def advice_for(found: Findings) -> Advice:
         reasons.append(_about_the_hint(found))
     if found.race is not None and found.race.lost:
         reasons.append(
-            "A request that meets a socket being closed is lost: retry_stale (on by default) sends idempotent ones "
-            "again, others raise StaleSocketError."
+            'A request that meets a socket being closed is lost: retry_stale (by default "safe") sends GET, HEAD, '
+            "OPTIONS, TRACE and whatever has an Idempotency-Key again, others raise StaleSocketError."
         )
     return Advice(options, (*reasons, *_about_the_status(found)))
 

@@ -140,7 +140,7 @@ def test_ak_62_a_silent_reused_socket_speaks_for_others() -> None:
     given_up = a_cycle().broken(TimeoutError(errno.ETIMEDOUT, "timed out"), 30.0)
     assert isinstance(given_up, Failed)
     assert (type(given_up.error), given_up.reason, given_up.doubts_idle) == (type(step.error), step.reason, True)
-    assert "not acknowledged within 30 s" in str(given_up.error)
+    assert "acknowledged nothing for 30 s" in str(given_up.error)
 
 
 def test_ak_55_a_408_is_for_the_idle_socket_only_if_the_request_was_sent_whole_on_a_reused_one() -> None:

@@ -8,8 +8,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from urllib3.exceptions import InvalidHeader, ProtocolError
 
-from kabench.agent import ResponseParseError, SocketClosedError, StaleSocketError
+from kabench.agent import KeepAliveAgent, ResponseParseError, SocketClosedError, StaleSocketError
 from kabench.agent.errors import ConflictingLengthsError
 from tests.agent.both import any_agent, each_agent
 from tests.sockets import OK, Peer, serving, wait_until
@@ -360,3 +361,53 @@ def test_the_helper_sees_a_difference() -> None:
     with serving(first(OK)) as server, any_agent("threads") as agent:
         assert agent.ask("GET", server.url).data == b"ok"
         wait_until(lambda: server.requests == 1)
+
+
+# -- AK-56 -------------------------------------------------------------------------------------------------------------
+
+UNTRUSTED = {
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+    "no response": b"hello\r\n\r\n",
+    "a bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a length and a coding": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+}
+
+
+@each_agent
+@pytest.mark.parametrize("name", UNTRUSTED)
+def test_ak_56_what_cannot_be_trusted_is_asked_for_once(kind: str, name: str) -> None:
+    with serving(first(UNTRUSTED[name])) as server, any_agent(kind) as agent:
+        options = {"retries": 3} if kind == "threads" else {}
+        with pytest.raises(ResponseParseError):
+            agent.ask("GET", server.url, **options)
+        assert server.requests == 1
+        assert agent.status().free_sockets == {}
+
+
+@pytest.mark.parametrize("name", UNTRUSTED)
+def test_ak_56_urllib3_s_callers_catch_what_they_caught(name: str) -> None:
+    with serving(first(UNTRUSTED[name])) as server, KeepAliveAgent(retries=3) as agent:
+        for sender, url in ((agent, server.url), (agent.connection_from_url(server.url), "/")):
+            before = server.requests
+            with pytest.raises(ProtocolError) as caught:
+                sender.request("GET", url)
+            assert isinstance(caught.value, InvalidHeader) is (name == "two lengths")
+            assert server.requests == before + 1
+        streamed = first(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nzz\r\n")
+        with serving(streamed) as other, pytest.raises(ProtocolError):
+            agent.request("GET", other.url, preload_content=False).read()
+
+
+def test_ak_56_requests_says_of_two_lengths_what_it_says_by_itself() -> None:
+    requests = pytest.importorskip("requests")
+    from kabench.agent import KeepAliveAdapter
+
+    found = []
+    with serving(first(UNTRUSTED["two lengths"])) as server:
+        for adapter in (requests.adapters.HTTPAdapter(max_retries=2), KeepAliveAdapter(max_retries=2)):
+            with requests.Session() as session:
+                session.mount("http://", adapter)
+                with pytest.raises(requests.RequestException) as caught:
+                    session.get(server.url)
+            found.append(type(caught.value))
+    assert found == [requests.exceptions.InvalidHeader] * 2

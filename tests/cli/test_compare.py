@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,12 @@ from kabench.comparison.record import WORSE
 from kabench.result import save_result
 from tests.cli.test_command_line import QUICK, kabench
 from tests.comparison.figures import agent_run, result_of
+from tests.sockets import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from kabench.server import EmbeddedServer
 
 SHORT = ("--requests", "20", "--concurrency", "6", "--max-sockets", "5", "--delay", "0", "--warmup", "0")
 
@@ -266,16 +268,16 @@ def test_ctrl_c_reports_the_trials_so_far(tmp_path: Path) -> None:
     assert comparison.runs[0].transactions >= 120
 
 
-def test_ctrl_c_in_the_first_trial_reports_what_there_is(tmp_path: Path) -> None:
+def test_ctrl_c_in_the_first_trial_reports_what_there_is(tmp_path: Path, echo_server: EmbeddedServer) -> None:
     command = [sys.executable, "-m", "kabench", "compare", "-a", "keepalive", "-a", "plain", "--duration", "60s", "-q"]
     process = subprocess.Popen(
-        [*command, "--json", "c.json", "--no-save"],
+        [*command, "--warmup", "0", "--json", "c.json", "--no-save", echo_server.url],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(3)
+    wait_until(lambda: echo_server.counts().requests > 100)  # it is at work
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -104,11 +105,11 @@ def test_a_reader_who_has_gone_does_no_harm() -> None:
 
 def test_plain_progress_goes_to_standard_error_and_quiet_is_silent(tmp_path: Path) -> None:
     load = ("--agent", "keepalive", "--rate", "200/s", "--no-save", "--delay", "1ms")
-    plain = kabench("run", *load, "--duration", "1.2s", "--progress", "plain", cwd=tmp_path)
+    plain = kabench("run", *load, "--duration", "3.2s", "--progress", "plain", cwd=tmp_path)
     assert plain.returncode == 0
     lines = plain.stderr.splitlines()
-    assert [line.partition(" s: ")[0] for line in lines] == ["keepalive 1"]
-    assert all("/s, p50 " in line and line.endswith(" 0 errors") for line in lines)
+    assert 1 <= len(lines) <= 3  # a line a second; a busy machine may be late with the last
+    assert all(re.fullmatch(r"keepalive [123] s: .*/s, p50 .* 0 errors", line) for line in lines)
     assert "keepalive 1 s" not in plain.stdout
     quiet = kabench("run", *load, "--total", "20", "--quiet", cwd=tmp_path)
     assert (quiet.returncode, quiet.stderr) == (0, "")

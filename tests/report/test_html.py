@@ -35,11 +35,17 @@ PLAN = LoadPlan(duration_s=1.2, concurrency=8, delay_s=0.0, agent_options=AgentO
 
 WATCH = """<script>
 window.seen = [];
+window.gives_up_at = Date.now() + 50000;  // as the page's clock has it, which stands still while the page is at work
 addEventListener("error", function (event) { seen.push("error: " + event.message); }, true);
 addEventListener("unhandledrejection", function (event) { seen.push("rejection: " + event.reason); });
 addEventListener("securitypolicyviolation", function (event) { seen.push("outside: " + event.blockedURI); });
 console.error = console.warn = function () { seen.push("console: " + Array.from(arguments).join(" ")); };
-addEventListener("load", function () {
+addEventListener("load", function look() {
+  var drawn = Array.from(document.querySelectorAll(".chart")).every(function (chart) {
+    var svg = chart.querySelector("svg.main-svg");
+    return svg && svg.getBoundingClientRect().width > 0;
+  });
+  if (!drawn && Date.now() < gives_up_at) { setTimeout(look, 50); return; }
   setTimeout(function () {
     var root = document.documentElement;
     ACT
@@ -101,7 +107,7 @@ def opened(page: str, folder: Path, *options: str, act: str = "") -> dict[str, A
             "--disable-gpu",
             "--host-resolver-rules=MAP * ~NOTFOUND",
             f"--user-data-dir={folder / 'profile'}",
-            "--virtual-time-budget=10000",
+            "--virtual-time-budget=60000",
             *(options or ("--window-size=1100,900",)),
             "--dump-dom",
             f"file://{path}",
