@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from enum import Enum
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
@@ -33,6 +34,25 @@ _LINGERS_S = 2.0
 
 _MAX_LEAVING = 1000
 """Refused sockets that may linger at the same time."""
+
+
+class _Listening(Enum):
+    """Whether the client is read from."""
+
+    READS = "reads"
+    HELD = "held"
+    """as long as the target has enough"""
+    OVER = "over"
+    """nothing that comes is looked at any more"""
+
+
+class _Outgoing(Enum):
+    """What of the present answer has gone out, and how its body goes."""
+
+    NOTHING = "nothing"
+    AS_IT_COMES = "as_it_comes"
+    IN_CHUNKS = "in_chunks"
+
 
 _NO_HEAD = RequestHead("GET", "", "1.1", (), keep_alive=False, body_length=0, expects_continue=False)
 _WITHOUT_BODY = frozenset({204, 304})
@@ -98,9 +118,9 @@ class ProxyConnection(asyncio.Protocol):
         self._lane: Lane | None = None
         self._began_at = 0.0
         self._is_http_1_1 = self._keeps_alive = True
-        self._is_head = self._in_chunks = self._has_begun = False
-        self._is_reading_held = self._is_writing_held = self._is_serving = False
-        self._reads_no_more = self._half_closed = False
+        self._is_head = self._is_writing_held = self._is_serving = self._half_closed = False
+        self._listening = _Listening.READS
+        self._outgoing = _Outgoing.NOTHING
         self._request_watch = RequestWatch(proxy.options.limits)
         self._lingers_until = inf
         self._send_watch = SendWatch()
@@ -125,7 +145,7 @@ class ProxyConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
         """Give up what the client had under way. What refers back here lets go, so that no collection is needed."""
-        self._reads_no_more = True
+        self._listening = _Listening.OVER
         self._proxy.connections.discard(self)
         self._proxy.leaving.discard(self)
         self._give_up()
@@ -145,7 +165,7 @@ class ProxyConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client has finished sending; he still gets the answers he waits for."""
         self._half_closed = True
-        if not self._reader.at_boundary and not self._reads_no_more:
+        if not self._reader.at_boundary and self._listening is not _Listening.OVER:
             self._refuse_last(RefusedRequestError(400, "the request breaks off"))
         return self._is_busy
 
@@ -155,7 +175,7 @@ class ProxyConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read requests, and send the first of them on."""
-        if self._reads_no_more:
+        if self._listening is _Listening.OVER:
             return
         reader = self._reader
         was_at_boundary = reader.at_boundary
@@ -195,12 +215,11 @@ class ProxyConnection(asyncio.Protocol):
         """Read from the client no faster than the target does."""
         arriving = self._arriving
         is_full = len(self._waiting) >= _MAX_WAITING_REQUESTS or (arriving is not None and arriving.body.is_full)
-        if is_full == self._is_reading_held or self._reads_no_more:
-            return
-        self._is_reading_held = is_full
-        if is_full:
+        if is_full and self._listening is _Listening.READS:
+            self._listening = _Listening.HELD
             self.transport.pause_reading()
-        else:
+        elif not is_full and self._listening is _Listening.HELD:
+            self._listening = _Listening.READS
             self.transport.resume_reading()
 
     # -- requests ------------------------------------------------------------------------------------------------------
@@ -227,11 +246,11 @@ class ProxyConnection(asyncio.Protocol):
     def _refuse_last(self, error: RefusedRequestError) -> None:
         """Answer what came before, then this, then close."""
         request, self._arriving = self._arriving, None
-        self._reads_no_more = True
+        self._listening = _Listening.OVER
         self._reader.give_up()
         if request is not None and request is self._served:
             self._give_up()
-            if self._has_begun:
+            if self._outgoing is not _Outgoing.NOTHING:
                 reset(self.transport)
                 return
             self._waiting.appendleft(request)
@@ -319,7 +338,7 @@ class ProxyConnection(asyncio.Protocol):
             exchange.carry(prepared)
         self._lane = lane
         self._exchange = exchange
-        self._in_chunks = self._has_begun = False
+        self._outgoing = _Outgoing.NOTHING
         self._began_at = now = perf_counter()
         lane.start(exchange, now)
 
@@ -348,9 +367,10 @@ class ProxyConnection(asyncio.Protocol):
     def response_began(self, head: ResponseHead) -> None:
         """A response that comes in pieces: its head goes out."""
         framing = None
-        self._has_begun = True
+        self._outgoing = _Outgoing.AS_IT_COMES
         if head.body_length < 0:
-            self._in_chunks = self._is_http_1_1
+            if self._is_http_1_1:
+                self._outgoing = _Outgoing.IN_CHUNKS
             framing = "Transfer-Encoding: chunked" if self._is_http_1_1 else None
             self._keeps_alive = self._keeps_alive and self._is_http_1_1  # else the connection's end is the body's
         self._write(self._head_of(head, framing))
@@ -358,13 +378,14 @@ class ProxyConnection(asyncio.Protocol):
     def response_piece(self, piece: bytes) -> bool:
         """A piece of it."""
         if piece:
-            self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._in_chunks else piece)
+            in_chunks = self._outgoing is _Outgoing.IN_CHUNKS
+            self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if in_chunks else piece)
         return not self._is_writing_held
 
     def response_ended(self, now: float) -> None:
         """Its end."""
         self._note(now)
-        if self._in_chunks:
+        if self._outgoing is _Outgoing.IN_CHUNKS:
             self._write(b"0\r\n\r\n")
         self._finish_answer()
 
@@ -374,7 +395,7 @@ class ProxyConnection(asyncio.Protocol):
             self._lane.failures += 1
         if has_begun:
             self._exchange = None
-            self._reads_no_more = True
+            self._listening = _Listening.OVER
             reset(self.transport)  # a FIN could be taken for the end of a whole body
             return
         if self._served is not None and not self._served.body.is_whole:
@@ -401,7 +422,7 @@ class ProxyConnection(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        self._reads_no_more = True
+        self._listening = _Listening.OVER
         self._waiting.clear()
         self.transport.close()
 
@@ -410,10 +431,9 @@ class ProxyConnection(asyncio.Protocol):
         if self._half_closed or not self.transport.can_write_eof():
             self._close()
             return
-        self._reads_no_more = True
+        self._listening = _Listening.OVER
         self._waiting.clear()
-        if self._is_reading_held:
-            self._is_reading_held = False
+        if not self.transport.is_reading():
             self.transport.resume_reading()
         self.transport.write_eof()
         self._lingers_until = perf_counter() + _LINGERS_S
@@ -425,8 +445,9 @@ class ProxyConnection(asyncio.Protocol):
         if now >= self._lingers_until or stands_still_s > limits.send_timeout_s:
             self.transport.abort()
             return
-        if self._reads_no_more:
+        if self._listening is _Listening.OVER:
             return
-        passed_s = self._request_watch.too_slow_s(self._reader, now, is_read_from=not self._is_reading_held)
+        is_read_from = self._listening is _Listening.READS
+        passed_s = self._request_watch.too_slow_s(self._reader, now, is_read_from=is_read_from)
         if passed_s is not None:
             self._refuse_last(too_slow(passed_s))
