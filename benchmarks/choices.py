@@ -37,7 +37,7 @@ def nothing() -> None:
 
 
 def no_known_heads() -> None:
-    """Every response through httptools."""
+    """Every response through the reader."""
     reader.HeadCache.learn = lambda *_: None  # type: ignore[method-assign]
 
 
@@ -104,7 +104,7 @@ def asyncio_s_own_loop() -> None:
 
 CLIENT_CHOICES: dict[str, Callable[[], None]] = {
     "as it is": nothing,
-    "every response through httptools": no_known_heads,
+    "every response through the reader": no_known_heads,
     "a future and a task a request": a_future_and_a_task,
     "no recording": no_recording,
     "a timer a request": a_timer_a_request,

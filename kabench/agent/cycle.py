@@ -142,6 +142,16 @@ class Failed:
 Step: TypeAlias = Go | Finished | SendAgain | Failed
 
 
+def why_idle_ended(error: Exception | None, *, stray_bytes: bool = False) -> CloseReason:
+    """Return why a socket that carries no request cannot be used any more (AK-15 to AK-17).
+
+    The other side has closed it, it has failed with `error`, or something came that nobody asked for.
+    """
+    if stray_bytes:
+        return CloseReason.STRAY_BYTES
+    return CloseReason.SERVER_CLOSED if error is None else CloseReason.ERROR
+
+
 class _Sending(Enum):
     SENDING = "sending"
     SENT = "sent"

@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
 
 from kabench.agent.book import CloseReason, SocketState, ToClose
-from kabench.agent.cycle import WRITTEN_AT_ONCE_BYTES, Cycle, Failed, Finished, Go, SendAgain
+from kabench.agent.cycle import WRITTEN_AT_ONCE_BYTES, Cycle, Failed, Finished, Go, SendAgain, why_idle_ended
 from kabench.agent.errors import AgentError, UploadCancelledError
 from kabench.agent.probes import probe_options, set_user_timeout
 from kabench.agent.reader import HeadCache, ResponseReader
@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
         """
         self.exchange = None
         if self._has_ended():
-            return CloseReason.SERVER_CLOSED
+            return why_idle_ended(None)
         if self._poll is None:
             self._poll = _poll_of(self._raw_socket().fileno())
         if not self._poll(0):
@@ -352,7 +352,7 @@ class Connection(asyncio.Protocol):
         now = perf_counter()
         exchange = self.exchange
         if exchange is None:
-            self._unasked(CloseReason.STRAY_BYTES, now)
+            self._unasked(why_idle_ended(None, stray_bytes=True), now)
             return
         cycle = self._cycle
         if cycle is None:
@@ -441,7 +441,7 @@ class Connection(asyncio.Protocol):
             return
         exchange = self.exchange
         if exchange is None:
-            self._unasked(CloseReason.SERVER_CLOSED if error is None else CloseReason.ERROR, now)
+            self._unasked(why_idle_ended(error), now)
             return
         cycle = self._cycle or self._start_cycle(exchange)
         step = cycle.closed(cut_off=cut_off) if error is None else cycle.broken(error, self._user_timeout_s)

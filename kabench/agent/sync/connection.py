@@ -22,7 +22,16 @@ from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util.wait import wait_for_read, wait_for_socket
 
 from kabench.agent.book import CloseReason, SocketState
-from kabench.agent.cycle import WRITTEN_AT_ONCE_BYTES, Cycle, Failed, Finished, Go, SendAgain, SentRequest
+from kabench.agent.cycle import (
+    WRITTEN_AT_ONCE_BYTES,
+    Cycle,
+    Failed,
+    Finished,
+    Go,
+    SendAgain,
+    SentRequest,
+    why_idle_ended,
+)
 from kabench.agent.errors import (
     AgentClosedError,
     AgentError,
@@ -452,21 +461,23 @@ class AgentConnection(HTTPConnection):
             self.close_socket()
 
     def is_stale(self) -> CloseReason | None:
-        """Why a free socket cannot be used, if so: the server has closed it, or has sent what nobody asked for."""
+        """Why a free socket cannot be used, if so: by what the system, or TLS, holds for it (AK-61)."""
         sock = self.sock
         if sock is None:
-            return CloseReason.SERVER_CLOSED
+            return why_idle_ended(None)
         if isinstance(sock, ssl.SSLSocket) and sock.pending():
-            return CloseReason.STRAY_BYTES
+            return why_idle_ended(None, stray_bytes=True)
         if not wait_for_read(sock, timeout=0.0):
             return None
         sock.settimeout(0)
         try:
-            return CloseReason.STRAY_BYTES if sock.recv(1) else CloseReason.SERVER_CLOSED
+            return why_idle_ended(None, stray_bytes=bool(sock.recv(1)))
         except (BlockingIOError, ssl.SSLWantReadError):
             return None  # session tickets and the like, which the TLS layer has taken
-        except OSError:
-            return CloseReason.ERROR
+        except ssl.SSLEOFError:
+            return why_idle_ended(None)  # closed without a goodbye
+        except OSError as error:
+            return why_idle_ended(error)
         finally:
             sock.settimeout(self.timeout)
 
