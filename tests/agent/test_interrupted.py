@@ -121,8 +121,8 @@ def test_ak_58_no_place_is_lost_at_any_line(work: Callable[[KeepAliveAgent, list
                     pass
                 if not striking.has_struck:
                     break
-                assert agent.request("GET", urls[0], pool_timeout=1, retries=1).status == 200, striking.where
-                assert agent.request("GET", urls[1], pool_timeout=1, retries=1).status == 200, striking.where
+                assert agent.request("GET", urls[0], pool_timeout=20, retries=1).status == 200, striking.where
+                assert agent.request("GET", urls[1], pool_timeout=20, retries=1).status == 200, striking.where
                 status = agent.get_current_status()
                 assert (status.sockets, status.requests) == ({}, {}), striking.where
                 assert not agent.keeper.contradictions(), striking.where

@@ -115,9 +115,10 @@ def seen_of(server: EmbeddedServer, budget_s: float, max_requests: int = 120) ->
     return probe(ProbeOptions(server.url, budget_s=budget_s, max_requests=max_requests))
 
 
+@pytest.mark.long
 def test_a_server_that_forgets_at_once_gets_no_settings_that_lose_requests() -> None:
     with EmbeddedServer(ServerOptions(delay_s=0, faults=(Fault(FaultKind.DROP_IDLE, duration_s=0.1),))) as server:
-        found = seen_of(server, 4)
+        found = seen_of(server, 12)
         assert found.idle is not None
         assert 0 < found.idle.low_s < 0.1
         assert found.idle.high_s is not None

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: chromium)")
 
-PLAN = LoadPlan(duration_s=1.2, concurrency=8, delay_s=0.0, agent_options=AgentOptions(max_sockets=4))
+PLAN = LoadPlan(duration_s=3.2, concurrency=8, delay_s=0.0, agent_options=AgentOptions(max_sockets=4))
 
 WATCH = """<script>
 window.seen = [];
