@@ -49,6 +49,8 @@ def checked_method(method: str) -> str:
     Methods are case-sensitive (RFC 9110 section 9.1), and a server that gets `head` may well answer it with a body.
     Raises `ValueError` for what is no method, and for CONNECT.
     """
+    if method in _STANDARD_METHODS:
+        return method
     capitals = method.upper()
     if capitals in _STANDARD_METHODS:
         return capitals

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import http.client
 import socket
 import ssl
@@ -56,6 +57,11 @@ _HELD_BYTES = 16_384
 """A body up to this size leaves together with its head."""
 
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+_LENGTHS_OF_NAMES = frozenset({len("connection"), len("expect"), len("upgrade")})
+_sent_request = functools.lru_cache(maxsize=64)(SentRequest)
+"""Most requests are alike, and to make one anew costs as much as half the rest of what the cycle takes."""
 
 
 class EarlyResponseError(BrokenPipeError):
@@ -216,8 +222,11 @@ class AgentConnection(HTTPConnection):
         keep_alive = self._keeper.options.keep_alive
         connection: str | None = None
         expects_continue = asks_to_switch = False
-        for name, value in _as_text(headers):
+        for name, value in headers.items():
+            name, value = _text(name), _text(value)  # they may be bytes
             check_header(name, value)
+            if len(name) not in _LENGTHS_OF_NAMES:
+                continue
             lowered = name.lower()
             if lowered == "connection":
                 connection = value if connection is None else f"{connection},{value}"
@@ -226,19 +235,15 @@ class AgentConnection(HTTPConnection):
             elif lowered == "upgrade":
                 asks_to_switch = True
         if connection is not None and not keep_alive:  # of a plain agent, its own word counts
-            headers = HTTPHeaderDict((name, value) for name, value in _as_text(headers) if name.lower() != "connection")
+            each = [(_text(name), _text(value)) for name, value in headers.items()]
+            headers = HTTPHeaderDict((name, value) for name, value in each if name.lower() != "connection")
             connection = None
         self._added_connection = None
         if connection is None:
             connection = "keep-alive" if keep_alive or self._keeper.options.hand_off else "close"
             self._added_connection = connection
-        sent = SentRequest(
-            closes=has_token(connection, "close"),
-            repeatable=self.repeatable,
-            expects_continue=expects_continue,
-            asks_to_switch=asks_to_switch,
-            has_body=body is not None,
-        )
+        closes = connection != "keep-alive" and has_token(connection, "close")
+        sent = _sent_request(closes, self.repeatable, expects_continue, asks_to_switch, body is not None)
         self.serial += 1
         self._sent_bytes = 0
         self._finished = None
@@ -549,9 +554,7 @@ class AgentTlsConnection(AgentConnection, HTTPSConnection):
             keeper.sessions.shook_hands(resumed=bool(self.sock.session_reused))
 
 
-def _as_text(headers: Mapping[Any, Any]) -> list[tuple[str, str]]:  # names and values may be bytes
-    return [(_text(name), _text(value)) for name, value in headers.items()]
-
-
 def _text(value: object) -> str:
+    if type(value) is str:
+        return value
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)

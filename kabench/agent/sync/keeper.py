@@ -31,7 +31,7 @@ from kabench.agent.sync.tls import ContextStore
 from kabench.agent.tls import SessionCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from kabench.agent.events import EventListener
     from kabench.agent.hints import KeepAliveHint
@@ -92,10 +92,9 @@ class _Deciding:
         """The lock is taken."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if kind is not None and not isinstance(error, AgentError):
-            keeper = self._keeper_of()
-            if keeper is not None:
-                keeper.mend()
+        keeper = None if kind is None else self._keeper_of()
+        if keeper is not None and error is not None:
+            keeper.mend_after(error)
 
 
 class SocketKeeper:
@@ -134,23 +133,23 @@ class SocketKeeper:
         Raises `QueueTimeoutError` and `AgentClosedError`.
         """
         to_close: list[Booked] = []
-        with self._lock, self._deciding:
-            if self.book.is_closed:
-                raise AgentClosedError(_CLOSED)
-            now = monotonic()
-            self._take_out_departed(now)
-            if self.book.next_deadline <= now:
-                to_close += self._take_out_due(now)
-            decision = self.book.checkout(request, now)
-            if isinstance(decision, ToOpen):
-                request.booked = decision.socket
-                if decision.instead_of is not None:
-                    to_close.append(decision.instead_of)
-            elif decision is not None:
-                request.booked = decision
-            else:
-                request.gate = threading.Lock()
-                request.gate.acquire()
+        with self._lock:
+            try:
+                now = monotonic()
+                self._look_around(now, to_close)
+                decision = self.book.checkout(request, now)
+                if isinstance(decision, ToOpen):
+                    request.booked = decision.socket
+                    if decision.instead_of is not None:
+                        to_close.append(decision.instead_of)
+                elif decision is not None:
+                    request.booked = decision
+                else:
+                    request.gate = threading.Lock()
+                    request.gate.acquire()
+            except BaseException as error:
+                self.mend_after(error)
+                raise
         self._after(to_close)
         if request.gate is not None:
             self._wait(request, request.gate, wait_s)
@@ -189,15 +188,19 @@ class SocketKeeper:
     def checkin(self, book: Book, booked: Booked, *, reusable: bool, hint: KeepAliveHint | None) -> bool:
         """A response is finished: hand the socket on, keep it or close it. False: the book knows it no more."""
         to_close: list[Booked] = []
-        with self._lock, self._deciding:
+        with self._lock:
             if book is not self.book or book.is_closed:
                 return False
-            decision = book.checkin(booked, monotonic(), reusable, hint)
-            if isinstance(decision, ToClose):
-                to_close.append(decision.socket)
-                self._open_for(decision.then_open)
-            elif decision is not None:
-                self._let_in(decision, booked)
+            try:
+                decision = book.checkin(booked, monotonic(), reusable, hint)
+                if isinstance(decision, ToClose):
+                    to_close.append(decision.socket)
+                    self._open_for(decision.then_open)
+                elif decision is not None:
+                    self._let_in(decision, booked)
+            except BaseException as error:
+                self.mend_after(error)
+                raise
         self._after(to_close)
         return True
 
@@ -313,9 +316,9 @@ class SocketKeeper:
 
     # -- inside; with the lock held ------------------------------------------------------------------------------------
 
-    def mend(self) -> None:
+    def mend_after(self, error: BaseException) -> None:
         """Make good what an exception left half done, and let in whoever was given a socket and not told."""
-        if self.book.is_closed:
+        if self.book.is_closed or isinstance(error, AgentError):
             return
         for booked in self.book.mend(monotonic()):
             request = booked.request
@@ -356,6 +359,15 @@ class SocketKeeper:
                 self._to_close.append(closed.socket)
             self._open_for(closed.then_open)
 
+    def _look_around(self, now: float, to_close: list[Booked]) -> None:
+        """Before a request is given a socket: what has departed or come due is none to be given."""
+        if self.book.is_closed:
+            raise AgentClosedError(_CLOSED)
+        if self._departed:
+            self._take_out_departed(now)
+        if self.book.next_deadline <= now:
+            to_close += self._take_out_due(now)
+
     def _take_out_due(self, now: float) -> list[Booked]:
         due = self.book.due(now)
         for to_close in due.close:
@@ -364,10 +376,12 @@ class SocketKeeper:
 
     # -- inside; without the lock --------------------------------------------------------------------------------------
 
-    def _after(self, to_close: Iterable[Booked] = ()) -> None:
+    def _after(self, to_close: Sequence[Booked] = ()) -> None:
         """What a decision leaves to be done once the lock is free."""
-        self._to_close.extend(to_close)
-        self._close_what_is_to_be()
+        if to_close:
+            self._to_close.extend(to_close)
+        if self._to_close:
+            self._close_what_is_to_be()
         if self.book.next_deadline < self._reaper_looks_at:
             self._wake_reaper()
         if self.events.has_news:
@@ -391,8 +405,8 @@ class SocketKeeper:
         while self._departed and self._lock.acquire(blocking=False):
             try:
                 self._take_out_departed(monotonic())
-            except BaseException:
-                self.mend()
+            except BaseException as error:
+                self.mend_after(error)
                 raise
             finally:
                 self._lock.release()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
-from urllib3 import Retry
+from urllib3 import Retry, Timeout
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ClosedPoolError,
@@ -182,9 +182,7 @@ class AgentPool(HTTPConnectionPool):
         options: dict[str, Any],  # as urllib3's
     ) -> BaseHTTPResponse:
         """One attempt. Raises urllib3's errors, from ours, and `SendAgainError`."""
-        timeout = self._get_timeout(options.get("timeout", self.timeout))
-        timeout.start_connect()
-        connection.read_timeout = timeout.read_timeout
+        connection.read_timeout = self._read_timeout(options.get("timeout", self.timeout))
         try:
             return super()._make_request(cast("BaseHTTPConnection", connection), method, url, body=body, **options)
         except ResponseParseError as error:
@@ -195,6 +193,14 @@ class AgentPool(HTTPConnectionPool):
             raise ProtocolError("Connection aborted.", error) from error
         except AgentClosedError as error:
             raise ClosedPoolError(self, str(error)) from error
+
+    def _read_timeout(self, timeout: Any) -> float | None:  # whatever urllib3 takes
+        """The activity timeout of a request that is about to begin."""
+        if isinstance(timeout, Timeout) and timeout.total is None:
+            return timeout.read_timeout
+        begun = self._get_timeout(timeout)
+        begun.start_connect()
+        return begun.read_timeout
 
     def close(self) -> None:
         """Close the free sockets, and the active ones when they come back."""
