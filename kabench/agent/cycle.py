@@ -170,7 +170,7 @@ class Cycle:
     request counts as being sent until the driver says `sent`.
     """
 
-    __slots__ = ("_answered", "_is_early", "_origin", "_request", "_reused", "_sending", "reader")
+    __slots__ = ("_answered", "_failure", "_is_early", "_origin", "_request", "_reused", "_sending", "reader")
 
     def __init__(self, request: RequestTraits, reader: ResponseReader, origin: str, *, reused: bool) -> None:
         self.reader = reader
@@ -179,6 +179,7 @@ class Cycle:
         self._reused = reused
         self._sending = _SENDING
         self._answered = self._is_early = False
+        self._failure: Exception | None = None
 
     # -- the way out ---------------------------------------------------------------------------------------------------
 
@@ -187,10 +188,14 @@ class Cycle:
         if self._sending is _SENDING:
             self._sending = _SENT
 
-    def send_failed(self) -> None:
-        """Nothing more can be sent. What the server had to say before may still be there to be read."""
+    def send_failed(self, error: Exception | None = None) -> None:
+        """Nothing more can be sent. What the server had to say before may still be there to be read.
+
+        The system tells of an `error` once: the end that is read after it was no clean one.
+        """
         if self._sending is _SENDING:
             self._sending = _STOPPED
+        self._failure = error
 
     @property
     def is_sending(self) -> bool:
@@ -255,7 +260,9 @@ class Cycle:
 
     def closed(self, *, cut_off: bool = False) -> Step:
         """The server has closed the socket. `cut_off`: without the goodbye that TLS asks for."""
-        if self._answered and not cut_off and self.reader.eof():
+        if self._failure is not None:
+            return self.broken(self._failure)
+        if self._answered and (not cut_off or self._is_refused()) and self.reader.eof():
             return _NOT_REUSABLE
         return self._gone(CloseReason.SERVER_CLOSED, None)
 
@@ -267,11 +274,14 @@ class Cycle:
         if isinstance(error, OSError) and error.errno == errno.ETIMEDOUT:
             how_long = f" for {timeout_s:g} s" if timeout_s else ""
             return self._too_silent(f"{self._origin}: the other side acknowledged nothing{how_long}", timeout_s, error)
-        head = self.reader.head
-        unwanted = head is not None and head.status >= _FIRST_UNWANTED_STATUS
-        if unwanted and self._request.has_body and not isinstance(error, ssl.SSLError) and self.reader.eof():
-            return _NOT_REUSABLE  # a server that does not read all of a request resets the socket that it closes
+        if self._is_refused() and not isinstance(error, ssl.SSLError) and self.reader.eof():
+            return _NOT_REUSABLE
         return self._gone(CloseReason.ERROR, error)
+
+    def _is_refused(self) -> bool:
+        """Whether a body is refused: a server that does not read all of a request resets the socket that it closes."""
+        head = self.reader.head
+        return self._request.has_body and head is not None and head.status >= _FIRST_UNWANTED_STATUS
 
     def timed_out(self, silent_s: float) -> Failed:
         """No byte has moved for `silent_s` seconds."""

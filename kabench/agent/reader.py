@@ -34,7 +34,6 @@ _STATUS_LINE = re.compile(rb"HTTP/([0-9]\.[0-9]) ([1-9][0-9]{2})(?: (" + _VALUE 
 _FIELD_LINES = re.compile(rb"(?:(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:|[ \t])" + _VALUE + rb"\r\n)*")
 """Lines of a head, those that go on from the line before among them (RFC 9112 section 5)."""
 
-_FOLD = re.compile(rb"[ \t]*\r\n[ \t]+")
 _FOLDED_FRAMING = re.compile(
     rb"\n(?:content-length|transfer-encoding|connection):" + _VALUE + rb"\r\n[ \t]", re.IGNORECASE
 )
@@ -55,7 +54,13 @@ _MAX_HEAD_BYTES = 65_536
 upstream's, Node at 16."""
 
 _MAX_REASON_BYTES = 8_192
-_MAX_CHUNK_LINE_BYTES = 16_384
+_MAX_STATUS_LINE_BYTES = _MAX_REASON_BYTES + len("HTTP/1.1 200 \r\n")
+_MAX_CHUNK_LINE_BYTES = 4_096
+_SMALL_BYTES = 256
+_MOST_SMALL_PIECES = 1_024
+"""Of a body that nobody has taken yet: an object costs some 40 bytes, so more of them become one."""
+
+_LONG_CHUNK_LINE = f"the line of a chunk is over {_MAX_CHUNK_LINE_BYTES} bytes"
 _MAX_INFORMATIONAL_BYTES = 262_144
 """Of all informational responses before a final one."""
 
@@ -145,10 +150,12 @@ class ResponseReader:
         "_cache",
         "_framing",
         "_informational_bytes",
+        "_is_chunked",
         "_is_head_request",
         "_left",
         "_partial",
         "_passed_bytes",
+        "_small_pieces",
         "body_bytes",
         "complete",
         "head",
@@ -171,6 +178,8 @@ class ResponseReader:
         if self._body:
             self._body = []
         self.body_bytes = 0
+        self._small_pieces = 0
+        self._is_chunked = False
         self._framing = _HEAD
         self._partial = b""  # of a head, a line or a line's end that is not whole yet
         self._left = 0  # bytes of the body, or of the chunk with its line end
@@ -200,7 +209,9 @@ class ResponseReader:
         if self._framing is _HEAD:
             rest = self._read_heads(data)
             if not rest:  # a body may still follow a head that came alone
-                return self._learn(data, rest) if begins and self.complete else self.complete
+                if begins and self.complete:
+                    self._learn(data, rest)
+                return self.complete
         if self._framing is _BY_LENGTH:
             self._read_by_length(rest or b"")
         elif self._framing is _CHUNKS:
@@ -269,17 +280,24 @@ class ResponseReader:
             raise ResponseParseError(f"not an HTTP response: it begins with {data[:16]!r}")
         if len(data) > _MAX_HEAD_BYTES:
             raise ResponseParseError(f"not an HTTP response: its head is over {_MAX_HEAD_BYTES} bytes")
-        at = self._passed_bytes
+        at, before = self._passed_bytes, len(self._partial)
+        if b"\0" in data[before:]:
+            raise ResponseParseError("not an HTTP response: there is a NUL in its head")
+        self._partial = data
+        if b"\n" not in data[before:]:  # no line has ended, so that none is looked at again and again
+            if not at and len(data) > _MAX_STATUS_LINE_BYTES:
+                raise ResponseParseError(f"not an HTTP response: its status line is over {_MAX_REASON_BYTES} bytes")
+            return
         if not at:
             status_line = _STATUS_LINE.match(data)
-            at = 0 if status_line is None else status_line.end()
-        lines = _FIELD_LINES.match(data, at) if at else None
+            if status_line is None:
+                raise ResponseParseError(f"not an HTTP response: it begins with {_shown(data)}")
+            at = status_line.end()
+        lines = _FIELD_LINES.match(data, at)
         at = at if lines is None else lines.end()
-        rest = data[at:]
-        if b"\n" in rest or b"\0" in rest:
-            raise ResponseParseError(f"not an HTTP response: {_shown(rest)} is no line of a head")
+        if b"\n" in data[at:]:
+            raise ResponseParseError(f"not an HTTP response: {_shown(data[at:])} is no line of a head")
         self._passed_bytes = at
-        self._partial = data
 
     def _understand(self, raw: bytes) -> ResponseHead:
         """Return what a head means. Raises `ResponseParseError`."""
@@ -325,6 +343,7 @@ class ResponseReader:
         is_persistent = b"close" not in options and (version == "1.1" or b"keep-alive" in options)
         if coding and length >= 0 and status >= _FIRST_FINAL_STATUS:
             raise ResponseParseError("not an HTTP response: it has a transfer coding and a length")
+        self._is_chunked = bool(coding)
         has_body = not (self._is_head_request or status in _WITHOUT_BODY or status < _FIRST_FINAL_STATUS)
         if has_body and coding and coding.strip(b", \t") != b"chunked":
             raise ResponseParseError("not an HTTP response: it comes in a transfer coding that was not asked for")
@@ -363,26 +382,33 @@ class ResponseReader:
         elif head.body_length > 0:
             self._framing = _BY_LENGTH
             self._left = head.body_length
-        elif any(name.lower() == b"transfer-encoding" for name, _ in head.raw_headers):
+        elif self._is_chunked:
             self._framing = _CHUNKS
         else:
             self._framing = _UNTIL_CLOSE
 
-    def _learn(self, data: bytes, rest: bytes | None) -> bool:
-        """Remember the head of a response that came in one piece, with nothing before it; whether it is whole: yes."""
+    def _learn(self, data: bytes, rest: bytes | None) -> None:
+        """Remember the head of a response that came in one piece, with nothing before it."""
         head, cache = self.head, self._cache
         if head is None or cache is None or not head.keep_alive or self._is_head_request or head.body_length < 0:
-            return True
+            return
         if not self._informational_bytes:
             cache.learn(data[: len(data) - len(rest or b"")], head)
-        return True
 
     # -- bodies --------------------------------------------------------------------------------------------------------
 
     def _take(self, piece: bytes) -> None:
-        if piece:
-            self._body.append(piece)
-            self.body_bytes += len(piece)
+        if not piece:
+            return
+        self._body.append(piece)
+        self.body_bytes += len(piece)
+        if len(piece) >= _SMALL_BYTES:
+            self._small_pieces = 0
+            return
+        self._small_pieces += 1
+        if self._small_pieces > _MOST_SMALL_PIECES:
+            self._small_pieces = 0
+            self._body[-_MOST_SMALL_PIECES:] = [b"".join(self._body[-_MOST_SMALL_PIECES:])]
 
     def _end(self, *, overrun: bool) -> None:
         self.complete = True
@@ -424,6 +450,8 @@ class ResponseReader:
             if line is None:
                 self._keep_partial_chunk_line(data[at:])
                 return
+            if line.end() - at > _MAX_CHUNK_LINE_BYTES:
+                raise ResponseParseError(f"not an HTTP response: {_LONG_CHUNK_LINE}")
             at = line.end()
             chunk_bytes = int(line[1], 16)
             if not chunk_bytes:
@@ -435,28 +463,33 @@ class ResponseReader:
 
     def _keep_partial_chunk_line(self, rest: bytes) -> None:
         if len(rest) > _MAX_CHUNK_LINE_BYTES:
-            raise ResponseParseError(f"not an HTTP response: the line of a chunk is over {_MAX_CHUNK_LINE_BYTES} bytes")
+            raise ResponseParseError(f"not an HTTP response: {_LONG_CHUNK_LINE}")
         if rest and not _CHUNK_LINE_BEGINS.fullmatch(rest):
             raise ResponseParseError(f"not an HTTP response: {_shown(rest)} is no size of a chunk")
         self._partial = rest
 
     def _read_trailers(self, data: bytes) -> None:
         """Pass over trailers, whatever they say."""
+        has_ended_a_line = b"\n" in data
         if self._partial:
             data, self._partial = self._partial + data, b""
         if not self._passed_bytes and data[:1] in (b" ", b"\t"):
             raise ResponseParseError("not an HTTP response: its first trailer goes on from no line")
-        lines = _FIELD_LINES.match(data)
-        at = 0 if lines is None else lines.end()
-        if data.startswith(_LINE_END, at):
-            self._end(overrun=len(data) > at + len(_LINE_END))
+        at = 0
+        if has_ended_a_line:
+            lines = _FIELD_LINES.match(data)
+            at = 0 if lines is None else lines.end()
+            self._passed_bytes += at
+        rest_bytes = len(data) - at
+        is_over = has_ended_a_line and data.startswith(_LINE_END, at)
+        if self._passed_bytes + (0 if is_over else rest_bytes) > _MAX_HEAD_BYTES:
+            raise ResponseParseError(f"not an HTTP response: its trailers are over {_MAX_HEAD_BYTES} bytes")
+        if is_over:
+            self._end(overrun=rest_bytes > len(_LINE_END))
             return
         rest = data[at:]
-        self._passed_bytes += at
-        if b"\n" in rest or b"\0" in rest:
+        if b"\0" in rest or (has_ended_a_line and b"\n" in rest):
             raise ResponseParseError(f"not an HTTP response: {_shown(rest)} is no trailer")
-        if self._passed_bytes + len(rest) > _MAX_HEAD_BYTES:
-            raise ResponseParseError(f"not an HTTP response: its trailers are over {_MAX_HEAD_BYTES} bytes")
         self._partial = rest
 
 
@@ -477,7 +510,13 @@ def _unfolded(raw: bytes, begins_at: int) -> bytes:
     """
     if raw[begins_at : begins_at + 1] in (b" ", b"\t") or _FOLDED_FRAMING.search(raw, begins_at - 1):
         raise ResponseParseError("not an HTTP response: a line that frames it is folded")
-    return _FOLD.sub(b" ", raw[begins_at : -len(_HEAD_END)])
+    fields: list[list[bytes]] = []
+    for line in raw[begins_at : -len(_HEAD_END)].split(_LINE_END):
+        if line[:1] in (b" ", b"\t"):
+            fields[-1].append(line.strip(b" \t"))
+        else:
+            fields.append([line.rstrip(b" \t")])
+    return _LINE_END.join(b" ".join(field) for field in fields)
 
 
 def _shown(data: bytes) -> str:

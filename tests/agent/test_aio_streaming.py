@@ -414,3 +414,27 @@ def test_ak_11_a_stream_s_own_timeout_wins(run: Run) -> None:
             assert caught.value.timeout == 0.05
 
     run(main())
+
+
+def test_ak_10_an_upload_under_way_does_not_start_the_timeout_of_a_body_that_nobody_reads(run: Run) -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 3_000_000)
+        while await peer.reader.read(65_536):
+            pass
+
+    async def slowly() -> Any:
+        for _ in range(8):
+            await asyncio.sleep(0.05)
+            yield b"y" * 100
+
+    async def main() -> None:
+        async with (
+            ScriptedServer(handler) as server,
+            AsyncKeepAliveAgent(timeout=0.5) as agent,
+            agent.stream("POST", server.url, body=slowly()) as response,
+        ):
+            await asyncio.sleep(1.5)  # nobody reads, and nobody is to be given up
+            assert len(await response.aread()) == 3_000_000
+
+    run(main())

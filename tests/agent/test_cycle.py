@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ssl
+import time
 from typing import Any
 
 import pytest
@@ -327,3 +328,49 @@ def test_a_response_is_the_same_whatever_pieces_it_comes_in(raw: bytes, sizes: l
         at += size
     pieces = [piece for piece in (*pieces, raw[at:]) if piece]
     assert read(pieces) == read([raw]) == read([bytes([byte]) for byte in raw])
+
+
+# -- the reader's limits: the same however the bytes were cut, and in time that grows with them ------------------------
+
+FIXED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+OVER = {
+    "a status line": b"HTTP/1.1 200 " + b"O" * 9_000 + b"\r\nContent-Length: 0\r\n\r\n",
+    "a header": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 66_000 + b"\r\nContent-Length: 0\r\n\r\n",
+    "the line of a chunk": FIXED + b"2;" + b"a" * 5_000 + b"\r\nok\r\n0\r\n\r\n",
+    "trailers": FIXED + b"0\r\n" + b"X: y\r\n" * 11_000 + b"\r\n",
+    "a trailer": FIXED + b"0\r\nX: " + b"a" * 66_000 + b"\r\n\r\n",
+}
+LONG = {
+    "a status line": b"HTTP/1.1 200 " + b"O" * 8_000 + b"\r\nContent-Length: 0\r\n\r\n",
+    "a header": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 60_000 + b"\r\nContent-Length: 0\r\n\r\n",
+    "spaces before a fold": b"HTTP/1.1 200 OK\r\nX: a" + b" " * 60_000 + b"x\r\n y\r\nContent-Length: 0\r\n\r\n",
+    "folds": b"HTTP/1.1 200 OK\r\nX: a\r\n" + b" b\r\n" * 15_000 + b"Content-Length: 0\r\n\r\n",
+    "a trailer": FIXED + b"0\r\nX: " + b"a" * 60_000 + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("size", [1, 1000, 65_536, 10**6])
+@pytest.mark.parametrize("name", OVER)
+def test_what_is_over_a_limit_is_refused_however_it_was_cut(name: str, size: int) -> None:
+    raw = OVER[name]
+    assert read([raw[at : at + size] for at in range(0, len(raw), size)]) == "refused"
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_what_is_long_is_read_in_time_byte_by_byte(name: str) -> None:
+    began_at = time.process_time()
+    (_, body, complete) = read([bytes([byte]) for byte in LONG[name]])
+    assert (body, complete) == (b"", True)
+    (_, body, complete) = read([LONG[name]])
+    assert (body, complete) == (b"", True)
+    assert time.process_time() - began_at < 5  # it takes a fifth of a second; it took 19
+
+
+def test_small_chunks_that_nobody_takes_become_one() -> None:
+    reader = ResponseReader()
+    reader.feed(FIXED)
+    for _ in range(50):
+        reader.feed(b"2\r\nok\r\n" * 1_000)
+    assert reader.body_bytes == 100_000
+    assert len(reader._body) < 1_200
+    assert reader.body() == b"ok" * 50_000

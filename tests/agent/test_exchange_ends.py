@@ -11,9 +11,10 @@ import pytest
 from urllib3.exceptions import InvalidHeader, ProtocolError
 
 from kabench.agent import KeepAliveAgent, ResponseParseError, SocketClosedError, StaleSocketError
+from kabench.agent.aio.connection import Connection
 from kabench.agent.errors import ConflictingLengthsError
 from tests.agent.both import any_agent, each_agent
-from tests.sockets import OK, Peer, serving, wait_until
+from tests.sockets import LOOPS, OK, Peer, serving, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -411,3 +412,56 @@ def test_ak_56_requests_says_of_two_lengths_what_it_says_by_itself() -> None:
                     session.get(server.url)
             found.append(type(caught.value))
     assert found == [requests.exceptions.InvalidHeader] * 2
+
+
+# -- what a review found -----------------------------------------------------------------------------------------------
+
+
+@each_agent
+@pytest.mark.parametrize("body", ["bytes", "file", "generator"])
+def test_ak_50_a_body_cut_off_by_a_reset_while_the_request_is_sent_is_not_whole(kind: str, body: str) -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(b"HTTP/1.1 200 OK\r\n\r\npart of the bo")
+        await asyncio.sleep(0.05)
+        peer.reset()
+
+    with serving(handler) as server, any_agent(kind) as agent:
+        for _ in range(3):
+            with pytest.raises(SocketClosedError, match="middle of its response"):
+                agent.ask("POST", server.url, body=bodies(30_000_000)[body]())
+        assert agent.status().closed_by == {"error": 3}
+
+
+@each_agent
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+def test_ak_50_an_early_answer_without_a_length_is_one_over_https_too(kind: str, how: str, keys: Keys) -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(b"HTTP/1.1 413 Too large\r\nConnection: close\r\n\r\nbig")
+        await asyncio.sleep(0.02)
+        if how == "RST":
+            peer.reset()
+
+    with serving(handler, tls=keys.server_context()) as server, any_agent(kind, ca_data=keys.ca_data) as agent:
+        for _ in range(3):
+            answer = agent.ask("POST", server.url, body=b"x" * 3_000_000)
+            assert (answer.status, answer.data) == (413, b"big")
+
+
+@pytest.mark.parametrize("kind", sorted(LOOPS))
+def test_ak_50_a_refusal_that_comes_before_a_small_request_is_written_is_read(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handler(peer: Peer) -> None:
+        await asyncio.sleep(0.02)
+        await peer.send(b"HTTP/1.1 503 Full\r\nConnection: close\r\nContent-Length: 4\r\n\r\nfull")
+        peer.reset()
+
+    # the loop is held between connecting and writing
+    monkeypatch.setattr(Connection, "_set_socket_options", lambda *_: time.sleep(0.06))
+    with serving(handler) as server, any_agent(kind) as agent:
+        for _ in range(5):
+            answer = agent.ask("POST", server.url, body=b"x")
+            assert (answer.status, answer.data) == (503, b"full")
+        assert agent.status().free_sockets == {}

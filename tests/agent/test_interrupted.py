@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import linecache
 import subprocess
 import sys
 import threading
@@ -31,6 +32,15 @@ class StruckError(BaseException):
     """What strikes: as Ctrl-C, a greenlet's kill or a time-out does, it is no `Exception`."""
 
 
+def _is_closed_to_signals(frame: FrameType) -> bool:
+    """Whether this line enters or leaves `with`, or begins `try`: Python lets no signal in between those and the lock.
+
+    (It does call the trace function there.)
+    """
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return line.startswith(("with ", "try:", "finally:", "self._lock.release()"))
+
+
 def _is_finalizing(frame: FrameType | None) -> bool:
     """Whether this runs in a finalizer, whose exceptions Python itself swallows."""
     while frame is not None:
@@ -51,7 +61,7 @@ class Striking:
     def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
         if not frame.f_code.co_filename.startswith(AGENT_FOLDER):
             return self._trace if event == "call" else None
-        if event == "line" and not self.has_struck and not _is_finalizing(frame):
+        if event == "line" and not self.has_struck and not _is_finalizing(frame) and not _is_closed_to_signals(frame):
             self._left -= 1
             if self._left <= 0:
                 self.has_struck = True

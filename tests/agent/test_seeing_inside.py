@@ -237,3 +237,25 @@ def test_opentelemetry_reports_by_the_names_of_its_conventions() -> None:
         duration = points()["http.client.connection.duration"]
         assert (duration.count, duration.attributes["server.port"]) == (1, server.port)
     provider.shutdown()
+
+
+def test_a_listener_that_raises_no_exception_once_is_told_all_the_rest(run: Run) -> None:
+    class OnceError(BaseException):
+        pass
+
+    heard: list[str] = []
+    raised: list[object] = []
+
+    def listener(event: AgentEvent) -> None:
+        heard.append(event.kind.value)
+        if len(heard) == 1:
+            raise OnceError
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context.get("exception")))
+        async with ScriptedServer(echo_forever) as server, AsyncPlainAgent(on_event=listener) as agent:
+            for _ in range(20):
+                await asyncio.gather(*(agent.request("GET", server.url) for _ in range(3)))
+            await until(lambda: len(heard) == 120)
+
+    run(main())

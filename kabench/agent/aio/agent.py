@@ -82,6 +82,7 @@ class AsyncAgent:
         self.book.on_event = self._note_event
         self.book.on_deadline = self._wake_at
         self.book.tells_reuse = self._events.wants_reuse
+        self._is_telling = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -300,10 +301,22 @@ class AsyncAgent:
         self.book.tells_reuse = self._events.wants_reuse
 
     def _note_event(self, kind: EventKind, origin: str, reason: str, request_count: int, age_s: float) -> None:
-        was_empty = not self._events.has_news
-        if self._events.tell(kind, origin, reason, request_count, age_s) and was_empty:
-            with contextlib.suppress(RuntimeError):  # the loop has ended; `close_now` delivers
-                (self._loop or asyncio.get_running_loop()).call_soon(self._events.deliver)
+        if self._events.tell(kind, origin, reason, request_count, age_s) and not self._is_telling:
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended; `close_now` delivers
+            (self._loop or asyncio.get_running_loop()).call_soon(self._deliver)
+            self._is_telling = True
+
+    def _deliver(self) -> None:
+        """Tell what has happened; one that raises what is no `Exception` does not keep the rest from being told."""
+        self._is_telling = False
+        try:
+            self._events.deliver()
+        finally:
+            if self._events.has_news and not self._is_telling:
+                self._tell_soon()
 
     async def close(self) -> None:
         """Close all sockets. Requests in flight and pending ones fail with `AgentClosedError`; twice is fine.

@@ -240,7 +240,7 @@ class Connection(asyncio.Protocol):
         if exchange.upload is not None:
             self._upload_task = asyncio.get_running_loop().create_task(self._send_upload(exchange, exchange.upload))
 
-    def _start_cycle(self, exchange: Exchange) -> Cycle:
+    def _start_cycle(self, exchange: Exchange, *, is_sent: bool = True) -> Cycle:
         """Follow a request that is not routine, or whose response is not."""
         reader = self._reader
         if reader is None:
@@ -248,7 +248,7 @@ class Connection(asyncio.Protocol):
         prepared = exchange.prepared
         reader.begin(is_head_request=prepared.is_head)
         cycle = self._cycle = Cycle(prepared, reader, self.booked.origin, reused=self.booked.reused)
-        if exchange.is_routine:
+        if exchange.is_routine and is_sent:
             cycle.sent()
         return cycle
 
@@ -343,7 +343,8 @@ class Connection(asyncio.Protocol):
 
     def _touch(self, now: float) -> None:
         """Bytes have moved, perhaps for the first time since none were expected."""
-        self._owner.book.touch(self.booked, now)
+        if not self._is_reading_held:  # whoever reads the body has not asked for more
+            self._owner.book.touch(self.booked, now)
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
@@ -401,7 +402,7 @@ class Connection(asyncio.Protocol):
         else:
             if step is Go.STOP_SENDING:
                 self._stop_sending()
-            if not self._is_reading_held and not self._waits_for_caller:
+            if not self._waits_for_caller:
                 self._touch(now)
 
     def _finish(self, exchange: Exchange, head: ResponseHead, body: bytes, reusable: bool, now: float) -> None:
@@ -428,9 +429,11 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The socket is closed, by whichever side. What refers back here lets go, so that no collection is needed."""
         now = perf_counter()
-        cycle = self._cycle
-        if cycle is not None and cycle.is_sending and self.exchange is not None:
-            cycle.send_failed()  # AK-50: whatever the server said before is still there to be read
+        cycle, exchange = self._cycle, self.exchange
+        if cycle is None and exchange is not None and not self.booked.reused:
+            cycle = self._start_cycle(exchange, is_sent=False)
+        if cycle is not None and cycle.is_sending and exchange is not None:
+            cycle.send_failed(error)  # AK-50: whatever the server said before is still there to be read
             self._read_what_waits()
         self._lost(error, now)
         self.booked.handle = self.booked.request = None

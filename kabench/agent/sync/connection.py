@@ -291,8 +291,10 @@ class AgentConnection(HTTPConnection):
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
             self._cycle.send_failed()
             raise EarlyResponseError("the server closed the socket while the request was sent") from error
-        except ConnectionError:
-            self._cycle.send_failed()  # urllib3 goes on to read what the server has said before
+        except EarlyResponseError:
+            raise
+        except ConnectionError as error:
+            self._cycle.send_failed(error)  # urllib3 goes on to read what the server has said before
             raise
 
     def _send_watching(self, data: memoryview) -> None:
@@ -492,9 +494,8 @@ class AgentConnection(HTTPConnection):
         if booked is None:
             return False
         keeper = self._keeper
-        self.booked = None
-        self.close()
-        self.booked = booked  # so that whatever happens now, what it becomes is given back
+        self.serial += 1
+        super().close()  # the socket alone: its place becomes another's
         self.retried = True
         self._has_kept_session = False
         return keeper.reopen(self, reason)

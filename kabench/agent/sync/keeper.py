@@ -217,16 +217,22 @@ class SocketKeeper:
     def reopen(self, connection: Reopening, reason: CloseReason) -> bool:
         """Give a connection whose socket is dead a fresh place for the same request; False if the agent was closed."""
         book, booked = connection.book, connection.booked
-        with self._lock, self._deciding:
-            if book is not self.book or book.is_closed or booked is None:
-                connection.booked = None
-                return False
-            connection.booked = book.reopen(booked, reason, monotonic())
+        request = None if booked is None else booked.request
+        try:
+            with self._lock, self._deciding:
+                if book is not self.book or book.is_closed or booked is None:
+                    connection.booked = None
+                    return False
+                connection.booked = book.reopen(booked, reason, monotonic())
+        except BaseException:
+            if request is not None:
+                self.give_up(book, request)
+            raise
         self._after()
         return True
 
     def met_stale(self, book: Book) -> None:
-        """Count a request that met a stale socket and is not sent again."""
+        """Count a request that met a stale socket and is not sent again; `reopen` counts the others."""
         with self._lock, self._deciding:
             book.met_stale()
 
