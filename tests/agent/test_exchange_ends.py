@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import io
 import time
 from typing import TYPE_CHECKING, Any
@@ -465,3 +467,30 @@ def test_ak_50_a_refusal_that_comes_before_a_small_request_is_written_is_read(
             answer = agent.ask("POST", server.url, body=b"x")
             assert (answer.status, answer.data) == (503, b"full")
         assert agent.status().free_sockets == {}
+
+
+@pytest.mark.parametrize("kind", sorted(LOOPS))  # urllib3's own frames hold its errors
+@pytest.mark.parametrize("how", ["no response", "FIN", "RST"])
+def test_a_request_that_fails_leaves_nothing_for_the_garbage_collector(kind: str, how: str) -> None:
+    async def handler(peer: Peer) -> None:
+        await peer.request()
+        if how == "no response":
+            await peer.send(b"hello\r\n\r\n")
+        elif how == "RST":
+            peer.reset()
+
+    def fail(times: int) -> None:
+        for _ in range(times):
+            with contextlib.suppress(Exception):
+                agent.ask("GET", server.url)
+
+    with serving(handler) as server, any_agent(kind) as agent:
+        fail(5)
+        gc.collect()
+        gc.disable()
+        try:
+            fail(40)
+            left = [found for found in gc.get_objects() if isinstance(found, Connection)]
+        finally:
+            gc.enable()
+        assert len(left) < 10

@@ -380,6 +380,7 @@ class Connection(asyncio.Protocol):
                 if self.exchange is not exchange:
                     return  # given up by whoever was told
         except AgentError as error:
+            error.__traceback__ = None  # whose frames hold `step`, and so the error: a cycle that only a collector ends
             step = cycle.distrust(error)
         self._follow(exchange, cycle, step, now)
 

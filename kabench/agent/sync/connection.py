@@ -325,7 +325,7 @@ class AgentConnection(HTTPConnection):
         if not data:
             self._cycle.send_failed()
             return True  # with a close, which reading the response will find again
-        step = self._fed(data)
+        step = self._follow(self._read(data))
         return step is Go.STOP_SENDING or isinstance(step, Finished)
 
     # -- receiving -----------------------------------------------------------------------------------------------------
@@ -380,7 +380,10 @@ class AgentConnection(HTTPConnection):
 
     def receive(self) -> None:
         """Read more of the response. Raises as `getresponse` does, and notes why the socket will be closed."""
-        step: Step
+        self._follow(self._heard())
+
+    def _heard(self) -> Step:
+        """Read from the socket: what to do now."""
         try:
             data = self.sock.recv(_READ_BYTES)
         except TimeoutError as error:
@@ -396,21 +399,21 @@ class AgentConnection(HTTPConnection):
             step = self._cycle.broken(error, self._user_timeout_s)
         else:
             if data and not self.book.is_closed:
-                self._fed(data)
-                return
+                return self._read(data)
             step = self._cycle.closed()
         if self.book.is_closed:
             raise AgentClosedError("the agent was closed while the request was under way")
-        self._follow(step)
+        return step
 
-    def _fed(self, data: bytes) -> Step:
-        """Read bytes, and do what the cycle says; see `_follow`."""
+    def _read(self, data: bytes) -> Step:
+        """Feed the reader: what to do now."""
         try:
             if not self.reader.feed_known(data):
                 self.reader.feed(data)
         except ResponseParseError as error:
-            raise self._failed(self._cycle.distrust(error)) from None
-        return self._follow(self._cycle.received())
+            error.__traceback__ = None  # it is raised anew, and its frames would hold it
+            return self._cycle.distrust(error)
+        return self._cycle.received()
 
     def _follow(self, step: Step) -> Step:
         """Do what the cycle says. Raises its error, and `SendAgainError`."""
@@ -421,7 +424,10 @@ class AgentConnection(HTTPConnection):
         elif isinstance(step, SendAgain):
             raise SendAgainError(step.reason)
         elif isinstance(step, Failed):
-            raise self._failed(step)
+            try:
+                raise self._failed(step)
+            finally:
+                del step  # which holds the error, whose traceback holds this frame
         return step
 
     def _silence(self, error: TimeoutError | None) -> Step:
