@@ -30,7 +30,7 @@ _PROGRESS = re.compile(r"^\S+ \d+ s: .*\n", re.MULTILINE)
 
 
 def kabench(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command. Where nothing is said of progress, lines of it are left out: a busy machine has some to print."""
+    """Run the command. Unless progress is asked about, its lines are left out: a busy machine has some to print."""
     done = subprocess.run(
         [sys.executable, "-m", "kabench", *arguments],
         capture_output=True,
