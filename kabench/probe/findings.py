@@ -18,7 +18,11 @@ _FIRST_FAILED_STATUS = 400
 
 @dataclass(frozen=True, slots=True)
 class CountFinding:
-    """How many requests one socket carried. `closed`: then the server closed it; `announced`: and had said so."""
+    """How many requests one socket carried.
+
+    `closed`: the server closes it then, as it had announced (`announced`), or as a second socket showed too. Else it
+    carries as many at least.
+    """
 
     requests: int
     closed: bool

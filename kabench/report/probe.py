@@ -104,7 +104,7 @@ def _count(found: Findings) -> str:
     if count is None:
         return "not found out"
     if not count.closed:
-        return f"more than {count.requests}"
+        return f"{count.requests} at least"
     return f"{count.requests}, then the server closes it" + ("; it says so" if count.announced else " without a word")
 
 

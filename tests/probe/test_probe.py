@@ -111,6 +111,22 @@ def test_a_server_that_closes_without_a_word_after_some_requests_needs_a_limit()
     assert advice_for(found).options["max_requests_per_socket"] == 7
 
 
+@pytest.mark.parametrize("lives", [(7,), (30,)], ids=["another carries more", "no requests are left for another"])
+def test_one_socket_that_closes_without_a_word_is_no_rule(lives: tuple[int, ...]) -> None:
+    lengths = iter([1, *lives])  # the first socket is asked once
+
+    async def handler(peer: Peer) -> None:
+        for _ in range(next(lengths, 1000)):
+            await peer.answer()
+
+    with serving(handler) as server:
+        found = probe(ProbeOptions(server.url, budget_s=1, max_requests=40))
+    assert found.count is not None
+    assert not found.count.closed
+    assert found.count.requests >= max(lives)
+    assert "max_requests_per_socket" not in advice_for(found).options
+
+
 def seen_of(server: EmbeddedServer, budget_s: float, max_requests: int = 120) -> Findings:
     return probe(ProbeOptions(server.url, budget_s=budget_s, max_requests=max_requests))
 
