@@ -22,9 +22,13 @@ from rich.table import Table
 from kabench.agent import AgentOptions, reader
 from kabench.agent.aio import AsyncAgent, Exchange
 from kabench.agent.aio.request import prepare
-from kabench.load import LoadPlan, recorder, users, worker
-from kabench.load.messages import Go, Ready, Second, Task, decode, encode
-from kabench.server import EmbeddedServer, ServerOptions, alarm, answers, loop
+from kabench.load import LoadPlan
+from kabench.load.figures import recorder
+from kabench.load.figures.messages import Go, Ready, Second, Task, decode, encode
+from kabench.load.schedules import agent_users as users
+from kabench.load.workers import worker
+from kabench.server import EmbeddedServer, ServerOptions, answers
+from kabench.system import alarm, loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,20 +48,20 @@ def no_known_heads() -> None:
 def a_future_and_a_task() -> None:
     """A task a user that awaits agent.send(), as a library's user writes it."""
 
-    def start(self: users.User, now: float) -> None:
+    def start(self: users.AgentUser, now: float) -> None:
         del now
         asyncio.get_running_loop().create_task(_user(self))
 
-    async def _user(user: users.User) -> None:
+    async def _user(user: users.AgentUser) -> None:
         while next(user._tickets, None) is not None:
-            exchange = users.User(user._agent, user.prepared, user._finished)
+            exchange = users.AgentUser(user._agent, user.prepared, user._finished)
             exchange.started_at = perf_counter()
             response = await user._agent.send(user.prepared)
             exchange.sent_at = exchange.first_byte_at = exchange.started_at
             user._recorder.record(exchange, response._head, response.data, perf_counter())
         user._finish(perf_counter())
 
-    users.User._start = start  # type: ignore[method-assign]
+    users.AgentUser._start = start  # type: ignore[method-assign]
 
 
 def no_recording() -> None:

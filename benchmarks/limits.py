@@ -22,7 +22,7 @@ from kabench.agent import AsyncKeepAliveAgent
 from kabench.agent.aio import Exchange
 from kabench.server import EmbeddedServer, ServerOptions
 from kabench.server.delay import DelayQueue
-from kabench.server.loop import run
+from kabench.system.loop import run
 
 if TYPE_CHECKING:
     from kabench.agent.aio import PreparedRequest, ResponseHead

@@ -54,8 +54,8 @@ SHAPE = (
     + """
 import time
 from locust import LoadTestShape
-from kabench.distributed import engine
-from kabench.load.messages import Progress
+from kabench.distributed import sender
+from kabench.load.figures.messages import Progress
 
 class Steps(LoadTestShape):
     def tick(self):
@@ -68,7 +68,7 @@ class Steps(LoadTestShape):
             print("WANTED", time.time(), users, flush=True)
         return users, 1000
 
-heard = engine.decode
+heard = sender.decode
 
 def decode(line):
     message = heard(line)
@@ -76,7 +76,7 @@ def decode(line):
         print("BUSY", time.time(), message.sockets.active + message.sockets.pending, flush=True)
     return message
 
-engine.decode = decode
+sender.decode = decode
 """
 )
 

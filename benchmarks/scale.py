@@ -15,7 +15,7 @@ from rich.table import Table
 
 from kabench import LoadPlan, run
 from kabench.agent import AgentOptions
-from kabench.server.limits import allow_open_sockets
+from kabench.system.limits import allow_open_sockets
 
 CORES_OF_A_PAIR = 2
 

@@ -8,11 +8,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from kabench.agent import AsyncKeepAliveAgent
-from kabench.server.alarm import make_alarm
+from kabench.system.alarm import make_alarm
 
 if TYPE_CHECKING:
-    from kabench.load.clients import ClientSettings
-    from kabench.load.source import Request
+    from kabench.load.clients.contract import ClientSettings
+    from kabench.load.plan.source import Request
 
 
 class Agent:

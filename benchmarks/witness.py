@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from kabench.server.delay import DelayQueue
-from kabench.server.loop import run
+from kabench.system.loop import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,14 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from kabench.version import __version__
+
 if TYPE_CHECKING:
     from kabench.comparison.record import load_comparison
     from kabench.comparison.saved import diff
     from kabench.comparison.trials import compare
     from kabench.load import LoadPlan, run
     from kabench.result import load_result
-
-__version__ = "0.1.0"
 
 __all__ = ["LoadPlan", "__version__", "compare", "diff", "load_comparison", "load_result", "run"]
 

@@ -11,38 +11,35 @@ import kabench
 
 PACKAGE = Path(kabench.__file__).parent
 
-LAYERS = {
-    "agent": set[str](),
-    "server": set[str](),
-    "histogram": set[str](),
-    "faults": {"agent", "server"},
-    "redaction": {"agent"},
-    "result": {"agent", "server", "histogram"},
-    "metrics": {"agent", "server", "histogram", "result"},
-    "load": {"agent", "server", "histogram", "redaction", "result"},
-    "comparison": {"agent", "server", "histogram", "result", "metrics", "load"},
-    "report": {"proxy", "probe", "agent", "server", "histogram", "result", "metrics", "comparison"},
-    "distributed": {"agent", "server", "histogram", "redaction", "result", "load", "report"},
-    "proxy": {"agent", "server", "histogram", "load"},
-    "probe": {"agent", "redaction"},
-    "cli": {
-        "probe",
-        "proxy",
-        "agent",
-        "server",
-        "faults",
-        "histogram",
-        "redaction",
-        "result",
-        "metrics",
-        "load",
-        "comparison",
-        "report",
-        "distributed",
-    },
-    "pytest_plugin": {"server", "result", "load", "comparison"},
+ORDER = (
+    ("version",),
+    ("histogram",),
+    ("agent",),
+    ("redaction",),
+    ("system",),
+    ("http1",),
+    ("server",),
+    ("faults",),
+    ("result",),
+    ("metrics",),
+    ("load",),
+    ("proxy", "probe", "comparison"),
+    ("report",),
+    ("distributed",),
+    ("cli", "pytest_plugin"),
+)
+"""The parts of kabench from the lowest up. Each may import those before it, and none beside or above it."""
+
+STANDS_ALONE = {
+    "agent": {"version"},
+    "system": set[str](),
+    "http1": {"system"},
+    "server": {"version", "system", "http1"},
 }
-"""What each part may import besides itself and the package's version."""
+"""These know nothing else of what stands before them."""
+
+WINGS = ("plan", "figures", "clients", "schedules", "workers", "run")
+"""The wings of `kabench/load`, each of which imports only those before it."""
 
 
 def part_of(module: str) -> str:
@@ -61,20 +58,43 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-def test_imports_point_downward() -> None:
-    wrong = []
+def modules() -> dict[str, Path]:
+    """All modules of kabench by name."""
+    found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if part not in LAYERS:
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        found[name] = path
+    return found
+
+
+def test_imports_point_downward() -> None:
+    parts = [part for step in ORDER for part in step]
+    below = {
+        part: {lower for step in ORDER[:index] for lower in step} for index, step in enumerate(ORDER) for part in step
+    }
+    wrong = []
+    for name, path in modules().items():
+        part = part_of(name)
+        if part.startswith("_") or not part:
             continue
-        reached = {part_of(name) for name in imports_of(path)} - {"", "__version__", part}
-        wrong += [f"{path.relative_to(PACKAGE)} imports kabench.{name}" for name in sorted(reached - LAYERS[part])]
+        reached = {part_of(imported) for imported in imports_of(path)} - {"", part}
+        allowed = STANDS_ALONE.get(part, below[part])
+        wrong += [f"{name} imports kabench.{other}" for other in sorted(reached - allowed)]
     assert not wrong
+    assert set(parts) == {part_of(name) for name in modules()} - {"", "__main__"}
 
 
-def test_every_part_is_in_the_picture() -> None:
-    parts = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert {part for part in parts if not part.startswith("_")} - {"py.typed"} == set(LAYERS)
+def test_the_wings_of_the_load_import_only_those_before_them() -> None:
+    wrong = []
+    for name, path in modules().items():
+        _, part, *rest = name.split(".") if "." in name else ("", "", "")
+        if part != "load" or not rest:
+            continue
+        before = WINGS[: WINGS.index(rest[0]) + 1]
+        reached = {imported.split(".")[2] for imported in imports_of(path) if imported.startswith("kabench.load.")}
+        wrong += [f"{name} imports kabench.load.{wing}" for wing in sorted(reached - set(before))]
+        wrong += [f"{name} imports kabench.load" for imported in imports_of(path) if imported == "kabench.load"]
+    assert not wrong
 
 
 def modules_after(statement: str) -> set[str]:

@@ -26,7 +26,7 @@ def test_it_costs_nothing_until_it_is_asked_for() -> None:
         "import sys, pytest; before = set(sys.modules); import kabench.pytest_plugin; print(*set(sys.modules) - before)"
     )
     added = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert sorted(added) == ["kabench", "kabench.pytest_plugin"]
+    assert sorted(added) == ["kabench", "kabench.pytest_plugin", "kabench.version"]
 
 
 def test_no_server_is_started_until_it_is_asked_for(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from kabench import __version__
 from kabench.agent.events import AgentEvent, EventKind
+from kabench.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

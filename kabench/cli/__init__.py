@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from kabench import __version__
 from kabench.cli.compare import compare
 from kabench.cli.diff import diff
 from kabench.cli.errors import CommandError, say
@@ -18,6 +17,7 @@ from kabench.cli.report import report
 from kabench.cli.run import run
 from kabench.cli.serve import serve
 from kabench.cli.worker import worker
+from kabench.version import __version__
 
 app = typer.Typer(
     name="kabench",

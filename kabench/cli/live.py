@@ -20,7 +20,7 @@ from kabench.load import (
     TargetUnreachableError,
     run,
 )
-from kabench.load.team import Team
+from kabench.load.workers.local import LocalWorkers
 from kabench.server import ServerError
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import TextIO
 
-    from kabench.load.messages import Task
-    from kabench.load.team import Crew
+    from kabench.load.figures.messages import Task
+    from kabench.load.workers.workers import Workers
     from kabench.result import RunResult
 
 SHORTEST_SHOWN_S = 0.5
@@ -53,12 +53,12 @@ def run_live(
     name: str,
     progress: str,
     control: RunControl,
-    crew_of: Callable[[Sequence[Task]], Crew] = Team,
+    workers_for: Callable[[Sequence[Task]], Workers] = LocalWorkers,
 ) -> Finished:
     """Carry a plan out. `progress` is as `shown_as` has it. Raises `CommandError` where nothing can be measured."""
     with could_not_begin(plan), _shown(progress, len(agents)) as show:
         try:
-            result = run(plan, agents, name=name, on_progress=show, control=control, crew_of=crew_of)
+            result = run(plan, agents, name=name, on_progress=show, control=control, workers_for=workers_for)
         except MeasurementError as error:
             return Finished(error.result, str(error), control.stopped)
         return Finished(result, None, control.stopped)

@@ -10,13 +10,13 @@ from kabench.agent.urls import basic, parse_address, parse_url
 from kabench.cli import parse
 from kabench.cli.errors import CommandError
 from kabench.load import AgentSpecError, LoadPlan, PlanError
-from kabench.load.agents import check_spec
-from kabench.load.pacing import Stage
-from kabench.load.plan import PUBLISHED_BODY
-from kabench.load.targets import LoadTarget, read_requests, read_urls
-from kabench.load.team import usable_workers
-from kabench.load.templates import without_placeholders
-from kabench.server.limits import most_open_sockets
+from kabench.load.clients.specs import check_spec
+from kabench.load.plan.pacing import Stage
+from kabench.load.plan.plan import PUBLISHED_BODY
+from kabench.load.plan.targets import LoadTarget, read_requests, read_urls
+from kabench.load.plan.templates import without_placeholders
+from kabench.load.workers.local import usable_workers
+from kabench.system.limits import most_open_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -65,7 +65,7 @@ def run(
     With no options it is agentkeepalive's published benchmark: 60 users with 1000 requests each, 50 sockets, a server
     that answers after 5 ms.
     """
-    from kabench.cli.fleet import FleetOptions, fleet_for
+    from kabench.cli.distributed import DistributedOptions, workers_of
     from kabench.cli.live import run_live, shown_as, stoppable
     from kabench.cli.outputs import Outputs, hgrm_paths
     from kabench.cli.plan import check_specs
@@ -74,7 +74,7 @@ def run(
     from kabench.result import labels
 
     shown = "none" if quiet else shown_as(progress)
-    workers = FleetOptions(
+    workers = DistributedOptions(
         distributed=distributed, expect_workers=expect_workers, processes=processes, bind=bind, max_wait_s=max_wait
     )
     plan = workers.plan_of(load)
@@ -84,8 +84,8 @@ def run(
     gates.check_agents(labels(agents), agents[:1])
     paths = Paths(csv=csv, hgrm=hgrm_paths(hgrm, agents), junit=junit, markdown=markdown, html=html)
     outputs = Outputs(paths, json=json, saves=not no_save)
-    with stoppable() as control, fleet_for(workers, control) as crew_of:  # workers stay until the report is out
-        finished = run_live(plan, agents, name, shown, control, crew_of)
+    with stoppable() as control, workers_of(workers, control) as workers_for:  # workers stay until the report is out
+        finished = run_live(plan, agents, name, shown, control, workers_for)
         outcomes = outcomes_of_runs(gates.thresholds, finished.result.runs)
         unsaved = outputs.write(
             finished.result, lambda: report_of_run(finished.result, paths, outcomes, finished.problem)

@@ -29,8 +29,8 @@ def worker(
 
     A worker does what its master says, to whatever address: join only one that you trust.
     """
+    from kabench.cli.distributed import LOCUST_PORT
     from kabench.cli.extras import needs_locust
-    from kabench.cli.fleet import LOCUST_PORT
     from kabench.distributed.processes import start_worker
 
     host, port = address("--master", master, LOCUST_PORT)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from kabench import __version__
 from kabench.comparison.merged import bottleneck_note, merged_runs, notes_on
 from kabench.comparison.record import Comparison, Trial, TrialRun
 from kabench.comparison.verdicts import Sides, judged
 from kabench.result import new_id
+from kabench.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

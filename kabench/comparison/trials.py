@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from kabench import __version__
 from kabench.comparison.looks import Look, last_look, planned_looks
 from kabench.comparison.merged import bottleneck_note, merged_runs, notes_on
 from kabench.comparison.record import Comparison, Trial, TrialRun
@@ -19,6 +18,7 @@ from kabench.comparison.verdicts import Sides, is_settled, judged, most_question
 from kabench.load import MeasurementError, PlanError, RunControl, TargetUnreachableError, check_agents, run
 from kabench.result import labels, new_id, now_as_text
 from kabench.server import ServerError
+from kabench.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,5 +1,5 @@
-"""`python -m kabench.distributed`: the hub; see `kabench.distributed.hub`."""
+"""`python -m kabench.distributed`: the master; see `kabench.distributed.master`."""
 
-from kabench.distributed.hub import main
+from kabench.distributed.master import main
 
 main()

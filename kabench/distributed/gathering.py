@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from kabench.load.messages import Counts, Second, SocketCounts, Totals
-from kabench.load.tally import Tally
+from kabench.load.figures.messages import Counts, Second, SocketCounts, Totals
+from kabench.load.figures.tally import Tally
 from kabench.result import WorkerRecord
 
 if TYPE_CHECKING:

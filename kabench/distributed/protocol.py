@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import msgspec
 
-from kabench import __version__
-from kabench.load.messages import Message, Task  # noqa: TC001  # msgspec reads the annotations
+from kabench.load.figures.messages import Message, Task  # noqa: TC001  # msgspec reads the annotations
+from kabench.version import __version__
 
 HELLO = "kabench_hello"
 WELCOME = "kabench_welcome"
@@ -146,5 +146,5 @@ def unpacked(data: object, kind: type[T]) -> T:
     return msgspec.json.decode(data["kabench"], type=kind)
 
 
-ToHub = Open | Begin | Order
-FromHub = Opened | Refused | Joined | TurnedAway | Said | Ended | Gone
+ToMaster = Open | Begin | Order
+FromMaster = Opened | Refused | Joined | TurnedAway | Said | Ended | Gone

@@ -27,17 +27,17 @@ from locust.runners import (
     WorkerRunner,
 )
 
-from kabench import __version__
-from kabench.distributed.asked import request_of, users_of
-from kabench.distributed.engines import Engines
 from kabench.distributed.exits import CANNOT_START
 from kabench.distributed.gathering import AgentNow, AgentReport, Gathering, WorkerReport
-from kabench.distributed.panel import show_sockets
 from kabench.distributed.protocol import TURNED_AWAY, packed, unpacked, version_of
 from kabench.distributed.sampling import Sampler
-from kabench.load.environment import environment_of
+from kabench.distributed.senders import Senders
+from kabench.distributed.user_task import request_of, users_of
+from kabench.distributed.web_tab import show_sockets
+from kabench.load.figures.environment import environment_of
 from kabench.redaction import redacted_url
 from kabench.result import ResultError, RunResult, new_id, now_as_text, record_file_name, save_result
+from kabench.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +98,7 @@ class _Measurer:
         self._unsent: list[AgentReport] = []
         self._ticker: gevent.Greenlet | None = None
         self._zero = monotonic()
-        self._engines = Engines.of(environment)
+        self._engines = Senders.of(environment)
         self._engines.listeners.append(self._unsent.append)
         events: Any = environment.events  # locust's hooks have no types
         events.request.add_listener(self._sampler.on_request)

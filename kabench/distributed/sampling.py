@@ -15,11 +15,11 @@ import gevent
 from locust import User
 
 from kabench.distributed.gathering import AgentReport
-from kabench.load.clients import kind_of
-from kabench.load.environment import max_rss_mb
-from kabench.load.messages import UNEXPECTED_BODY, UNEXPECTED_STATUS, Second, SocketCounts
-from kabench.load.recorder import FIRST_FAILED_STATUS, Recorder
-from kabench.load.sockets import KeepsSockets, counts_of
+from kabench.load.clients.errors import kind_of
+from kabench.load.figures.environment import max_rss_mb
+from kabench.load.figures.messages import UNEXPECTED_BODY, UNEXPECTED_STATUS, Second, SocketCounts
+from kabench.load.figures.recorder import FIRST_FAILED_STATUS, Recorder
+from kabench.load.figures.sockets import KeepsSockets, counts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from locust import User, task
 from locust.runners import LocalRunner, WorkerRunner
 
 from kabench.agent import AgentOptions
-from kabench.distributed.engines import Engines
+from kabench.distributed.senders import Senders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +48,7 @@ class KabenchUser(User):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self._engine = Engines.of(environment).engine_of(type(self))
+        self._engine = Senders.of(environment).engine_of(type(self))
         self._may_end = Event()
         self._has_joined = self._has_left = False
 
@@ -80,7 +80,7 @@ class KabenchUser(User):
 
 def _prepare(environment: Environment, **_: object) -> None:
     if isinstance(environment.runner, LocalRunner | WorkerRunner):
-        Engines.of(environment).prepare()
+        Senders.of(environment).prepare()
 
 
 _events: Any = locust.events

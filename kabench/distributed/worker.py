@@ -26,7 +26,6 @@ from gevent.event import Event
 from gevent.fileobject import FileObject
 from locust.env import Environment
 
-from kabench import __version__
 from kabench.distributed.exits import CANNOT_START, COULD_NOT_MEASURE, INTERRUPTED
 from kabench.distributed.protocol import (
     BEGIN,
@@ -49,10 +48,11 @@ from kabench.distributed.protocol import (
     packed,
     unpacked,
 )
-from kabench.load.messages import STOP as STOP_LINE
-from kabench.load.messages import Counts, Go, Message, Progress, Up, decode, encode
-from kabench.load.team import LEAD_S, WORKER_COMMAND, ending
-from kabench.server.child import end_child, start_child, write_line
+from kabench.load.figures.messages import STOP as STOP_LINE
+from kabench.load.figures.messages import Counts, Go, Message, Progress, Up, decode, encode
+from kabench.load.workers.local import LEAD_S, WORKER_COMMAND
+from kabench.system.child import end_child, ending, start_child, write_line
+from kabench.version import __version__
 
 if TYPE_CHECKING:
     from locust.rpc import Message as LocustMessage

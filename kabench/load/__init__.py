@@ -1,10 +1,10 @@
 """The load engine: a `LoadPlan` goes in, a `RunResult` comes out. Nothing here prints."""
 
-from kabench.load.agents import AGENT_SPECS, AgentSpecError
-from kabench.load.engine import AgentProgress, MeasurementError, RunControl, TargetUnreachableError, check_agents, run
-from kabench.load.pacing import Stage
-from kabench.load.plan import LoadPlan, PlanError
-from kabench.load.targets import LoadTarget
+from kabench.load.clients.specs import AGENT_SPECS, AgentSpecError
+from kabench.load.plan.pacing import Stage
+from kabench.load.plan.plan import LoadPlan, PlanError
+from kabench.load.plan.targets import LoadTarget
+from kabench.load.run import AgentProgress, MeasurementError, RunControl, TargetUnreachableError, check_agents, run
 
 __all__ = [
     "AGENT_SPECS",

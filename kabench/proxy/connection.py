@@ -10,21 +10,21 @@ from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from kabench.agent.aio.upload import Upload
+from kabench.http1.request_watch import RequestWatch
+from kabench.http1.requests import RefusedRequestError, RequestHead, RequestParser, too_slow
+from kabench.http1.reset import reset
+from kabench.http1.send_watch import SendWatch
 from kabench.proxy.body import HELD_BYTES, ClientBody
 from kabench.proxy.exchange import ProxyExchange
 from kabench.proxy.rules import STATUS_TARGET, headers_for_the_target, own_answer, response_head, route, status_for
-from kabench.server.request_watch import RequestWatch
-from kabench.server.requests import RefusedRequestError, RequestHead, RequestParser, too_slow
-from kabench.server.reset import reset
-from kabench.server.send_watch import SendWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kabench.agent.aio import PreparedRequest, ResponseHead
-    from kabench.proxy.lane import Lane
     from kabench.proxy.rules import Route
     from kabench.proxy.server import Proxy
+    from kabench.proxy.upstream import Upstream
 
 _MAX_WAITING_REQUESTS = 64
 """Pipelined requests that a client may have unanswered before he is no longer read from."""
@@ -114,8 +114,8 @@ class ProxyConnection(asyncio.Protocol):
         self._waiting: deque[ClientRequest] = deque()
         self._served: ClientRequest | None = None
         self._exchange: ProxyExchange | None = None
-        self._exchanges: dict[Lane, ProxyExchange] = {}
-        self._lane: Lane | None = None
+        self._exchanges: dict[Upstream, ProxyExchange] = {}
+        self._upstream: Upstream | None = None
         self._began_at = 0.0
         self._is_http_1_1 = self._keeps_alive = True
         self._is_head = self._is_writing_held = self._is_serving = self._half_closed = False
@@ -159,8 +159,8 @@ class ProxyConnection(asyncio.Protocol):
 
     def _give_up(self) -> None:
         exchange, self._exchange = self._exchange, None
-        if exchange is not None and self._lane is not None:
-            self._lane.give_up(exchange)
+        if exchange is not None and self._upstream is not None:
+            self._upstream.give_up(exchange)
 
     def eof_received(self) -> bool:
         """The client has finished sending; he still gets the answers he waits for."""
@@ -267,18 +267,18 @@ class ProxyConnection(asyncio.Protocol):
         if request.route is None or not head.keep_alive or head.http_version != "1.1":
             return
         try:
-            lane, request.prepared = self._prepared_of(request, request.route)
+            upstream, request.prepared = self._prepared_of(request, request.route)
         except ValueError:
             return  # it is said when it is its turn
-        self._proxy.learn(data, lane, request.prepared)
+        self._proxy.learn(data, upstream, request.prepared)
 
-    def _prepared_of(self, request: ClientRequest, way: Route) -> tuple[Lane, PreparedRequest]:
+    def _prepared_of(self, request: ClientRequest, way: Route) -> tuple[Upstream, PreparedRequest]:
         """A request that is whole, as it is sent on. Raises `ValueError`."""
-        lane = self._proxy.lanes[way.agent]
+        upstream = self._proxy.upstreams[way.agent]
         body = way.body
         if body is None and request.body.has_begun:
             body = request.body.whole()
-        return lane, lane.prepare(way, headers_for_the_target(request.head, self._proxy.via), body)
+        return upstream, upstream.prepare(way, headers_for_the_target(request.head, self._proxy.via), body)
 
     def _serve_waiting(self) -> None:
         """Serve the first waiting requests, as far as they are there and it is their turn."""
@@ -316,31 +316,31 @@ class ProxyConnection(asyncio.Protocol):
         upload = None
         try:
             if request.body.is_whole:
-                lane, prepared = self._prepared_of(request, way)
+                upstream, prepared = self._prepared_of(request, way)
             else:
                 upload = Upload(request.body.pieces())
                 upload.length = None if request.head.body_length < 0 else request.head.body_length
-                lane = self._proxy.lanes[way.agent]
-                prepared = lane.prepare(way, headers_for_the_target(request.head, self._proxy.via), upload)
+                upstream = self._proxy.upstreams[way.agent]
+                prepared = upstream.prepare(way, headers_for_the_target(request.head, self._proxy.via), upload)
         except ValueError as error:
             self._answer(400, " ".join(str(error).split()))
             self._finish_answer()
             return
-        self._send_on(lane, request.prepared or prepared, upload)
+        self._send_on(upstream, request.prepared or prepared, upload)
 
-    def _send_on(self, lane: Lane, prepared: PreparedRequest, upload: Upload | None = None) -> None:
-        exchange = self._exchanges.get(lane) if upload is None else None
+    def _send_on(self, upstream: Upstream, prepared: PreparedRequest, upload: Upload | None = None) -> None:
+        exchange = self._exchanges.get(upstream) if upload is None else None
         if exchange is None:
-            exchange = ProxyExchange(self, prepared, lane.timeout_s, upload)
+            exchange = ProxyExchange(self, prepared, upstream.timeout_s, upload)
             if upload is None:
-                self._exchanges[lane] = exchange
+                self._exchanges[upstream] = exchange
         else:
             exchange.carry(prepared)
-        self._lane = lane
+        self._upstream = upstream
         self._exchange = exchange
         self._outgoing = _Outgoing.NOTHING
         self._began_at = now = perf_counter()
-        lane.start(exchange, now)
+        upstream.start(exchange, now)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -352,8 +352,8 @@ class ProxyConnection(asyncio.Protocol):
         self._finish_answer()
 
     def _note(self, now: float) -> None:
-        if self._lane is not None:
-            self._lane.note(now - self._began_at)
+        if self._upstream is not None:
+            self._upstream.note(now - self._began_at)
 
     def _head_of(self, head: ResponseHead, framing: str | None) -> bytes:
         is_last = self._half_closed and not self._waiting
@@ -391,8 +391,8 @@ class ProxyConnection(asyncio.Protocol):
 
     def response_failed(self, error: Exception, *, has_begun: bool) -> None:
         """No response: 502 or 504 if nothing of one has gone out, else the socket is closed in its middle."""
-        if self._lane is not None:
-            self._lane.failures += 1
+        if self._upstream is not None:
+            self._upstream.failures += 1
         if has_begun:
             self._exchange = None
             self._listening = _Listening.OVER

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from kabench.proxy.server import Proxy
 from kabench.server.echo import listen_error
 from kabench.server.foreground import stop_signal
-from kabench.server.limits import allow_open_sockets
-from kabench.server.loop import run
+from kabench.system.limits import allow_open_sockets
+from kabench.system.loop import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from kabench.agent import AgentClosedError, AgentError
-from kabench.load.plan import PUBLISHED_BODY
-from kabench.server.requests import RefusedRequestError
+from kabench.http1.requests import RefusedRequestError
+from kabench.load.plan.plan import PUBLISHED_BODY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kabench.agent.reader import ResponseHead
-    from kabench.server.requests import RequestHead
+    from kabench.http1.requests import RequestHead
 
 STATUS_TARGET = "/-/status"
 KEEPALIVE, NORMAL = "keepalive", "normal"

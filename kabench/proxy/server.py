@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from kabench.agent import AsyncKeepAliveAgent, AsyncPlainAgent
 from kabench.agent.urls import parse_url
 from kabench.proxy.connection import ProxyConnection
-from kabench.proxy.lane import Lane
 from kabench.proxy.rules import KEEPALIVE, NORMAL, response_head, via_of
+from kabench.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
     from kabench.agent import AgentStatus
@@ -53,15 +53,15 @@ class Proxy:
         self.options = options
         agent_options = dataclasses.replace(options.agent_options, keep_alive=True, hand_off=False)
         normal_options = dataclasses.replace(options.agent_options, keep_alive=False, hand_off=True)
-        self.lanes = {
-            KEEPALIVE: Lane(KEEPALIVE, AsyncKeepAliveAgent(agent_options, tls=options.tls), options.target),
-            NORMAL: Lane(NORMAL, AsyncPlainAgent(normal_options, tls=options.tls), options.target),
+        self.upstreams = {
+            KEEPALIVE: Upstream(KEEPALIVE, AsyncKeepAliveAgent(agent_options, tls=options.tls), options.target),
+            NORMAL: Upstream(NORMAL, AsyncPlainAgent(normal_options, tls=options.tls), options.target),
         }
         self.connections: set[ProxyConnection] = set()
         self.leaving: set[ProxyConnection] = set()
         self.via = via_of(secrets.token_hex(4))
         self.most_connections = options.limits.connections_for(_FILES_A_CONNECTION)
-        self.known: dict[bytes, tuple[Lane, PreparedRequest]] = {}
+        self.known: dict[bytes, tuple[Upstream, PreparedRequest]] = {}
         self.authorities: frozenset[str] = frozenset()
         self._heads: dict[ResponseHead, bytes] = {}
         self._loop = asyncio.get_running_loop()
@@ -101,16 +101,16 @@ class Proxy:
         for connection in [*self.connections, *self.leaving]:
             connection.transport.abort()
         await asyncio.sleep(0)
-        for lane in self.lanes.values():
-            await lane.agent.close()
+        for upstream in self.upstreams.values():
+            await upstream.agent.close()
 
-    def learn(self, raw: bytes, lane: Lane, prepared: PreparedRequest) -> None:
+    def learn(self, raw: bytes, upstream: Upstream, prepared: PreparedRequest) -> None:
         """Remember what becomes of a request, by its bytes."""
         if len(raw) > _MAX_KNOWN_REQUEST_BYTES:
             return
         if len(self.known) >= _MAX_KNOWN_REQUESTS:
             self.known.clear()
-        self.known[raw] = (lane, prepared)
+        self.known[raw] = (upstream, prepared)
 
     def head_of(self, head: ResponseHead) -> bytes:
         """A response's head for a client who speaks HTTP/1.1 and stays; the agent gives the same again and again."""
@@ -124,8 +124,15 @@ class Proxy:
     def figures(self) -> list[AgentFigures]:
         """Both agents as they are now."""
         return [
-            AgentFigures(lane.name, lane.transactions, lane.failures, lane.given_up, lane.status, lane.buckets)
-            for lane in self.lanes.values()
+            AgentFigures(
+                upstream.name,
+                upstream.transactions,
+                upstream.failures,
+                upstream.given_up,
+                upstream.status,
+                upstream.buckets,
+            )
+            for upstream in self.upstreams.values()
         ]
 
     def status_json(self) -> str:

@@ -13,7 +13,6 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
-from kabench import __version__
 from kabench.comparison.record import Comparison
 from kabench.metrics import METRICS
 from kabench.report.charts import Chart, charts_of, trials
@@ -29,6 +28,7 @@ from kabench.report.comparison import (
 from kabench.report.siege import siege_lines, socket_line
 from kabench.report.words import headline, warnings
 from kabench.result import labels
+from kabench.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The delayed echo server: answers after a delay with what it was sent. Knows nothing of the rest of kabench."""
 
-from kabench.server.client_limits import ClientLimits
+from kabench.http1.client_limits import ClientLimits
 from kabench.server.counts import ServerCounts, read_counts
 from kabench.server.embedded import EmbeddedServer, ServerError
 from kabench.server.faults import Fault, FaultKind

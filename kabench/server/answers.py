@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
+from kabench.http1.requests import RefusedRequestError, RequestParser
 from kabench.server.large_body import (
     FILLER,
     LAST_CHUNK,
@@ -21,11 +22,10 @@ from kabench.server.large_body import (
     LargeBody,
     in_chunks,
 )
-from kabench.server.requests import RefusedRequestError, RequestParser
 
 if TYPE_CHECKING:
+    from kabench.http1.requests import RequestHead
     from kabench.server.options import ServerOptions
-    from kabench.server.requests import RequestHead
 
 _MAX_KNOWN_REQUESTS = 256
 _MAX_KNOWN_REQUEST_BYTES = 4096

@@ -9,10 +9,10 @@ from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
+from kabench.http1.request_watch import RequestWatch
+from kabench.http1.requests import too_slow
+from kabench.http1.send_watch import SendWatch
 from kabench.server.answers import Answer, RequestReader, bad_request, with_requests_left
-from kabench.server.request_watch import RequestWatch
-from kabench.server.requests import too_slow
-from kabench.server.send_watch import SendWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,7 +7,7 @@ from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from kabench.server.alarm import make_alarm
+from kabench.system.alarm import make_alarm
 
 if TYPE_CHECKING:
     import asyncio

@@ -6,8 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Self
 
-from kabench.server.child import end_child, start_child
 from kabench.server.counts import ServerCounts
+from kabench.system.child import end_child, start_child
 
 if TYPE_CHECKING:
     from types import TracebackType

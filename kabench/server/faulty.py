@@ -9,10 +9,10 @@ from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from kabench.http1.reset import reset
 from kabench.server.answers import Answer, as_one
 from kabench.server.connection import EchoConnection
 from kabench.server.faults import EXTRA_BYTES, FAULT_NUMBERS, GARBAGE, FaultKind, RequestChance, SocketChance
-from kabench.server.reset import reset
 
 if TYPE_CHECKING:
     import asyncio

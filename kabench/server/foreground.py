@@ -10,8 +10,8 @@ from kabench.server.certificate import CertificateError
 from kabench.server.counts import CountsFileError
 from kabench.server.echo import EchoServer, listen_error
 from kabench.server.embedded import ServerError
-from kabench.server.limits import allow_open_sockets
-from kabench.server.loop import run
+from kabench.system.limits import allow_open_sockets
+from kabench.system.loop import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from kabench.server.client_limits import ClientLimits
+from kabench.http1.client_limits import ClientLimits
 from kabench.server.faults import Fault, FaultKind, check_rates
 
 

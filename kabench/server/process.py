@@ -14,9 +14,9 @@ import sys
 from typing import TextIO
 
 from kabench.server.echo import EchoServer, listen_error
-from kabench.server.limits import allow_open_sockets
-from kabench.server.loop import run
 from kabench.server.options import ServerOptions
+from kabench.system.limits import allow_open_sockets
+from kabench.system.loop import run
 
 
 def say(out: TextIO, event: str, **facts: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,8 @@ class Server:
 
     script: Script | None = None
     saw: list[str] = field(default_factory=list)
+    is_through: threading.Event = field(default_factory=threading.Event)
+    """All of the script has gone out, and its end too."""
 
     async def __call__(self, peer: Peer) -> None:
         while True:
@@ -81,23 +84,32 @@ class Server:
                 body = b"" if method == b"HEAD" else path
                 await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(path) + body)
                 continue
-            for piece, pause in zip(script.pieces, script.is_paused, strict=False):
-                await peer.send(piece)
-                if pause:
-                    await asyncio.sleep(PAUSE_S)
-            await asyncio.sleep(PAUSE_S)  # what was sent is there before the end is
-            if script.end == "RST":
-                peer.reset()
+            try:
+                await self._play(peer, script)
+            finally:
+                self.is_through.set()
+            if script.end != "nothing":
                 return
-            if script.end == "FIN":
-                return
+
+    async def _play(self, peer: Peer, script: Script) -> None:
+        for piece, pause in zip(script.pieces, script.is_paused, strict=False):
+            await peer.send(piece)
+            if pause:
+                await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(PAUSE_S)  # what was sent is there before the end is
+        if script.end == "nothing" or peer.writer.is_closing():
+            return
+        if script.end == "RST":
+            peer.reset()
+        peer.writer.close()
+        await peer.writer.wait_closed()
 
 
 _WHEREVER_CUT = {"stray_bytes": "too many bytes", "not_reusable": "too many bytes"}
 """What comes behind a response comes with it or apart from it, as the network likes."""
 
 
-def outcome(agent: AnyAgent, origin: str, script: Script) -> Any:
+def outcome(agent: AnyAgent, origin: str, script: Script, is_through: threading.Event) -> Any:
     if script.on_reused:
         assert agent.ask("GET", f"{origin}/first").data == b"/first"
     body = b"x" * script.body_bytes or None
@@ -108,6 +120,7 @@ def outcome(agent: AnyAgent, origin: str, script: Script) -> Any:
         found: Any = (answer.status, answer.data, answer.retried, answer.reused)
     except AgentError as error:
         found = type(error).__name__
+    assert is_through.wait(5)
     agent.let_pass(3 * PAUSE_S)  # whatever comes behind the response comes before the next request
     for number in range(2):
         assert agent.ask("GET", f"{origin}/own-{number}").data == f"/own-{number}".encode()
@@ -133,9 +146,9 @@ def test_every_driver_makes_the_same_of_every_script() -> None:
         def agree(script: Script) -> None:
             outcomes = {}
             for kind in KINDS:
-                server.script, server.saw = script, []
+                server.script, server.saw, server.is_through = script, [], threading.Event()
                 with any_agent(kind, max_sockets=1) as agent:
-                    outcomes[kind] = (*outcome(agent, listening.origin, script), server.saw)
+                    outcomes[kind] = (*outcome(agent, listening.origin, script, server.is_through), server.saw)
             assert outcomes["asyncio"] == outcomes["uvloop"] == outcomes["threads"]
 
         agree()

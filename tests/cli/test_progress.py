@@ -12,7 +12,7 @@ from rich.console import Console
 from kabench.cli.live import PlainProgress
 from kabench.cli.live_view import LiveView, sparkline
 from kabench.load import AgentProgress
-from kabench.load.messages import SocketCounts
+from kabench.load.figures.messages import SocketCounts
 from kabench.result import SeriesPoint
 from tests.cli.test_command_line import kabench
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kabench.distributed.gathering import AgentReport, Gathering, WorkerReport, since
-from kabench.load.messages import Counts, Second, SocketCounts, Totals
+from kabench.load.figures.messages import Counts, Second, SocketCounts, Totals
 from tests.load.loads import fits_together, in_histogram
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def test_a_second_since_itself_holds_nothing() -> None:
 
 def test_an_engine_s_cpu_is_told_whatever_else_there_is() -> None:
     gathering = Gathering(0.0)
-    for agent in ("Engine", "Http"):
+    for agent in ("Sender", "Http"):
         worker = Reporting(gathering, "w")
         worker.sent_by_locust = agent == "Http"
         worker.second([100], agent=agent)

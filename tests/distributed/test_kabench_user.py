@@ -266,7 +266,7 @@ def test_what_cannot_be_sent_is_said_in_one_line(locusts: Locusts) -> None:
 REFUSED = """
 from kabench.agent import AgentOptions
 from kabench.distributed import KabenchUser
-from kabench.distributed.asked import task_of
+from kabench.distributed.user_task import task_of
 from locust import between, constant
 
 for given, said in (
@@ -304,13 +304,13 @@ import gevent.monkey
 gevent.monkey.patch_all()
 
 import gevent
-from kabench.distributed.engine import Engine
+from kabench.distributed.sender import Sender
 from kabench.load import LoadPlan
-from kabench.load.messages import Steering, Task
+from kabench.load.figures.messages import Steering, Task
 
 task = Task(LoadPlan(url=sys.argv[1], method="GET", concurrency=1), "keepalive", "", steering=Steering())
 seconds, failures = [], []
-engine = Engine(lambda *second: seconds.append(second[1]), lambda why, code: failures.append(why))
+engine = Sender(lambda *second: seconds.append(second[1]), lambda why, code: failures.append(why))
 engine.prepare()
 engine.wait_until_up()
 engine.begin(task)

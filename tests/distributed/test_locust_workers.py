@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kabench import __version__
+from kabench.version import __version__
 from tests.distributed.locusts import SCENARIOS, Locusts, Process, free_port, needs_locust
 from tests.load.loads import fits_together, in_histogram
 from tests.sockets import wait_until
@@ -38,9 +38,9 @@ class Echo(KabenchUser):
 
 OLD_WORKER = """
 import sys
-import kabench
+import kabench.version
 if "--worker" in sys.argv:
-    kabench.__version__ = "0.0.9"
+    kabench.version.__version__ = "0.0.9"
 """
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kabench import __version__
+from kabench.cli.distributed import DistributedOptions
 from kabench.cli.errors import CommandError
-from kabench.cli.fleet import FleetOptions
 from kabench.cli.options import LoadOptions
 from kabench.result import load_result
+from kabench.version import __version__
 from tests.distributed.locusts import KABENCH, Locusts, Process, free_port, needs_locust
 from tests.load.loads import fits_together, in_histogram
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 pytestmark = needs_locust
 
 OLD_WORKER = """
-import sys, kabench
-kabench.__version__ = "0.0.9"
+import sys, kabench.version
+kabench.version.__version__ = "0.0.9"
 from kabench.distributed.worker import main
 sys.exit(main("127.0.0.1", sys.argv[1], "20"))
 """
@@ -207,20 +207,20 @@ def test_a_taken_port_is_said_before_anything_is_sent(locusts: Locusts, echo_ser
 )
 def test_what_does_not_fit_together_is_said(given: dict[str, Any], urls: list[str], said: str) -> None:
     nothing: dict[str, Any] = {"expect_workers": None, "processes": None, "bind": None, "max_wait_s": None}
-    options = FleetOptions(**{"distributed": True, **nothing, **given})
+    options = DistributedOptions(**{"distributed": True, **nothing, **given})
     with pytest.raises(CommandError) as caught:
         fleet_plan(options, urls)
     assert said in str(caught.value)
     assert caught.value.exit_code == 2
 
 
-def fleet_plan(options: FleetOptions, urls: list[str], **load: Any) -> None:
+def fleet_plan(options: DistributedOptions, urls: list[str], **load: Any) -> None:
     options.plan_of(LoadOptions(urls=urls, grace=5.0, free_socket_timeout=30.0, **load))
     assert options.address
 
 
 def test_workers_of_one_machine_are_another_thing() -> None:
-    options = FleetOptions(distributed=True, expect_workers=2, processes=2, bind=None, max_wait_s=None)
+    options = DistributedOptions(distributed=True, expect_workers=2, processes=2, bind=None, max_wait_s=None)
     with pytest.raises(CommandError, match="--workers is for one machine"):
         fleet_plan(options, [], workers=2)
 
@@ -236,11 +236,11 @@ def test_workers_of_one_machine_are_another_thing() -> None:
     ],
 )
 def test_where_workers_come_to(bind: str | None, expected: tuple[str, int]) -> None:
-    assert FleetOptions(True, 2, None, bind, None).address == expected
+    assert DistributedOptions(True, 2, None, bind, None).address == expected
 
 
 def test_where_all_workers_are_local_any_port_will_do() -> None:
-    assert FleetOptions(True, None, 2, None, None).address == ("127.0.0.1", 0)
+    assert DistributedOptions(True, None, 2, None, None).address == ("127.0.0.1", 0)
 
 
 def test_workers_that_do_not_come_are_not_waited_for_for_ever(locusts: Locusts) -> None:

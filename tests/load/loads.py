@@ -11,11 +11,12 @@ import pytest
 from kabench.agent import AgentOptions
 from kabench.histogram import decoded_cells
 from kabench.load import LoadPlan, run
-from kabench.load.agents import is_own, make_load
-from kabench.load.messages import Second, Task
-from kabench.load.recorder import recorder_for
-from kabench.load.share import Share
-from kabench.load.tally import Tally
+from kabench.load.clients.specs import is_own
+from kabench.load.figures.messages import Second, Task
+from kabench.load.figures.recorder import recorder_for
+from kabench.load.figures.tally import Tally
+from kabench.load.plan.share import Share
+from kabench.load.schedules.factory import schedule_for
 from kabench.result import WorkerRecord
 from tests.sockets import PATIENCE_S
 
@@ -53,7 +54,7 @@ def run_here(agent: str = "keepalive", *, late_s: float = 0.0, **given: Any) -> 
     async def carry_out() -> None:
         over: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         recorder = recorder_for(plan)
-        load = make_load(Task(plan, agent, ""), Share(), recorder, over.set_result)
+        load = schedule_for(Task(plan, agent, ""), Share(), recorder, over.set_result)
         began_at = perf_counter()
         load.begin(began_at - late_s)
         ended_at = await asyncio.wait_for(over, PATIENCE_S)

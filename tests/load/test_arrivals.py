@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kabench.load import AgentProgress, RunControl, TargetUnreachableError, run
-from kabench.load.pacing import Stage
+from kabench.load.plan.pacing import Stage
 from tests.load.loads import fits_together, in_histogram, plan_of, run_here, run_once
 from tests.sockets import OK, Peer, answering_after, serving
 

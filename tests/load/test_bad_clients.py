@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kabench.load import MeasurementError, PlanError, run
-from kabench.load.clients import ClientSettings, kind_of
+from kabench.load.clients.contract import ClientSettings
+from kabench.load.clients.errors import kind_of
 from tests.load.loads import plan_of
 
 if TYPE_CHECKING:

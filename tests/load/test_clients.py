@@ -14,12 +14,14 @@ import pytest
 from kabench.agent import AgentOptions, TlsOptions
 from kabench.agent.aio.request import prepare
 from kabench.load import AGENT_SPECS, AgentSpecError, LoadPlan, PlanError, TargetUnreachableError, run
-from kabench.load.agents import _PEERS, check_spec, make_load
-from kabench.load.clients import ClientSettings, kind_of, load_factory, socket_counts
-from kabench.load.messages import Task
-from kabench.load.recorder import Recorder
-from kabench.load.share import Share
-from kabench.load.source import Request, RequestSource
+from kabench.load.clients.contract import ClientSettings, load_factory, socket_counts
+from kabench.load.clients.errors import kind_of
+from kabench.load.clients.specs import PEERS, check_spec
+from kabench.load.figures.messages import Task
+from kabench.load.figures.recorder import Recorder
+from kabench.load.plan.share import Share
+from kabench.load.plan.source import Request, RequestSource
+from kabench.load.schedules.factory import schedule_for
 from kabench.server import EmbeddedServer, ServerOptions
 from tests.load.loads import in_histogram, plan_of, run_once
 from tests.responses import answer
@@ -29,11 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from kabench.load.clients import Client
+    from kabench.load.clients.contract import Client
     from kabench.result import AgentRun
 
-PEERS = ("urllib3-keepalive", "urllib3-plain", "urllib3", "requests", "httpx", "aiohttp")
-POOLING = tuple(spec for spec in PEERS if spec != "urllib3-plain")
+PEER_SPECS = ("urllib3-keepalive", "urllib3-plain", "urllib3", "requests", "httpx", "aiohttp")
+POOLING = tuple(spec for spec in PEER_SPECS if spec != "urllib3-plain")
 
 
 @pytest.fixture(params=PEERS)
@@ -71,7 +73,7 @@ def settings_of(*, tls: TlsOptions | None = None, timeout_s: float = PATIENCE_S)
 @contextlib.asynccontextmanager
 async def client_of(spec: str, settings: ClientSettings) -> AsyncIterator[Callable[[Request], Awaitable[Any]]]:
     """A way to send requests through a peer."""
-    client: Client = _PEERS[spec].make(settings)
+    client: Client = PEERS[spec].make(settings)
 
     async def send(request: Request) -> Any:
         if inspect.iscoroutinefunction(client.send):
@@ -385,7 +387,7 @@ def test_a_factory_that_makes_no_client_is_refused_in_words(
     monkeypatch.delitem(sys.modules, "mine", raising=False)
 
     async def make() -> None:
-        make_load(Task(plan_of(total=10), spec, "http://h/"), Share(), Recorder(), lambda _: None)
+        schedule_for(Task(plan_of(total=10), spec, "http://h/"), Share(), Recorder(), lambda _: None)
 
     with pytest.raises((ValueError, OSError), match=says):
         asyncio.run(make())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kabench.agent.aio.request import prepare
-from kabench.load.cookies import CookieJar
+from kabench.load.schedules.cookies import CookieJar
 
 REQUEST = prepare("GET", "http://h/", None, None, keep_alive=True)
 

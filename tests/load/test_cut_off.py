@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kabench.load.agents import make_load
-from kabench.load.messages import Task
-from kabench.load.recorder import Recorder
-from kabench.load.share import Share
+from kabench.load.figures.messages import Task
+from kabench.load.figures.recorder import Recorder
+from kabench.load.plan.share import Share
+from kabench.load.schedules.factory import schedule_for
 from tests.load.loads import plan_of
 from tests.sockets import Peer, serving, until
 
 if TYPE_CHECKING:
-    from kabench.load.driver import Load
+    from kabench.load.schedules.schedule import Schedule
 
 SPECS = ("keepalive", "urllib3", "httpx")
 REQUESTS = 6
@@ -30,15 +30,15 @@ async def never_answers(peer: Peer) -> None:
     await peer.reader.read()
 
 
-def given_up(spec: str, *, is_counted: bool = True, **given: Any) -> Load:
+def given_up(spec: str, *, is_counted: bool = True, **given: Any) -> Schedule:
     """A load that is given up when six requests have come, of which none is ever answered."""
     if spec != "keepalive":
         pytest.importorskip(spec)
     over: list[float] = []
 
-    async def carry_out(url: str) -> Load:
+    async def carry_out(url: str) -> Schedule:
         plan = plan_of(url=url, options={"max_sockets": REQUESTS}, **given)
-        load = make_load(Task(plan, spec, url), Share(), Recorder(), over.append)
+        load = schedule_for(Task(plan, spec, url), Share(), Recorder(), over.append)
         load.begin(perf_counter() + plan.warmup_s)
         await until(lambda: server.sockets == REQUESTS)
         if is_counted:

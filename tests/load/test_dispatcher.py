@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kabench.load import LoadPlan
-from kabench.load.arrivals import Arrivals
-from kabench.load.dispatcher import Dispatcher, DueTimes
-from kabench.load.driver import Setup
-from kabench.load.messages import SocketCounts
-from kabench.load.pacing import Stage
-from kabench.load.recorder import Recorder
-from kabench.load.share import Share
+from kabench.load.figures.messages import SocketCounts
+from kabench.load.figures.recorder import Recorder
+from kabench.load.plan.pacing import Stage
+from kabench.load.plan.share import Share
+from kabench.load.schedules.dispatcher import Dispatcher, DueTimes
+from kabench.load.schedules.open import Arrivals
+from kabench.load.schedules.schedule import ScheduleSetup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -337,7 +337,7 @@ class ScriptedArrivals(Arrivals):
     """Arrivals whose answers come after given times, on a made-up clock."""
 
     def __init__(self, plan: LoadPlan, answers_s: Iterable[float]) -> None:
-        super().__init__(Setup(plan, Share(), Recorder(), self._note))
+        super().__init__(ScheduleSetup(plan, Share(), Recorder(), self._note))
         self._dispatcher.stop()
         self.time = MadeUpTime()
         self._dispatcher = Dispatcher(DueTimes(plan, Share()), self._start, self.time.make_alarm, self.time.clock)

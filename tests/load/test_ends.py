@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kabench.load import AgentProgress, MeasurementError, RunControl, Stage, run
-from kabench.load import team as team_module
-from kabench.load.team import Team
+from kabench.load.workers import workers as workers_module
+from kabench.load.workers.local import LocalWorkers
 from tests.load.loads import plan_of, run_once
 from tests.responses import answer
 from tests.sockets import Peer, serving
@@ -20,7 +20,7 @@ from tests.sockets import Peer, serving
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kabench.load.messages import Task
+    from kabench.load.figures.messages import Task
     from kabench.server import EmbeddedServer
 
 
@@ -94,13 +94,13 @@ def test_users_who_have_not_begun_when_a_run_is_stopped_are_in_nobody_s_way(
 def test_a_worker_that_does_not_answer_is_ended_and_the_others_figures_are_kept(
     echo_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teams: list[Team] = []
+    teams: list[LocalWorkers] = []
 
-    def started(tasks: Sequence[Task]) -> Team:
-        teams.append(Team(tasks))
+    def started(tasks: Sequence[Task]) -> LocalWorkers:
+        teams.append(LocalWorkers(tasks))
         return teams[0]
 
-    monkeypatch.setattr(team_module, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(workers_module, "_PATIENCE_S", 1.0)
 
     def stop_one(progress: AgentProgress) -> None:
         if progress.transactions > 50:
@@ -108,7 +108,7 @@ def test_a_worker_that_does_not_answer_is_ended_and_the_others_figures_are_kept(
 
     plan = plan_of(url=f"{echo_server.url}1", requests=10**6, workers=2)
     with pytest.raises(MeasurementError, match=r"worker-2 died \(it did not answer for") as caught:
-        run(plan, ["keepalive"], on_progress=stop_one, crew_of=started)
+        run(plan, ["keepalive"], on_progress=stop_one, workers_for=started)
     (measured,) = caught.value.result.runs
     assert measured.transactions > 0
 
@@ -122,14 +122,14 @@ def test_ctrl_c_ends_a_client_that_blocks(
         "    async def send(self, request): time.sleep(600)\n"
     )
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(team_module, "_PATIENCE_AFTER_STOP_S", 0.5)
+    monkeypatch.setattr(workers_module, "_PATIENCE_AFTER_STOP_S", 0.5)
     control = RunControl()
-    go = Team.go
+    go = LocalWorkers.go
 
-    def go_and_stop(team: Team) -> None:
+    def go_and_stop(team: LocalWorkers) -> None:
         go(team)
         threading.Timer(0.5, control.stop).start()
 
-    monkeypatch.setattr(Team, "go", go_and_stop)
+    monkeypatch.setattr(LocalWorkers, "go", go_and_stop)
     with pytest.raises(MeasurementError, match="worker-1 died"):
         run(plan_of(url="http://127.0.0.1:1/", duration_s=60.0), ["blocks:Client"], control=control)

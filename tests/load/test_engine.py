@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,7 @@ import pytest
 from kabench import LoadPlan, run
 from kabench.agent import AgentOptions
 from kabench.load import AgentProgress, AgentSpecError, MeasurementError, RunControl, TargetUnreachableError
-from kabench.load import engine as engine_module
-from kabench.load.team import Team
+from kabench.load.workers.local import LocalWorkers
 from kabench.server import EmbeddedServer, ServerOptions
 
 if TYPE_CHECKING:
@@ -159,7 +159,9 @@ def test_a_server_that_dies_ends_the_run_with_what_was_measured(monkeypatch: pyt
         servers.append(EmbeddedServer(options))
         return servers[0]
 
-    monkeypatch.setattr(engine_module, "EmbeddedServer", started)
+    monkeypatch.setattr(
+        sys.modules["kabench.load.run"], "EmbeddedServer", started
+    )  # the package has a function of that name
     kill = after_some_transactions(lambda: servers[0].process.kill())
     with pytest.raises(MeasurementError, match=r"the echo server died \(SIGKILL\) while keepalive") as caught:
         run(plan(delay_s=0.001, requests=10**6), on_progress=kill)
@@ -170,10 +172,10 @@ def test_a_server_that_dies_ends_the_run_with_what_was_measured(monkeypatch: pyt
 
 
 def test_a_worker_that_dies_ends_the_run_with_what_it_had_said(echo_server: EmbeddedServer) -> None:
-    teams: list[Team] = []
+    teams: list[LocalWorkers] = []
 
-    def started(tasks: Any) -> Team:
-        teams.append(Team(tasks))
+    def started(tasks: Any) -> LocalWorkers:
+        teams.append(LocalWorkers(tasks))
         return teams[0]
 
     def kill_late(progress: AgentProgress) -> None:
@@ -181,7 +183,7 @@ def test_a_worker_that_dies_ends_the_run_with_what_it_had_said(echo_server: Embe
             os.kill(teams[0].processes[0].pid, signal.SIGKILL)
 
     with pytest.raises(MeasurementError, match=r"worker-1 died \(SIGKILL\) while keepalive") as caught:
-        run(plan(url=f"{echo_server.url}1", requests=10**6), on_progress=kill_late, crew_of=started)
+        run(plan(url=f"{echo_server.url}1", requests=10**6), on_progress=kill_late, workers_for=started)
     (measured,) = caught.value.result.runs
     assert measured.transactions > 100
     assert measured.client.workers[0].lost_at_s is not None

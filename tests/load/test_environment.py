@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from kabench.load.environment import max_rss_mb
+from kabench.load.figures.environment import max_rss_mb
 
 STARTER = """
 import subprocess, sys
@@ -13,7 +13,7 @@ print(subprocess.run([sys.executable, "-c", {child!r}], capture_output=True, tex
 
 
 def test_the_most_memory_is_this_process_s_own_and_not_that_of_the_one_that_started_it() -> None:
-    child = "from kabench.load.environment import max_rss_mb; print(max_rss_mb())"
+    child = "from kabench.load.figures.environment import max_rss_mb; print(max_rss_mb())"
     starter = STARTER.format(child=child)
     done = subprocess.run([sys.executable, "-c", starter], capture_output=True, text=True, check=True)
     assert 5 < float(done.stdout) < 150

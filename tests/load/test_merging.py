@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kabench.histogram import HIGHEST_US, LOWEST_US, SIGNIFICANT_DIGITS, decoded_cells
-from kabench.load.messages import Counts, Second, SocketCounts, Totals
-from kabench.load.tally import Tally
+from kabench.load.figures.messages import Counts, Second, SocketCounts, Totals
+from kabench.load.figures.tally import Tally
 from kabench.result import WorkerRecord
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kabench.load.pacing import Ramp, Stage, constant_arrivals, poisson_arrivals
+from kabench.load.plan.pacing import Ramp, Stage, constant_arrivals, poisson_arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,10 +9,10 @@ import pytest
 
 from kabench.agent.aio import ResponseHead
 from kabench.agent.aio.request import prepare
-from kabench.load.load_exchange import LoadExchange
-from kabench.load.messages import Counts, Second, SocketCounts, decode, encode
-from kabench.load.recorder import Recorder
-from kabench.load.tally import Tally
+from kabench.load.figures.load_exchange import LoadExchange
+from kabench.load.figures.messages import Counts, Second, SocketCounts, decode, encode
+from kabench.load.figures.recorder import Recorder
+from kabench.load.figures.tally import Tally
 from kabench.result import WorkerRecord
 
 if TYPE_CHECKING:

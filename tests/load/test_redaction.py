@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kabench.load import LoadPlan
-from kabench.load.targets import LoadTarget
+from kabench.load.plan.targets import LoadTarget
 from kabench.redaction import REDACTED, redacted_headers, redacted_url
 
 SECRET = "hunter2"
@@ -38,7 +38,7 @@ def record_of(**given: Any) -> dict[str, Any]:
         "X-Password",
         "Ocp-Apim-Subscription-Key",
         "X-Functions-Key",
-        "X-Hub-Signature-256",
+        "X-Master-Signature-256",
         "X-Pass",
         "X-JWT-Assertion",
         "X-CSRF",

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from kabench.agent import AgentOptions
 from kabench.load import LoadPlan, PlanError
-from kabench.load.driver import tickets_for
-from kabench.load.pacing import Stage
-from kabench.load.share import Share
+from kabench.load.plan.pacing import Stage
+from kabench.load.plan.share import Share
+from kabench.load.schedules.schedule import tickets_for
 
 workers = st.integers(1, 64)
 

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kabench.load.agents import AgentSpecError, make_load
-from kabench.load.messages import STOP, Done, Go, Level, Levelled, Ready, Second, Steering, Task, decode, encode
-from kabench.load.recorder import recorder_for
-from kabench.load.share import Share
-from kabench.load.steered import SteeredUsers
-from kabench.load.team import WORKER_COMMAND
+from kabench.load.clients.specs import AgentSpecError
+from kabench.load.figures.messages import STOP, Done, Go, Level, Levelled, Ready, Second, Steering, Task, decode, encode
+from kabench.load.figures.recorder import recorder_for
+from kabench.load.plan.share import Share
+from kabench.load.schedules.factory import schedule_for
+from kabench.load.schedules.steered import SteeredUsers
+from kabench.load.workers.local import WORKER_COMMAND
 from tests.load.loads import plan_of
 from tests.sockets import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from kabench.load.recorder import Recorder
+    from kabench.load.figures.recorder import Recorder
     from kabench.server import EmbeddedServer
 
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -34,7 +35,7 @@ class Steered:
         given = plan_of(url=url, concurrency=1, **plan)
         self.recorder: Recorder = recorder_for(given)
         self.over: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        load = make_load(
+        load = schedule_for(
             Task(given, "keepalive", "", steering=steering or Steering()), Share(), self.recorder, self.over.set_result
         )
         assert isinstance(load, SteeredUsers)
@@ -217,7 +218,7 @@ def test_only_kabench_s_own_agents_can_be_steered(run: Run) -> None:
     async def main() -> None:
         plan = plan_of(url="http://127.0.0.1:1/", concurrency=1)
         with pytest.raises(AgentSpecError, match="urllib3 cannot be steered; keepalive"):
-            make_load(Task(plan, "urllib3", "", steering=Steering()), Share(), recorder_for(plan), print)
+            schedule_for(Task(plan, "urllib3", "", steering=Steering()), Share(), recorder_for(plan), print)
 
     run(main())
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from kabench.load import LoadPlan, PlanError
-from kabench.load.share import Share
-from kabench.load.source import RequestSource
-from kabench.load.targets import LoadTarget, read_requests, read_urls
+from kabench.load.plan.share import Share
+from kabench.load.plan.source import RequestSource
+from kabench.load.plan.targets import LoadTarget, read_requests, read_urls
 
 # -- files of URLs
 

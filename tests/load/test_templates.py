@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from kabench.agent.aio.request import prepare
 from kabench.load import LoadPlan, PlanError
-from kabench.load.pacing import Stage
-from kabench.load.share import Share
-from kabench.load.source import PreparedSource, Request, RequestSource
-from kabench.load.targets import LoadTarget
-from kabench.load.templates import Template, TemplateError, check_placeholders, without_placeholders
+from kabench.load.plan.pacing import Stage
+from kabench.load.plan.share import Share
+from kabench.load.plan.source import PreparedSource, Request, RequestSource
+from kabench.load.plan.targets import LoadTarget
+from kabench.load.plan.templates import Template, TemplateError, check_placeholders, without_placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

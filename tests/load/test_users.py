@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kabench.load import MeasurementError
-from kabench.load.pacing import Stage
+from kabench.load.plan.pacing import Stage
 from tests.load.loads import fits_together, run_here, run_once
 from tests.responses import answer, path_of
 from tests.sockets import Peer, answering_after, echo_forever, serving

@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from kabench.load import TargetUnreachableError, run
-from kabench.load.targets import LoadTarget
+from kabench.load.plan.targets import LoadTarget
 from tests.certificates import Keys
 from tests.load.loads import plan_of, run_here, run_once
 from tests.load.test_clients import get, sent_through

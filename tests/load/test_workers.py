@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kabench.load import AgentProgress, MeasurementError, run
-from kabench.load.team import Team
+from kabench.load.workers.local import LocalWorkers
 from tests.load.loads import fits_together, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kabench.load.messages import Task
+    from kabench.load.figures.messages import Task
     from kabench.server import EmbeddedServer
 
 
@@ -23,10 +23,10 @@ class Teams:
     """Makes the teams of a run, and keeps them."""
 
     def __init__(self) -> None:
-        self.made: list[Team] = []
+        self.made: list[LocalWorkers] = []
 
-    def make(self, tasks: Sequence[Task]) -> Team:
-        self.made.append(Team(tasks))
+    def make(self, tasks: Sequence[Task]) -> LocalWorkers:
+        self.made.append(LocalWorkers(tasks))
         return self.made[-1]
 
 
@@ -43,7 +43,7 @@ def test_a_worker_that_is_killed_is_named_and_the_others_figures_are_kept(
             os.kill(killed[0], signal.SIGKILL)
 
     with pytest.raises(MeasurementError, match=r"worker-2 died \(SIGKILL\) while keepalive was under way") as caught:
-        run(plan_of(url=f"{echo_server.url}1", workers=3, **given), on_progress=kill_late, crew_of=teams.make)
+        run(plan_of(url=f"{echo_server.url}1", workers=3, **given), on_progress=kill_late, workers_for=teams.make)
     (measured,) = caught.value.result.runs
     fits_together(measured)
     assert measured.interrupted
@@ -56,17 +56,17 @@ def test_a_worker_that_is_killed_is_named_and_the_others_figures_are_kept(
 
 
 def test_a_worker_that_is_killed_before_the_load_begins_ends_it_too(echo_server: EmbeddedServer) -> None:
-    def start(tasks: Sequence[Task]) -> Team:
-        team = Team(tasks)
+    def start(tasks: Sequence[Task]) -> LocalWorkers:
+        team = LocalWorkers(tasks)
         team.processes[2].kill()
         return team
 
     with pytest.raises(MeasurementError, match=r"worker-3 died \(SIGKILL\)") as caught:
-        run(plan_of(url=echo_server.url, workers=3), ["keepalive"], crew_of=start)
+        run(plan_of(url=echo_server.url, workers=3), ["keepalive"], workers_for=start)
     assert caught.value.result.runs[0].transactions == 0
 
 
 def test_no_worker_outlives_its_run(echo_server: EmbeddedServer) -> None:
     teams = Teams()
-    run(plan_of(url=echo_server.url, total=30, workers=3), ["keepalive"], crew_of=teams.make)
+    run(plan_of(url=echo_server.url, total=30, workers=3), ["keepalive"], workers_for=teams.make)
     assert [process.poll() for process in teams.made[0].processes] == [0, 0, 0]

@@ -13,7 +13,7 @@ import pytest
 
 from kabench.agent import AgentOptions
 from kabench.faults import parse_fault
-from kabench.load.plan import PUBLISHED_BODY
+from kabench.load.plan.plan import PUBLISHED_BODY
 from kabench.proxy import Proxy, ProxyOptions
 from kabench.server import ClientLimits
 from tests.server.echoes import FIN, RST, RawSocket, asked_once, echoing
@@ -411,8 +411,8 @@ def test_a_target_that_takes_its_body_s_length_away_splits_no_response(run: Run)
 def test_a_target_that_leads_back_is_508(run: Run) -> None:
     async def main() -> None:
         async with proxying("http://127.0.0.1:1/") as proxy:
-            for lane in proxy.lanes.values():
-                lane._target = proxy.url.rstrip("/")
+            for upstream in proxy.upstreams.values():
+                upstream._target = proxy.url.rstrip("/")
             (answer,) = await asked(proxy, get("/k/"))
             assert status_of(answer) == 508
 

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from kabench.histogram import Distribution, LatencyStats
 from kabench.load import LoadPlan
-from kabench.load.pacing import Stage
-from kabench.load.targets import LoadTarget
+from kabench.load.plan.pacing import Stage
+from kabench.load.plan.targets import LoadTarget
 from kabench.report import render_result
 from kabench.report.words import (
     bottleneck,

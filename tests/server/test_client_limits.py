@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kabench.http1.request_watch import RequestWatch
+from kabench.http1.requests import RequestParser
 from kabench.server import ClientLimits
-from kabench.server.limits import most_open_sockets
-from kabench.server.request_watch import RequestWatch
-from kabench.server.requests import RequestParser
+from kabench.system.limits import most_open_sockets
 from tests.server.echoes import FIN, GET, RawSocket, asked_once, echoing
 from tests.sockets import reset, until
 

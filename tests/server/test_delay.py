@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kabench.server import alarm
 from kabench.server.delay import DelayQueue
+from kabench.system import alarm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

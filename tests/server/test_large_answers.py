@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kabench.faults import parse_fault
+from kabench.http1.send_watch import SendWatch
 from kabench.server import ClientLimits
-from kabench.server.send_watch import SendWatch
 from tests.server.echoes import FIN, RawSocket, asked_once, echoing
 from tests.server.test_client_limits import status_of
 from tests.sockets import reset, until

@@ -25,7 +25,7 @@ def in_a_process_with(soft: int, hard: int, code: str, cwd: Path) -> subprocess.
 
 def test_the_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
     code = (
-        "import resource; from kabench.server.limits import allow_open_sockets; allow_open_sockets(); "
+        "import resource; from kabench.system.limits import allow_open_sockets; allow_open_sockets(); "
         "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     assert in_a_process_with(100, 300, code, tmp_path).stdout == "(300, 300)\n"

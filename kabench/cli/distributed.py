@@ -1,0 +1,177 @@
+"""`--distributed`: where the workers of a run come from, and what is said while they come."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import ipaddress
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from kabench.cli.errors import CommandError, say
+from kabench.cli.extras import needs_locust
+from kabench.cli.parse import address
+from kabench.cli.plan import plan_of
+from kabench.distributed.processes import end_workers, start_worker
+from kabench.load.workers.local import LocalWorkers
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator, Sequence
+
+    from kabench.cli.options import LoadOptions
+    from kabench.distributed.remote_workers import Arrival, MasterProcess
+    from kabench.load import LoadPlan, RunControl
+    from kabench.load.figures.messages import Task
+    from kabench.load.workers.workers import Workers
+
+LOCUST_PORT = 5557
+_LOOPBACK = "127.0.0.1"
+_EVERYWHERE = ("*", "0.0.0.0", "[::]")  # noqa: S104  # to be recognized
+_LOCAL_PATIENCE_S = 30.0
+_MAX_WAIT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class DistributedOptions:
+    """What the command line says of the workers."""
+
+    distributed: bool
+    expect_workers: int | None
+    processes: int | None
+    bind: str | None
+    max_wait_s: float | None
+
+    @property
+    def expected(self) -> int:
+        """How many workers there will be."""
+        return self.expect_workers or self.processes or 1
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where they come to. Any port will do where all of them are started here."""
+        if self.bind is not None:
+            return address("--bind", self.bind, LOCUST_PORT)
+        return _LOOPBACK, 0 if self.expect_workers in (None, self.processes) else LOCUST_PORT
+
+    def plan_of(self, load: LoadOptions) -> LoadPlan:
+        """The plan, for as many workers. Raises `CommandError` for what does not fit together."""
+        if not self.distributed:
+            given: dict[str, object] = {
+                "--expect-workers": self.expect_workers,
+                "--processes": self.processes,
+                "--bind": self.bind,
+                "--max-wait": self.max_wait_s,
+            }
+            for option, value in given.items():
+                if value is not None:
+                    raise CommandError(f"{option} is for --distributed")
+            return plan_of(load)
+        self._check(load)
+        option = "--processes" if self.expect_workers is None else "--expect-workers"
+        try:
+            plan = plan_of(dataclasses.replace(load, workers=self.expected))
+        except CommandError as error:
+            raise CommandError(str(error).replace("--workers", option)) from None
+        if plan.url is None and not plan.targets and not _is_loopback(self.address[0]):
+            raise CommandError(
+                "--distributed: name a URL; kabench's own server listens on loopback, where no other machine gets to"
+            )
+        needs_locust("--distributed")
+        return plan
+
+    def _check(self, load: LoadOptions) -> None:
+        if load.workers is not None:
+            raise CommandError("--workers is for one machine; with --distributed, say --expect-workers or --processes")
+        if self.expect_workers is None and self.processes is None:
+            raise CommandError(
+                "--distributed: how many workers? --expect-workers N waits for them, --processes N starts them here"
+            )
+        if self.expect_workers is not None and (self.processes or 0) > self.expect_workers:
+            raise CommandError(f"--processes: {self.processes} are more than --expect-workers {self.expect_workers}")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextlib.contextmanager
+def workers_of(options: DistributedOptions, control: RunControl) -> Iterator[Callable[[Sequence[Task]], Workers]]:
+    """What finds the workers of a run: processes of this one where the run is not distributed, else a fleet.
+
+    Raises `CommandError` where there are none, and exits where the user does not want to wait for them.
+    """
+    if not options.distributed:
+        yield LocalWorkers
+        return
+    from kabench.distributed.remote_workers import MasterError, MasterProcess, WorkersMissingError
+
+    host, port = options.address
+    try:
+        fleet = MasterProcess(host, port)
+    except MasterError as error:
+        is_taken = os.strerror(errno.EADDRINUSE) in str(error)
+        advice = "; another may be free: --bind HOST:PORT" if is_taken else ""
+        raise CommandError(f"--bind: {error}{advice}") from None
+    here = _LOOPBACK if host in _EVERYWHERE else host
+    with contextlib.closing(fleet), _local_workers(options.processes or 0, here, fleet.port) as processes:
+        try:
+            _wait_for_workers(options, fleet, host, control, processes)
+        except WorkersMissingError as error:
+            raise CommandError(f"{error}; --max-wait waits longer", CommandError.COULD_NOT_MEASURE) from None
+        except MasterError as error:
+            raise CommandError(str(error), CommandError.COULD_NOT_MEASURE) from None
+        if control.stopped:
+            raise typer.Exit(CommandError.INTERRUPTED)
+        yield fleet.crew
+
+
+def _wait_for_workers(
+    options: DistributedOptions,
+    fleet: MasterProcess,
+    host: str,
+    control: RunControl,
+    processes: Sequence[subprocess.Popen[bytes]],
+) -> None:
+    at = f"{socket.gethostname() if host in _EVERYWHERE else host}:{fleet.port}"
+    missing = options.expected - len(processes)
+    if missing > 0:
+        say(f"Waiting for {missing} worker{'s' if missing > 1 else ''}: kabench worker --master {at}")
+
+    def arrived(arrival: Arrival) -> None:
+        if arrival.version is not None:
+            from kabench.version import __version__
+
+            say(f"A worker on {arrival.host} was turned away: it runs kabench {arrival.version}, this is {__version__}")
+        elif arrival.joined > arrival.expected:
+            say(f"{arrival.name} on {arrival.host} has come; it is kept in reserve")
+        else:
+            say(f"{arrival.name} on {arrival.host} has come, {arrival.joined} of {arrival.expected}")
+
+    def goes_on() -> bool:
+        for process in processes:
+            if process.poll() is not None:
+                raise CommandError(
+                    f"a worker of --processes ended with exit code {process.returncode}", CommandError.COULD_NOT_MEASURE
+                )
+        return not control.stopped
+
+    fleet.wait_for(options.expected, options.max_wait_s or _MAX_WAIT_S, arrived, goes_on)
+
+
+@contextlib.contextmanager
+def _local_workers(count: int, host: str, port: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Workers of this machine, for the time of the context. When the hub ends, they do."""
+    processes = [start_worker(host, port, _LOCAL_PATIENCE_S, quiet=True) for _ in range(count)]
+    try:
+        yield processes
+    finally:
+        end_workers(processes)

@@ -1,0 +1,129 @@
+"""`Senders`: the engines beside one locust worker, one for each class of users that kabench sends for."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import weakref
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gevent
+from locust.runners import STATE_SPAWNING, WorkerRunner
+
+from kabench.distributed.exits import CANNOT_START
+from kabench.distributed.gathering import AgentReport
+from kabench.distributed.locust_stats import add_second
+from kabench.distributed.sender import Sender
+from kabench.distributed.user_task import method_of, task_of, users_of
+from kabench.load import AgentSpecError, PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locust.env import Environment
+
+    from kabench.distributed.user import KabenchUser
+    from kabench.load.figures.messages import Counts, Second
+
+_log = logging.getLogger(__name__)
+
+
+class Senders:
+    """The engines of one environment, an engine a class of users, and the tests they are in.
+
+    `listeners` are called with what each second of an engine is, as an agent's report.
+    """
+
+    _of: ClassVar[weakref.WeakKeyDictionary[Environment, Senders]] = weakref.WeakKeyDictionary()
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = weakref.ref(environment)
+        self._engines: dict[type[KabenchUser], Sender] = {}
+        self._refused: set[type[KabenchUser]] = set()
+        self.listeners: list[Callable[[AgentReport], None]] = []
+        events: Any = environment.events  # locust's hooks have no types
+        events.test_start.add_listener(self._begin)
+        events.test_stop.add_listener(self._finish)
+        events.quit.add_listener(self._close)
+
+    @classmethod
+    def of(cls, environment: Environment) -> Senders:
+        """Those of an environment."""
+        engines = cls._of.get(environment)
+        if engines is None:
+            engines = cls._of[environment] = cls(environment)
+        return engines
+
+    def prepare(self) -> None:
+        """Start the processes of all classes that may be used, so that they are there when a test begins."""
+        engines = [self._engine(user_class) for user_class in self._classes()]
+        for engine in engines:
+            engine.prepare()
+        for engine in engines:
+            engine.wait_until_up()
+
+    def _classes(self) -> list[type[KabenchUser]]:
+        environment = self._environment()
+        return users_of(environment) if environment is not None else []
+
+    def _engine(self, user_class: type[KabenchUser]) -> Sender:
+        engine = self._engines.get(user_class)
+        if engine is None:
+            engine = self._engines[user_class] = Sender(functools.partial(self._add, user_class), self._fail)
+        return engine
+
+    def engine_of(self, user_class: type[KabenchUser]) -> Sender:
+        """The engine of a class, which has begun: where no test was announced, it begins with its first user."""
+        engine = self._engine(user_class)
+        if not engine.has_begun and user_class not in self._refused:
+            self._begin_with(user_class, engine)
+        return engine
+
+    def _begin(self, **_: object) -> None:
+        environment = self._environment()
+        if environment is not None and isinstance(environment.runner, WorkerRunner):
+            # else a stop that comes before the first user is taken for one that has been: locust's own race
+            environment.runner.update_state(STATE_SPAWNING)
+        self._refused.clear()
+        for user_class in self._classes():
+            self._begin_with(user_class, self._engine(user_class))
+
+    def _begin_with(self, user_class: type[KabenchUser], engine: Sender) -> None:
+        environment = self._environment()
+        try:
+            engine.begin(task_of(user_class, (environment.host if environment else None) or user_class.host))
+        except (AgentSpecError, PlanError) as error:
+            self._refused.add(user_class)
+            self._fail(f"{user_class.__name__}: {error}", CANNOT_START)
+
+    def _add(self, user_class: type[KabenchUser], counts: list[Counts], second: Second, new: Second, at: float) -> None:
+        environment = self._environment()
+        if environment is None:
+            return
+        method, path = method_of(user_class), user_class.name or user_class.path
+        add_second(environment.stats, method, path, counts, new.totals, at - new.elapsed_s, at)
+        report = AgentReport(user_class.__name__, counts, second, self._engines[user_class].event_loop)
+        for listener in self.listeners:
+            listener(report)
+
+    def _fail(self, why: str, exit_code: int) -> None:
+        """Leave: the others go on without this worker."""
+        _log.error("kabench: %s", why)
+        environment = self._environment()
+        if environment is not None and environment.runner is not None:
+            environment.process_exit_code = exit_code
+            gevent.spawn(environment.runner.quit)
+
+    def finish(self) -> None:
+        """See the test end; what was measured has been handed over then."""
+        for engine in self._engines.values():
+            engine.finish()
+
+    def _finish(self, **_: object) -> None:
+        self.finish()
+        for engine in self._engines.values():
+            engine.prepare()  # there may be another test
+
+    def _close(self, **_: object) -> None:
+        for engine in self._engines.values():
+            engine.close()

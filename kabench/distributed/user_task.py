@@ -1,0 +1,93 @@
+"""From a class of `KabenchUser`s to what its engine is asked for: a request, an agent, and pauses."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from kabench.agent import AgentOptions
+from kabench.load import AgentSpecError, LoadPlan, PlanError
+from kabench.load.clients.specs import OWN_SPECS, is_own
+from kabench.load.figures.messages import Steering, Task
+
+if TYPE_CHECKING:
+    from locust.env import Environment
+
+    from kabench.distributed.user import KabenchUser  # which needs this module
+
+_SAMPLED_PAUSES = 1000
+"""Of a `wait_time` that differs from one time to the next, as many are drawn, and the engine takes any of them."""
+
+_OF_A_REQUEST = ("url", "method", "headers", "data", "agent_options")
+
+
+def users_of(environment: Environment) -> list[type[KabenchUser]]:
+    """The classes of a test that kabench sends for."""
+    from kabench.distributed.user import KabenchUser  # which needs this module
+
+    return [each for each in environment.user_classes if issubclass(each, KabenchUser)]
+
+
+def method_of(user_class: type[KabenchUser]) -> str:
+    """The method of a class's request."""
+    return user_class.method or ("POST" if user_class.data is not None else "GET")
+
+
+def task_of(user_class: type[KabenchUser], host: str | None) -> Task:
+    """What the engine is to do for a class of users. Raises `PlanError` and `AgentSpecError`."""
+    if not host:
+        raise PlanError("host: there is none; set it in the class, or with --host")
+    if not isinstance(user_class.data, str | bytes | None):
+        raise PlanError(f"data: text or bytes, not {type(user_class.data).__name__}")
+    if not isinstance(user_class.agent_options, AgentOptions):
+        raise PlanError(f"agent_options: an AgentOptions, not {type(user_class.agent_options).__name__}")
+    if not is_own(user_class.agent):
+        raise AgentSpecError(
+            f"agent: {user_class.agent!r} is none that locust can steer; there are {', '.join(OWN_SPECS)}"
+        )
+    data = user_class.data or b""
+    path = user_class.path
+    url = path if "://" in path else f"{host.rstrip('/')}/{path.removeprefix('/')}"
+    plan = LoadPlan(
+        url=url,
+        method=method_of(user_class),
+        headers=tuple(user_class.headers.items()),
+        data=data.encode() if isinstance(data, str) else data,
+        agent_options=user_class.agent_options,
+        concurrency=1,
+        cacert=user_class.cacert,
+        insecure=user_class.insecure,
+    )
+    return Task(plan, user_class.agent, "", steering=steering_of(user_class))
+
+
+def request_of(user_class: type[KabenchUser], host: str | None) -> dict[str, Any]:  # JSON
+    """What users of a class send, and through what, without secrets."""
+    try:
+        plan = task_of(user_class, host or user_class.host).plan.as_record()
+    except (AgentSpecError, PlanError):
+        return {}
+    return {"agent": user_class.agent, **{name: plan[name] for name in _OF_A_REQUEST}}
+
+
+class _Probe:
+    """What locust's `constant_pacing` looks at of a user."""
+
+    def __init__(self) -> None:
+        self._cp_last_run = time.perf_counter()
+        self._cp_last_wait_time = 0.0
+
+
+def steering_of(user_class: type[KabenchUser]) -> Steering:
+    """How long users pause, by their `wait_time`. Raises `PlanError` if it cannot be asked without a user."""
+    probe = _Probe()
+    wait: Any = user_class.wait_time
+    try:
+        pauses_s = [float(wait(probe)), float(wait(_Probe()))]
+        if probe.__dict__["_cp_last_wait_time"]:
+            return Steering(pacing_s=pauses_s[0])
+        if pauses_s[0] != pauses_s[1]:
+            pauses_s += [float(wait(_Probe())) for _ in range(_SAMPLED_PAUSES)]
+    except Exception as error:  # a user's own function
+        raise PlanError(f"wait_time: it takes more than a function of its own: {error!r}") from None
+    return Steering(pauses_s=tuple(pauses_s)) if any(pauses_s) else Steering()

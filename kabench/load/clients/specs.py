@@ -1,0 +1,94 @@
+"""Agent specs: the texts of `--agent`, what is behind each, and which of them can carry a plan out."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kabench.agent import AsyncKeepAliveAgent, AsyncPlainAgent
+from kabench.load.clients.peers import AiohttpClient, HttpxClient, RequestsClient, Urllib3AgentClient, Urllib3Client
+from kabench.load.figures.environment import installed_version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kabench.agent.aio import AsyncAgent
+    from kabench.load.clients.contract import Client, ClientSettings
+    from kabench.load.plan.plan import LoadPlan
+
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+class AgentSpecError(ValueError):
+    """There is no such agent, it is not installed, or it cannot do what the plan asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    """Somebody else's client: how it is made, and the package it needs."""
+
+    make: Callable[[ClientSettings], Client]
+    package: str
+
+
+OWN_AGENTS: dict[str, Callable[..., AsyncAgent]] = {
+    "keepalive": AsyncKeepAliveAgent,
+    "plain": AsyncPlainAgent,
+    "plain-handoff": AsyncPlainAgent,
+}
+
+PEERS = {
+    "urllib3-keepalive": _Peer(Urllib3AgentClient, "urllib3"),
+    "urllib3-plain": _Peer(functools.partial(Urllib3Client, keep_alive=False), "urllib3"),
+    "urllib3": _Peer(Urllib3Client, "urllib3"),
+    "requests": _Peer(RequestsClient, "requests"),
+    "httpx": _Peer(HttpxClient, "httpx"),
+    "aiohttp": _Peer(AiohttpClient, "aiohttp"),
+}
+
+_FOR_OWN_AGENTS = {
+    "unix_socket": "Unix sockets",
+    "connect_to": "another address than the URL's",
+    "cookies": "users who keep their cookies",
+}
+
+OWN_SPECS = tuple(OWN_AGENTS)
+AGENT_SPECS = (*OWN_AGENTS, *PEERS)
+
+
+def check_spec(spec: str, plan: LoadPlan | None = None) -> None:
+    """Raise `AgentSpecError` if there is no such agent, or it cannot carry out the plan."""
+    if spec in OWN_AGENTS:
+        return
+    if spec not in PEERS and not _FACTORY.fullmatch(spec):
+        raise AgentSpecError(f"{spec!r} is no agent; there are {', '.join(AGENT_SPECS)}, and package.module:factory")
+    if spec in PEERS and importlib.util.find_spec(PEERS[spec].package) is None:
+        raise AgentSpecError(f"{spec} is not installed: pip install {PEERS[spec].package}")
+    if plan is not None:
+        for name, words in _FOR_OWN_AGENTS.items():
+            if getattr(plan, name):
+                raise AgentSpecError(f"{spec} cannot be told of {words}; {', '.join(OWN_AGENTS)} can")
+        if plan.agent_options.socket_active_ttl and spec != "urllib3-keepalive":
+            raise AgentSpecError(f"{spec} cannot be told of a TTL; {', '.join(OWN_AGENTS)} and urllib3-keepalive can")
+
+
+def peer_version(spec: str) -> dict[str, str]:
+    """The version of the package behind a spec, by its name."""
+    if spec in OWN_AGENTS:
+        return {}
+    package = PEERS[spec].package if spec in PEERS else spec.partition(".")[0].partition(":")[0]
+    version = installed_version(package)
+    return {} if version is None else {package: version}
+
+
+def is_own(spec: str) -> bool:
+    """Whether a spec names one of kabench's asyncio agents."""
+    return spec in OWN_AGENTS
+
+
+def is_factory(spec: str) -> bool:
+    """Whether a spec names a client of the user's own."""
+    return spec not in AGENT_SPECS

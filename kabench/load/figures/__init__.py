@@ -1,0 +1,1 @@
+"""What a load counts, and what its workers ship: recorder, messages, tally."""

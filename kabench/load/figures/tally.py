@@ -1,0 +1,287 @@
+"""From what workers say to an `AgentRun`: counts are added up exactly, and figures are made of them at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kabench.histogram import Distribution, percentile_of
+from kabench.load.figures.messages import NOTHING_YET, UNEXPECTED, Counts, Second, SocketCounts
+from kabench.load.figures.recorder import FIRST_FAILED_STATUS
+from kabench.result import BUSY_PCT, LATE_S, AgentRun, Client, Phases, SeriesPoint, Sockets, WorkerRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_PHASES = ("total", "service", "lag", "queue", "connect", "first_byte")
+_SHORTEST_JUDGED_S = 0.5
+"""A worker's share of its core over less than this says nothing."""
+
+_LATE_TICK_S = 0.25
+"""A busy worker says its seconds late; so much later it is still that second."""
+
+_BYTES_PER_MB = 2**20
+_SHORTEST_POINT_S = 0.1
+"""What is left of a run after its last whole second belongs to that if it is shorter."""
+
+
+class _WorkerTally:
+    """What one worker has said."""
+
+    def __init__(self, record: WorkerRecord) -> None:
+        self.record = record
+        self.waiting: list[Counts] = []
+        self.last = self.judged = NOTHING_YET
+        self.seconds = 0
+        self.has_ended = False
+        self.elapsed_s: float | None = None
+        self.lost_at_s: float | None = None
+        self.peak_cpu_pct = 0.0
+
+    def judge(self, second: Second) -> None:
+        """See how much of its core the worker used in a second."""
+        seconds = second.elapsed_s - self.judged.elapsed_s
+        if seconds >= _SHORTEST_JUDGED_S:
+            peak_pct = min(100.0, 100 * (second.cpu_s - self.judged.cpu_s) / seconds)  # their clocks have steps
+            self.peak_cpu_pct = max(self.peak_cpu_pct, peak_pct)
+        self.judged = second
+
+    def as_record(self) -> WorkerRecord:
+        return dataclasses.replace(
+            self.record,
+            transactions=sum(self.last.totals.status_codes.values()),
+            cpu_s=round(self.last.cpu_s, 6),
+            peak_cpu_pct=round(self.peak_cpu_pct, 1),
+            lost_at_s=self.lost_at_s,
+        )
+
+
+class _Point:
+    """One second of all workers, as far as they have said it."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[int] = Counter()
+        self.ended_at_s = 0.0
+        self.said: dict[int, Second] = {}
+
+
+class Tally:
+    """Adds up what the workers have measured of one agent.
+
+    Where workers are not all known from the beginning, `open_seconds` of the last stay open for what comes of them.
+    """
+
+    def __init__(
+        self, agent: str, workers: Sequence[WorkerRecord], *, expects_status: bool = False, open_seconds: int = 0
+    ) -> None:
+        self._agent = agent
+        self._expects_status = expects_status
+        self._workers = [_WorkerTally(record) for record in workers]
+        self._phases = {phase: Distribution() for phase in _PHASES}
+        self._points: list[_Point] = []
+        self._at_point = [NOTHING_YET] * len(workers)
+        self._seen: Counter[int] = Counter()
+        self._open_seconds = open_seconds
+        self._closed_at_s = 0.0
+        self._closed = 0
+        self._errors_before = 0
+        self.series: list[SeriesPoint] = []
+
+    def add_worker(self, record: WorkerRecord) -> int:
+        """Take in a worker who came later; the times he says are to be of the whole. His number."""
+        self._workers.append(_WorkerTally(record))
+        self._at_point.append(NOTHING_YET)
+        return len(self._workers) - 1
+
+    def take_back(self, worker: int) -> None:
+        """A worker who was lost is heard again."""
+        tally = self._workers[worker]
+        tally.has_ended = False
+        tally.lost_at_s = None
+
+    def add_counts(self, worker: int, message: Counts) -> None:
+        """Take latencies of the second under way; they count once it has ended, together with its totals."""
+        self._workers[worker].waiting.append(message)
+
+    def end_second(self, worker: int, message: Second) -> None:
+        """Take the totals at the end of a worker's second."""
+        tally = self._workers[worker]
+        self.add_part(worker, message)
+        tally.judge(message)
+        tally.seconds += 1
+        self._close_points()
+
+    def add_part(self, worker: int, message: Second) -> None:
+        """Take the totals of a worker in the middle of a second, which goes on."""
+        tally = self._workers[worker]
+        if self._open_seconds:  # workers come when they like, so a second is known by its time
+            tally.seconds = max(self._closed, math.ceil(message.elapsed_s - _LATE_TICK_S) - 1)
+        index = tally.seconds - self._closed
+        while len(self._points) <= index:
+            self._points.append(_Point())
+        point = self._points[index]
+        point.ended_at_s = max(point.ended_at_s, message.elapsed_s, self._closed_at_s)
+        point.said[worker] = message
+        for counts in tally.waiting:
+            for phase in counts.phases:
+                self._phases[phase].add(counts.counts.items())
+            if "total" in counts.phases:
+                point.seen.update(counts.counts)
+        tally.waiting.clear()
+        tally.last = message
+
+    def end_worker(self, worker: int, *, elapsed_s: float | None = None, lost: bool) -> None:
+        """No more will come of a worker; `elapsed_s` is how long its load took, without what was cut off later."""
+        tally = self._workers[worker]
+        tally.elapsed_s = elapsed_s
+        tally.has_ended = True
+        if lost:
+            tally.lost_at_s = round(tally.last.elapsed_s, 6)
+            tally.last = msgspec.structs.replace(tally.last, sockets=sockets_of_the_lost(tally.last.sockets))
+        self._close_points()
+
+    def _close_points(self) -> None:
+        """Put the seconds into the series that every worker has said, or will not say any more."""
+        while len(self._points) > self._open_seconds and all(
+            w.has_ended or w.seconds > self._closed for w in self._workers
+        ):
+            self._closed += 1
+            point = self._points.pop(0)
+            self._closed_at_s = max(self._closed_at_s, point.ended_at_s)
+            self._at_point = [self._at_end_of(point, worker) for worker in range(len(self._workers))]
+            if point.ended_at_s <= 0:
+                continue  # it was stopped in the warm-up
+            if self.series and point.ended_at_s - self.series[-1].t_s < _SHORTEST_POINT_S:
+                self._errors_before -= self.series.pop().socket_errors
+                point.seen.update(self._seen)
+            seen = self._seen = point.seen
+            sockets = SocketCounts.sum_of(second.sockets for second in self._at_point)
+            errors = sum(second.totals.socket_errors for second in self._at_point)
+            self.series.append(
+                SeriesPoint(
+                    t_s=round(point.ended_at_s, 6),
+                    transactions=seen.total(),
+                    socket_errors=errors - self._errors_before,
+                    p50_s=percentile_of(seen, 50) / 1e6 if seen else None,
+                    p99_s=percentile_of(seen, 99) / 1e6 if seen else None,
+                    created=sockets.created,
+                    free=sockets.free,
+                    active=sockets.active,
+                    pending=sockets.pending,
+                )
+            )
+            self._errors_before = errors
+
+    def _at_end_of(self, point: _Point, worker: int) -> Second:
+        """Where a worker stood at the end of a second of which he may have said nothing."""
+        said = point.said.get(worker)
+        if said is None:
+            tally = self._workers[worker]
+            said = self._at_point[worker] if tally.lost_at_s is None else tally.last
+        return said
+
+    def end(self) -> None:
+        """No more will come of anybody."""
+        self._open_seconds = 0
+        for worker in self._workers:
+            worker.has_ended = True
+        self._close_points()
+
+    @property
+    def transactions(self) -> int:
+        """Finished exchanges so far, as of each worker's last second."""
+        return sum(sum(worker.last.totals.status_codes.values()) for worker in self._workers)
+
+    @property
+    def sockets(self) -> SocketCounts:
+        """What became of the sockets so far, as of each worker's last second."""
+        return SocketCounts.sum_of(worker.last.sockets for worker in self._workers)
+
+    def percentile_s(self, percent: float) -> float | None:
+        """A percentile of all response times so far."""
+        return self._phases["total"].percentile_s(percent)
+
+    def _errors(self) -> Counter[str]:
+        errors: Counter[str] = Counter()
+        for worker in self._workers:
+            errors.update(worker.last.totals.errors)
+        return errors
+
+    def agent_run(self, *, interrupted: bool) -> AgentRun:
+        """The record of what was measured."""
+        lasts = [worker.last for worker in self._workers]
+        statuses: Counter[int] = Counter()
+        for last in lasts:
+            statuses.update(last.totals.status_codes)
+        errors = self._errors()
+        elapsed_s = max((w.last.elapsed_s if w.elapsed_s is None else w.elapsed_s for w in self._workers), default=0.0)
+        transactions = sum(statuses.values())
+        socket_errors = sum(last.totals.socket_errors for last in lasts)
+        bad_answers = sum(errors[kind] for kind in UNEXPECTED)
+        if not self._expects_status:
+            bad_answers += sum(times for status, times in statuses.items() if status >= FIRST_FAILED_STATUS)
+        total = self._phases["total"]
+        body_bytes = sum(last.totals.body_bytes for last in lasts)
+        stats = {phase: distribution.stats() for phase, distribution in self._phases.items()}
+        cpu_s = sum(last.cpu_s for last in lasts)
+        sockets = SocketCounts.sum_of(last.sockets for last in lasts)
+        lag_p99_s = stats["lag"].p99
+        return AgentRun(
+            agent=self._agent,
+            elapsed_s=round(elapsed_s, 6),
+            interrupted=interrupted,
+            saturated=any(worker.peak_cpu_pct >= BUSY_PCT for worker in self._workers)
+            or (lag_p99_s is not None and lag_p99_s > LATE_S),
+            transactions=transactions,
+            successful_transactions=transactions - bad_answers,
+            failed_transactions=bad_answers + socket_errors,
+            socket_errors=socket_errors,
+            retries=sockets.retries,
+            not_started=sum(last.totals.not_started for last in lasts),
+            availability_pct=_share(100 * transactions, transactions + socket_errors),
+            data_transferred_bytes=body_bytes,
+            transaction_rate=_share(transactions, elapsed_s),
+            throughput_mb_s=_share(body_bytes / _BYTES_PER_MB, elapsed_s),
+            concurrency=_share(total.sum_us / 1e6, elapsed_s),
+            response_time_s=stats["total"],
+            service_time_s=stats["service"],
+            lag_s=stats["lag"],
+            phases=Phases(
+                queue=stats["queue"], connect=stats["connect"], first_byte=stats["first_byte"], total=stats["total"]
+            ),
+            buckets=total.buckets(),
+            hdr={phase: distribution.encoded() for phase, distribution in self._phases.items() if distribution.count},
+            sockets=_sockets(sockets),
+            status_codes=_sorted_by_key(statuses),
+            errors=dict(sorted(errors.items())),
+            series=self.series,
+            client=Client(
+                cpu_s=round(cpu_s, 6),
+                cpu_us_per_transaction=round(cpu_s * 1e6 / transactions, 3) if transactions else None,
+                max_rss_mb=round(max((last.max_rss_mb for last in lasts), default=0.0), 1),
+                workers=[worker.as_record() for worker in self._workers],
+            ),
+        )
+
+
+def sockets_of_the_lost(sockets: SocketCounts) -> SocketCounts:
+    """The sockets of a worker who is no more: those that were open have gone with him."""
+    closed = sockets.closed + sockets.free + sockets.active
+    return msgspec.structs.replace(sockets, closed=closed, free=0, active=0, pending=0)
+
+
+def _sockets(counts: SocketCounts) -> Sockets:
+    fields = {name: getattr(counts, name) for name in SocketCounts.__struct_fields__ if name != "retries"}
+    return Sockets(**fields, req_per_socket=_share(counts.requests, counts.created))
+
+
+def _share(part: float, whole: float) -> float:
+    return round(part / whole, 6) if whole else 0.0
+
+
+def _sorted_by_key(statuses: Mapping[int, int]) -> dict[str, int]:
+    return {str(status): times for status, times in sorted(statuses.items())}

@@ -1,0 +1,95 @@
+"""The open model through a kabench agent. An exchange that is through carries the next request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kabench.agent import AgentClosedError, AgentError, ConnectError
+from kabench.load.figures.load_exchange import LoadExchange
+from kabench.load.figures.sockets import counts_of
+from kabench.load.schedules.open import Arrivals
+from kabench.load.schedules.schedule import CUT_OFF
+
+if TYPE_CHECKING:
+    from kabench.agent.aio import AsyncAgent, PreparedRequest, ResponseHead
+    from kabench.load.figures.messages import SocketCounts
+    from kabench.load.figures.recorder import Recorder
+    from kabench.load.plan.source import PreparedSource
+    from kabench.load.schedules.schedule import ScheduleSetup
+
+
+class _Arrival(LoadExchange):
+    """One request under way; when it is through, another may use the object."""
+
+    __slots__ = ("_arrivals", "due_at", "recorder")
+
+    def __init__(self, arrivals: AgentArrivals, prepared: PreparedRequest, timeout: float) -> None:
+        super().__init__(prepared, timeout)
+        self.keeps_body = arrivals.plan.expect_body is not None
+        self._arrivals = arrivals
+        self.recorder = arrivals.recorder
+        self.due_at = 0.0
+
+    def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
+        """Count it."""
+        self.recorder.record_due(self, head, body, self.due_at, now)
+        self._arrivals.take_back(self, now)
+
+    def failed(self, error: Exception, now: float) -> None:
+        """Count it as an error."""
+        self._arrivals.failed(self, error, now)
+
+
+class AgentArrivals(Arrivals):
+    """Requests of the open model through one kabench agent."""
+
+    def __init__(self, setup: ScheduleSetup, agent: AsyncAgent, source: PreparedSource) -> None:
+        super().__init__(setup)
+        self._agent = agent
+        self._source = source
+        self._varies = source.only is None
+        self._idle: list[_Arrival] = []
+        self._under_way: set[_Arrival] = set()
+
+    def _send(self, due_at: float, now: float, recorder: Recorder) -> None:
+        idle = self._idle
+        arrival = idle.pop() if idle else _Arrival(self, self._source.first, self._agent.options.activity_timeout)
+        if self._varies:
+            arrival.carry(self._source.next())
+        arrival.recorder = recorder
+        arrival.due_at = due_at
+        recorder.record_lag(now - due_at)
+        self._under_way.add(arrival)
+        self._agent.start(arrival, now)
+
+    def take_back(self, arrival: _Arrival, now: float) -> None:
+        """A request is through."""
+        self._under_way.discard(arrival)
+        self._idle.append(arrival)
+        self._ended_one(now)
+
+    def failed(self, arrival: _Arrival, error: Exception, now: float) -> None:
+        """A request has died."""
+        if arrival not in self._under_way:
+            return
+        if not isinstance(error, AgentClosedError):
+            arrival.recorder.record_error(error.kind if isinstance(error, AgentError) else "error")
+        if isinstance(error, ConnectError):
+            self._refused(str(error))
+        self.take_back(arrival, now)
+
+    def _give_up(self, *, counted: bool) -> None:
+        pending_first = sorted(self._under_way, key=lambda arrival: not arrival.pending)
+        self._under_way.clear()
+        for arrival in pending_first:
+            if counted:
+                arrival.recorder.record_error(CUT_OFF)
+            self._agent.abort(arrival)
+
+    def socket_counts(self) -> SocketCounts:
+        """What the agent's book says."""
+        return counts_of(self._agent)
+
+    async def close(self) -> None:
+        """Close the agent."""
+        await self._agent.close()

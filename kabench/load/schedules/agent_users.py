@@ -1,0 +1,170 @@
+"""The closed model through a kabench agent. A user is its own exchange, which it sends again and again.
+
+What a user can do besides, it is given: `Abilities` says what comes next, which cookies it keeps and how long it
+pauses. They are independent, so any of them go together. A user without any always sends the same, and nothing is
+allocated for its requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from time import perf_counter, time
+from typing import TYPE_CHECKING
+
+from kabench.agent import AgentClosedError, AgentError, ConnectError
+from kabench.load.figures.load_exchange import LoadExchange
+from kabench.load.figures.sockets import counts_of
+from kabench.load.schedules.closed import PAUSE_AFTER_CONNECT_ERROR_S, User, Users
+from kabench.load.schedules.cookies import Cookies
+from kabench.load.schedules.schedule import CUT_OFF
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kabench.agent.aio import AsyncAgent, PreparedRequest, ResponseHead
+    from kabench.load.figures.messages import SocketCounts
+    from kabench.load.plan.source import PreparedSource
+    from kabench.load.schedules.schedule import ScheduleSetup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """What a user does besides sending the same request at once. None: it does not.
+
+    `next_request` returns what it sends next. `cookies` are the user's own. `pause_s` returns how many seconds the user
+    waits after an answer or an error, by the seconds since it began to send.
+    """
+
+    next_request: Callable[[], PreparedRequest] | None = None
+    cookies: Cookies | None = None
+    pause_s: Callable[[float], float] | None = None
+
+
+NO_ABILITIES = Abilities()
+
+
+class AgentUser(LoadExchange, User):
+    """A user of a kabench agent. Its first request is `prepared`; without abilities, so are all others."""
+
+    def __init__(
+        self,
+        agent: AsyncAgent,
+        prepared: PreparedRequest,
+        finished: Callable[[User, float], None],
+        abilities: Abilities = NO_ABILITIES,
+    ) -> None:
+        LoadExchange.__init__(self, prepared, agent.options.activity_timeout)
+        User.__init__(self, finished)
+        self._agent = agent
+        self._always = prepared
+        self._abilities = None if abilities == NO_ABILITIES else abilities
+        self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
+
+    def _start(self, now: float) -> None:
+        if next(self._tickets, None) is None:
+            self._finish(now)
+        else:
+            self.refusal = None
+            self._send(now)
+
+    def _send(self, now: float) -> None:
+        abilities = self._abilities
+        if abilities is not None:
+            prepared = self._always if abilities.next_request is None else abilities.next_request()
+            self.carry(prepared if abilities.cookies is None else abilities.cookies.added_to(prepared))
+        self._agent.start(self, now)
+
+    def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
+        """Count the answer and go on."""
+        self._recorder.record(self, head, body, now)
+        abilities = self._abilities
+        if abilities is not None and abilities.cookies is not None:
+            abilities.cookies.keep_those_of(head, self.prepared.origin_key, time())
+        if next(self._tickets, None) is None:
+            self._finish(now)
+        elif abilities is None:
+            self._agent.start(self, now)
+        elif abilities.pause_s is None:
+            self._send(now)
+        else:
+            self._pause = self._loop.call_later(abilities.pause_s(now - self.started_at), self._send_after_pause)
+
+    def failed(self, error: Exception, now: float) -> None:
+        """Count the error and go on, after a pause if nobody was there."""
+        if self.is_finished:
+            return
+        if isinstance(error, AgentClosedError):
+            self._finish(now)
+            return
+        self._recorder.record_error(error.kind if isinstance(error, AgentError) else "error")
+        pause_s = 0.0
+        if self._abilities is not None and self._abilities.pause_s is not None:
+            pause_s = self._abilities.pause_s(perf_counter() - self.started_at)
+        if isinstance(error, ConnectError):
+            pause_s = max(pause_s, PAUSE_AFTER_CONNECT_ERROR_S)
+            self.refusal = str(error)
+        self._pause = self._loop.call_later(pause_s, self._start_after_pause)
+
+    def _send_after_pause(self) -> None:
+        self._pause = None
+        self._send(perf_counter())
+
+    def _start_after_pause(self) -> None:
+        self._pause = None
+        self._start(perf_counter())
+
+    def stop(self) -> None:
+        """Send no more. A user who pauses is finished at once."""
+        super().stop()
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+            self._finish(perf_counter())
+
+    @property
+    def waits(self) -> bool:
+        """Whether the request still waits for a socket."""
+        return self.pending
+
+    def cut_off(self, now: float) -> None:
+        """Count what is still under way as an error, and do not wait for it."""
+        if not self.is_finished:
+            self._recorder.record_error(CUT_OFF)
+            self.abort(now)
+
+    def abort(self, now: float) -> None:
+        """Send no more, and do not wait for what is under way."""
+        self.stop()
+        if not self.is_finished:
+            self._agent.abort(self)
+            self._finish(now)
+
+
+class AgentUsers(Users):
+    """Users who share one kabench agent."""
+
+    def __init__(self, setup: ScheduleSetup, agent: AsyncAgent, source: PreparedSource) -> None:
+        self._agent = agent
+        self._source = source
+        super().__init__(setup)
+
+    def _make_user(self) -> User:
+        user = AgentUser(self._agent, self._source.first, self._user_finished, self._abilities_of_a_user())
+        user.keeps_body = self.plan.expect_body is not None
+        return user
+
+    def _abilities_of_a_user(self) -> Abilities:
+        return Abilities(
+            next_request=None if self._source.only is not None else self._source.next,
+            cookies=Cookies() if self.plan.cookies else None,
+        )
+
+    def socket_counts(self) -> SocketCounts:
+        """Return what the agent's book says."""
+        return counts_of(self._agent)
+
+    async def close(self) -> None:
+        """Close the agent."""
+        await self._agent.close()

@@ -1,0 +1,151 @@
+"""The closed model through a `Client`: users are tasks where its `send` is a coroutine function, threads elsewhere.
+
+A client is somebody else's code: whatever it raises or returns, a request is counted once, and the user goes on.
+Threads count under the recorder's lock, together with whether the request is still unanswered, so that a cut-off counts
+none twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from time import perf_counter, sleep
+from typing import TYPE_CHECKING, cast
+
+from kabench.load.clients.contract import checked_answer, close_client, is_async, socket_counts
+from kabench.load.clients.errors import NOT_REACHED, described, kind_of
+from kabench.load.schedules.clients import SharedRequests, call_into
+from kabench.load.schedules.closed import PAUSE_AFTER_CONNECT_ERROR_S, User, Users
+from kabench.load.schedules.schedule import CUT_OFF
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from kabench.load.clients.contract import Client
+    from kabench.load.figures.messages import SocketCounts
+    from kabench.load.plan.source import Request
+    from kabench.load.schedules.schedule import ScheduleSetup
+
+
+class _ClientUser(User):
+    """A user of a client."""
+
+    def __init__(self, client: Client, requests: SharedRequests, finished: Callable[[User, float], None]) -> None:
+        super().__init__(finished)
+        self._client = client
+        self._requests = requests
+        self._is_unanswered = self._is_given_up = False
+        self._loop = asyncio.get_running_loop()
+
+    def _sends(self) -> float:
+        with self._recorder.lock:
+            self._is_unanswered = True
+        return perf_counter()
+
+    def _succeeded(self, answer: tuple[int, bytes], began_at: float) -> None:
+        response_s = perf_counter() - began_at
+        recorder = self._recorder
+        with recorder.lock:
+            if self._is_unanswered:
+                self._is_unanswered = False
+                recorder.record_undivided(*answer, response_s)
+        self.refusal = None
+
+    def _failed(self, error: BaseException, request: Request) -> float:
+        """Count an error; how long to pause before the next request."""
+        kind = kind_of(error)
+        recorder = self._recorder
+        with recorder.lock:
+            if self._is_unanswered:
+                self._is_unanswered = False
+                recorder.record_error(kind)
+        if kind not in NOT_REACHED:
+            return 0.0
+        self.refusal = described(error, request)
+        return PAUSE_AFTER_CONNECT_ERROR_S
+
+    def cut_off(self, now: float) -> None:
+        """Count what is still under way as an error, and do not wait for it."""
+        with self._recorder.lock:
+            if self._is_unanswered:
+                self._is_unanswered = False
+                self._recorder.record_error(CUT_OFF)
+        self.abort(now)
+
+    def abort(self, now: float) -> None:
+        """Send no more, and do not wait for what is under way."""
+        self.stop()
+        self._is_given_up = True
+        if not self.is_finished:
+            with self._recorder.lock:
+                self._is_unanswered = False
+            self._finish(now)
+
+
+class _TaskUser(_ClientUser):
+    """A user who is a task."""
+
+    _task: asyncio.Task[None] | None = None
+
+    def _start(self, now: float) -> None:  # noqa: ARG002
+        self._task = self._loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        while next(self._tickets, None) is not None:
+            request = self._requests.next()
+            began_at = self._sends()
+            try:
+                answer = checked_answer(await cast("Awaitable[tuple[int, bytes]]", self._client.send(request)))
+            except (Exception, asyncio.CancelledError) as error:
+                if self._is_given_up:
+                    return
+                await asyncio.sleep(self._failed(error, request))
+            else:
+                self._succeeded(answer, began_at)
+        self._finish(perf_counter())
+
+    def abort(self, now: float) -> None:
+        """Send no more, and cancel what is under way."""
+        super().abort(now)
+        if self._task is not None:
+            self._task.cancel()
+
+
+class _ThreadUser(_ClientUser):
+    """A user who is a thread."""
+
+    def _start(self, now: float) -> None:  # noqa: ARG002
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while next(self._tickets, None) is not None:
+            request = self._requests.next()
+            began_at = self._sends()
+            try:
+                answer = checked_answer(self._client.send(request))
+            except BaseException as error:  # even what would end the thread
+                sleep(self._failed(error, request))
+            else:
+                self._succeeded(answer, began_at)
+        call_into(self._loop, self._finish, perf_counter())
+
+
+class ClientUsers(Users):
+    """Users who share one client."""
+
+    def __init__(self, setup: ScheduleSetup, client: Client, source: Iterator[Request]) -> None:
+        self._client = client
+        self._requests = SharedRequests(source)
+        self._make = _TaskUser if is_async(client) else _ThreadUser
+        super().__init__(setup)
+
+    def _make_user(self) -> User:
+        return self._make(self._client, self._requests, self._user_finished)
+
+    def socket_counts(self) -> SocketCounts:
+        """What the client says of its sockets."""
+        return socket_counts(self._client, self.finished_requests)
+
+    async def close(self) -> None:
+        """Close the client."""
+        await close_client(self._client)

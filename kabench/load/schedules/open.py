@@ -1,0 +1,109 @@
+"""The open model: requests are due on a schedule, whether or not earlier ones have been answered."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from kabench.load.schedules.dispatcher import Dispatcher, DueTimes
+from kabench.load.schedules.schedule import Schedule
+from kabench.system.alarm import make_alarm
+
+if TYPE_CHECKING:
+    from kabench.load.figures.recorder import Recorder
+    from kabench.load.schedules.schedule import ScheduleSetup
+
+GIVES_UP_AFTER_S = 1.0
+"""How long a target may refuse every socket before nobody believes any more that it is there."""
+
+
+class Arrivals(Schedule):
+    """Requests of the open model: what is common to all ways of sending them.
+
+    `in_flight` are under way. What is due while `max_in_flight` are is not started, and counted.
+    """
+
+    def __init__(self, setup: ScheduleSetup) -> None:
+        super().__init__(setup)
+        loop = asyncio.get_running_loop()
+        self._max_in_flight = self.share.of(self.plan.max_in_flight)
+        due_times = DueTimes(self.plan, self.share)
+        self._dispatcher = Dispatcher(due_times, self._start, lambda wake: make_alarm(loop, wake))
+        self.in_flight = 0
+        self._zero = 0.0
+        self._is_over = self._has_ended = False
+        self._refusal: str | None = None
+
+    def begin(self, zero: float) -> None:
+        """Start what is due, from now on."""
+        self._zero = zero
+        self._dispatcher.begin(zero)
+        self._look_whether_over(perf_counter())
+
+    def measure(self) -> None:
+        """What was due before the end of the warm-up knows that it was."""
+
+    def _start(self, due_at: float, now: float) -> None:
+        recorder = self.recorder if due_at >= self._zero else self.warmup_recorder
+        if self.in_flight >= self._max_in_flight:
+            recorder.not_started += 1
+        else:
+            self.in_flight += 1
+            self._send(due_at, now, recorder)
+
+    def _send(self, due_at: float, now: float, recorder: Recorder) -> None:
+        raise NotImplementedError
+
+    def _refused(self, why: str) -> None:
+        """A socket could not be opened."""
+        self._refusal = why
+
+    def _ended_one(self, now: float) -> None:
+        self.in_flight -= 1
+        if not self.in_flight and self._dispatcher.is_idle:
+            self._look_whether_over(now)
+
+    def _look_whether_over(self, now: float) -> None:
+        is_due = self._has_ended or self.plan.ends_after_s is None
+        if is_due and not self.in_flight and self._dispatcher.is_idle and not self._is_over:
+            self._is_over = True
+            self._dispatcher.stop()
+            self.recorder.not_started += self._dispatcher.count_rest()
+            self.over(now)
+
+    def end(self, now: float) -> None:
+        """Start nothing more; what is due and was not started is counted as that."""
+        self._has_ended = True
+        self._dispatcher.end()
+        self._look_whether_over(now)
+
+    def cut_off(self, now: float) -> None:
+        """Count what is under way as errors."""
+        self._has_ended = True
+        self._dispatcher.stop()
+        self._give_up(counted=True)
+        self.in_flight = 0
+        self._look_whether_over(now)
+
+    def abort(self, now: float) -> None:
+        """Stop at once."""
+        self._has_ended = True
+        self._dispatcher.stop()
+        self._give_up(counted=False)
+        self.in_flight = 0
+        self._look_whether_over(now)
+
+    def _give_up(self, *, counted: bool) -> None:
+        """Stop what is under way, and record it as cut off if it is `counted`."""
+        raise NotImplementedError
+
+    @property
+    def refusal(self) -> str | None:
+        """Why a socket could not be opened."""
+        return self._refusal
+
+    @property
+    def has_got_nowhere(self) -> bool:
+        """Whether sockets have been refused for long enough."""
+        return self._refusal is not None and perf_counter() - self._zero >= GIVES_UP_AFTER_S - self.plan.warmup_s

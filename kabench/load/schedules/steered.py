@@ -1,0 +1,85 @@
+"""`SteeredUsers`: users who come and go as somebody else says, and may pause after each answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+from collections import deque
+from typing import TYPE_CHECKING
+
+from kabench.load.schedules.agent_users import Abilities, AgentUsers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kabench.agent.aio import AsyncAgent
+    from kabench.load.figures.messages import Steering
+    from kabench.load.plan.source import PreparedSource
+    from kabench.load.schedules.closed import User
+    from kabench.load.schedules.schedule import ScheduleSetup
+
+
+class SteeredUsers(AgentUsers):
+    """As many users as was said last (`have`), from none on, until the load is ended.
+
+    `levelled` is called with the number of a level when no more users than that are busy.
+    """
+
+    def __init__(self, setup: ScheduleSetup, agent: AsyncAgent, source: PreparedSource, steering: Steering) -> None:
+        self._steering = steering
+        super().__init__(setup, agent, source)
+        self._users.clear()  # the plan's, who would end as the plan says
+        self._tickets.clear()
+        self._awaited: deque[tuple[int, int]] = deque()
+        self.levelled: Callable[[int], None] = lambda _: None
+
+    def _abilities_of_a_user(self) -> Abilities:
+        steering = self._steering
+        abilities = super()._abilities_of_a_user()
+        if not steering.pauses_s and not steering.pacing_s:
+            return abilities
+        return dataclasses.replace(abilities, pause_s=self._until_paced if steering.pacing_s else self._any_pause)
+
+    def _any_pause(self, _: float) -> float:
+        return random.choice(self._steering.pauses_s)
+
+    def _until_paced(self, since_s: float) -> float:
+        return max(0.0, self._steering.pacing_s - since_s)
+
+    def begin(self, zero: float) -> None:
+        """Wait for users."""
+        self._zero = zero
+
+    def have(self, users: int, number: int, now: float, *, abort: bool) -> None:
+        """Have so many users, and say so by this number; with `abort`, do not wait for what the others have under way.
+
+        Those who wait for a socket are among the first to go, so that none of them gets the socket of one who goes.
+        """
+        if self._has_ended:
+            return
+        while len(self._users) < users:
+            self._users.append(self._make_user())
+            self._tickets.append(itertools.repeat(0))
+        self._have(users, now)
+        if abort:
+            for user in sorted(self._users[users:], key=lambda user: not user.waits):
+                if not user.is_finished:
+                    user.abort(now)
+        self._awaited.append((users, number))
+        self._look_at_levels()
+
+    def _look_at_levels(self) -> None:
+        while self._awaited and self._busy_users <= max(self._awaited[0][0], self._level):
+            self.levelled(self._awaited.popleft()[1])
+
+    def _user_finished(self, _: User, now: float) -> None:
+        self._busy_users -= 1
+        self._look_at_levels()
+        if not self._busy_users and self._has_ended:
+            self._say_over(now)
+
+    @property
+    def has_got_nowhere(self) -> bool:
+        """Never: users go on trying until they are told to stop."""
+        return False

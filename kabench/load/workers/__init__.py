@@ -1,0 +1,1 @@
+"""The processes of this machine that carry a load out, and how they are heard."""

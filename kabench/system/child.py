@@ -1,0 +1,57 @@
+"""Child processes of kabench: its server and its workers. Each ends when its standard input does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+
+_END_TIMEOUT_S = 5.0
+
+
+def start_child(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a process that is spoken to over its standard streams."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for the process that the user started
+    )
+
+
+def write_line(process: subprocess.Popen[bytes], line: bytes) -> None:
+    """Write to its standard input, from a signal handler and under gevent too. That it has ended, its silence shows."""
+    if process.stdin is None:
+        return
+    with contextlib.suppress(BrokenPipeError, ValueError):
+        number = process.stdin.fileno()
+        rest = memoryview(line)
+        while rest:
+            try:
+                rest = rest[os.write(number, rest) :]
+            except BlockingIOError:  # gevent's pipes do not wait; its select lets others go on meanwhile
+                select.select([], [number], [])
+
+
+def end_child(process: subprocess.Popen[bytes]) -> None:
+    """End its standard input and see it end; twice is fine."""
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):  # it may have ended by itself
+            process.stdin.close()
+    try:
+        process.wait(_END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def ending(process: subprocess.Popen[bytes]) -> str:
+    """How a process has ended."""
+    code = process.poll()
+    if code is None:
+        return "still running"
+    if code < 0:
+        return signal.Signals(-code).name
+    return f"exit code {code}"
