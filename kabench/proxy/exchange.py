@@ -8,7 +8,7 @@ from kabench.agent.aio import Exchange
 
 if TYPE_CHECKING:
     from kabench.agent.aio import PreparedRequest, ResponseHead
-    from kabench.agent.aio.connection import Connection
+    from kabench.agent.aio.exchange import Carrier
     from kabench.agent.aio.upload import Upload
     from kabench.agent.reader import ResponseReader
 
@@ -69,7 +69,7 @@ class ProxyExchange(Exchange):
             connection.resume_reading()
 
     @property
-    def _connection(self) -> Connection | None:
+    def _connection(self) -> Carrier | None:
         """The connection, as long as it carries this request."""
         booked = self.booked
         return booked.handle if booked is not None and booked.request is self else None

@@ -23,6 +23,7 @@ from kabench.agent import (
     SocketTimeoutError,
     TooManyOpenFilesError,
 )
+from kabench.agent.aio.connection import Connection
 from tests.sockets import OK, Peer, ScriptedServer, answering_after, echo_forever, until
 
 if TYPE_CHECKING:
@@ -584,7 +585,7 @@ def test_ak_26_socket_options(run: Run, keep_alive: bool) -> None:
             task = asyncio.ensure_future(agent.request("GET", server.url))
             await until(lambda: server.requests == 1)
             (booked,) = agent.book._sockets
-            assert booked.handle is not None
+            assert isinstance(booked.handle, Connection)
             raw = booked.handle.transport.get_extra_info("socket")
             assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
             assert raw.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == keep_alive
@@ -606,7 +607,7 @@ def test_ak_26_no_delay_can_be_switched_off(run: Run) -> None:
             task = asyncio.ensure_future(agent.request("GET", server.url))
             await until(lambda: server.requests == 1)
             (booked,) = agent.book._sockets
-            assert booked.handle is not None
+            assert isinstance(booked.handle, Connection)
             raw = booked.handle.transport.get_extra_info("socket")
             assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
             await task

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
-    from kabench.agent.aio.connection import Connection
+    from kabench.agent.aio.exchange import Carrier
     from kabench.agent.aio.request import Headers
     from kabench.agent.aio.response import Response
     from kabench.agent.aio.upload import Body
@@ -401,8 +401,8 @@ class AsyncAgent:
             self._fail(exchange, error, now)
 
     def _timeout_error(
-        self, closed: ToClose[Connection, Exchange], exchange: Exchange, now: float
-    ) -> tuple[AgentError, list[ToClose[Connection, Exchange]]]:
+        self, closed: ToClose[Carrier, Exchange], exchange: Exchange, now: float
+    ) -> tuple[AgentError, list[ToClose[Carrier, Exchange]]]:
         """What a request whose socket came due fails with, and other sockets that go with it."""
         booked = closed.socket
         if booked.handle is None:

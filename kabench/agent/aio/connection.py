@@ -25,10 +25,8 @@ from kabench.agent.reader import HeadCache, ResponseReader
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kabench.agent.aio.exchange import Exchange
-    from kabench.agent.aio.tls_connection import TlsConnection
+    from kabench.agent.aio.exchange import Book, Booked, Carrier, Exchange
     from kabench.agent.aio.upload import Upload
-    from kabench.agent.book import BookedSocket, SocketBook
     from kabench.agent.cycle import Step
     from kabench.agent.options import AgentOptions
     from kabench.agent.reader import ResponseHead
@@ -46,31 +44,38 @@ _LOOKED_AT_AFTER_S = 0.002
 _READ_BYTES = 65_536
 
 
+class Connecting(Protocol):
+    """A socket on its way to being ready."""
+
+    def cancel(self) -> object:
+        """Give it up."""
+
+
 class Owner(Protocol):
     """What a connection needs of its agent's connector."""
 
-    book: SocketBook[Connection, Exchange]
+    book: Book
     heads: HeadCache
     options: AgentOptions
     tls_contexts: TlsContexts
     tls_sessions: SessionCache
 
-    def connecting(self, booked: BookedSocket[Connection, Exchange], connection: TlsConnection) -> bool:
+    def connecting(self, booked: Booked, connection: Connecting) -> bool:
         """A socket is there, but not ready yet; False if nobody wants it any more."""
 
-    def connected(self, booked: BookedSocket[Connection, Exchange]) -> bool:
+    def connected(self, booked: Booked) -> bool:
         """A socket is ready; False if nobody wants it any more."""
 
-    def connect_failed(self, booked: BookedSocket[Connection, Exchange], origin: Origin, error: Exception) -> None:
+    def connect_failed(self, booked: Booked, origin: Origin, error: Exception) -> None:
         """A socket could not be made ready."""
 
-    def open(self, booked: BookedSocket[Connection, Exchange] | None) -> None:
+    def open(self, booked: Booked | None) -> None:
         """Open a socket for the request it carries."""
 
-    def replace(self, booked: BookedSocket[Connection, Exchange], reason: CloseReason, now: float) -> None:
+    def replace(self, booked: Booked, reason: CloseReason, now: float) -> None:
         """Give the request of a socket that was found dead another one."""
 
-    def release_all(self, to_close: list[ToClose[Connection, Exchange]]) -> None:
+    def release_all(self, to_close: list[ToClose[Carrier, Exchange]]) -> None:
         """Close sockets that the book has let go of."""
 
 
@@ -104,7 +109,7 @@ class Connection(asyncio.Protocol):
     _write: Callable[[bytes | memoryview], None]
     _has_ended: Callable[[], bool]
 
-    def __init__(self, owner: Owner, booked: BookedSocket[Connection, Exchange]) -> None:
+    def __init__(self, owner: Owner, booked: Booked) -> None:
         self._owner = owner
         self.booked = booked
         self._heads = owner.heads

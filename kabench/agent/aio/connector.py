@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from kabench.agent.aio.connection import Connection
 from kabench.agent.aio.resolver import Resolver, is_address
 from kabench.agent.aio.tls_connection import TlsConnection
-from kabench.agent.book import BookedSocket, SocketBook
+from kabench.agent.book import SocketBook
 from kabench.agent.errors import connect_error
 from kabench.agent.reader import HeadCache
 from kabench.agent.tls import SessionCache, TlsContexts
@@ -21,13 +21,12 @@ from kabench.agent.tls import SessionCache, TlsContexts
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kabench.agent.aio.exchange import Exchange
+    from kabench.agent.aio.connection import Connecting
+    from kabench.agent.aio.exchange import Book, Booked, Carrier, Exchange
     from kabench.agent.book import CloseReason, ToClose
     from kabench.agent.options import AgentOptions
     from kabench.agent.tls import TlsOptions
     from kabench.agent.urls import Origin
-
-    Booked: TypeAlias = BookedSocket[Connection, Exchange]
 
 _PATIENCE_WITH_AN_ADDRESS_S = 30.0
 
@@ -43,14 +42,14 @@ class Connector:
         unix_socket: str | None,
     ) -> None:
         self.options = options
-        self.book: SocketBook[Connection, Exchange] = SocketBook(options)
+        self.book: Book = SocketBook(options)
         self.heads = HeadCache()
         self.tls_contexts = TlsContexts(tls)
         self.tls_sessions = SessionCache(options.max_cached_sessions)
         self._connect_to = connect_to
         self._unix_socket = unix_socket
         self._resolver = Resolver()
-        self._connecting: dict[Booked, asyncio.Task[None] | TlsConnection] = {}
+        self._connecting: dict[Booked, Connecting] = {}
 
     # -- opening -------------------------------------------------------------------------------------------------------
 
@@ -118,7 +117,7 @@ class Connector:
             return TlsConnection(self, booked, origin)
         return Connection(self, booked)
 
-    def connecting(self, booked: Booked, connection: TlsConnection) -> bool:
+    def connecting(self, booked: Booked, connection: Connecting) -> bool:
         """Note who is connecting a socket now; False if nobody wants it any more."""
         if booked not in self._connecting:
             return False
@@ -162,7 +161,7 @@ class Connector:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and its sockets go with their transports
                 booked.handle.close()
 
-    def release_all(self, to_close: Iterable[ToClose[Connection, Exchange]]) -> None:
+    def release_all(self, to_close: Iterable[ToClose[Carrier, Exchange]]) -> None:
         """Close sockets that the book has let go of, then open those that take their places."""
         to_close = list(to_close)
         for closed in to_close:

@@ -10,21 +10,46 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from kabench.agent.aio.response import Response
 from kabench.agent.book import BookedRequest
 from kabench.agent.errors import ResponseTooLargeError, StreamConsumedError
 
 if TYPE_CHECKING:
-    from kabench.agent.aio.connection import Connection
     from kabench.agent.aio.request import PreparedRequest
     from kabench.agent.aio.upload import Upload
-    from kabench.agent.book import BookedSocket
+    from kabench.agent.book import BookedSocket, CloseReason, SocketBook
+    from kabench.agent.cycle import Failed
     from kabench.agent.reader import ResponseHead, ResponseReader
+
+    Book: TypeAlias = SocketBook["Carrier", "Exchange"]
+    Booked: TypeAlias = BookedSocket["Carrier", "Exchange"]
 
 _HELD_ABOVE_BYTES = 262_144
 """Bytes of a streamed body that wait to be read before the socket is no longer read from."""
+
+
+class Carrier(Protocol):
+    """The connected socket that carries an exchange, as the book's `handle`: what exchanges and agents do with it."""
+
+    def send(self, exchange: Exchange, now: float) -> None:
+        """Write a request that the book has given this socket, if the socket stands a look."""
+
+    def look(self, now: float) -> CloseReason | None:
+        """Return why the socket, which carries no request, cannot be used; None if it can."""
+
+    def timed_out(self, exchange: Exchange) -> Failed:
+        """Return what becomes of a request for which no byte has moved for too long."""
+
+    def pause_reading(self) -> None:
+        """Whoever reads the body has enough for now."""
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+
+    def close(self) -> None:
+        """Close the socket at once; the book has let go of it, or is about to."""
 
 
 class Exchange(BookedRequest):
@@ -58,7 +83,7 @@ class Exchange(BookedRequest):
     def __init__(self, prepared: PreparedRequest, timeout: float) -> None:
         super().__init__(prepared.origin_key, timeout or inf)
         self.carry(prepared)
-        self.booked: BookedSocket[Connection, Exchange] | None = None
+        self.booked: Booked | None = None
         self.reused_socket = False
         self.started_at = self.opening_at = self.sent_at = self.first_byte_at = self.first_sent_at = 0.0
         self.is_used = False
@@ -193,7 +218,7 @@ class StreamExchange(Exchange):
             self._waiter = None
 
     @property
-    def _connection(self) -> Connection | None:
+    def _connection(self) -> Carrier | None:
         """The connection, as long as it carries this request."""
         booked = self.booked
         return booked.handle if booked is not None and booked.request is self else None

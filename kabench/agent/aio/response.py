@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kabench.agent.errors import NotJsonError, StreamConsumedError
 
@@ -12,10 +12,19 @@ if TYPE_CHECKING:
 
     from urllib3 import HTTPHeaderDict
 
-    from kabench.agent.aio.exchange import StreamExchange
     from kabench.agent.reader import ResponseHead
 
 _SHOWN_CHARACTERS = 80
+
+
+class BodySource(Protocol):
+    """What a streamed response needs of the exchange that it came by."""
+
+    reused_socket: bool
+    first_sent_at: float
+
+    async def next_piece(self) -> bytes:
+        """Return the next piece of the body; empty at its end."""
 
 
 class _Headed:
@@ -100,7 +109,7 @@ class StreamedResponse(_Headed):
 
     __slots__ = ("_exchange", "_is_at_end", "_is_taken")
 
-    def __init__(self, head: ResponseHead, exchange: StreamExchange) -> None:
+    def __init__(self, head: ResponseHead, exchange: BodySource) -> None:
         super().__init__(head, reused_socket=exchange.reused_socket, retried=exchange.first_sent_at > 0)
         self._exchange = exchange
         self._is_taken = self._is_at_end = False

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kabench.agent.aio.connection import Owner
-    from kabench.agent.aio.exchange import Exchange
-    from kabench.agent.book import BookedSocket
+    from kabench.agent.aio.exchange import Booked
     from kabench.agent.urls import Origin
 
 _READ_BYTES = 16_384
@@ -52,7 +51,7 @@ class TlsConnection(Connection):
     _take_out: Callable[[], bytes]
     _write_out: Callable[[bytes | memoryview], None]
 
-    def __init__(self, owner: Owner, booked: BookedSocket[Connection, Exchange], origin: Origin) -> None:
+    def __init__(self, owner: Owner, booked: Booked, origin: Origin) -> None:
         super().__init__(owner, booked)
         self._origin = origin
         self._incoming = ssl.MemoryBIO()
