@@ -7,7 +7,7 @@ asyncio agents do.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from urllib3.exceptions import DecodeError, ProtocolError, ResponseNotChunked
 from urllib3.response import HTTPResponse
@@ -16,16 +16,33 @@ from kabench.agent.errors import AgentClosedError, ResponseParseError, ResponseT
 from kabench.agent.sync.errors import untrusted
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Generator
 
     from urllib3 import HTTPHeaderDict
 
-    from kabench.agent.reader import ResponseHead
-    from kabench.agent.sync.connection import AgentConnection
+    from kabench.agent.reader import ResponseHead, ResponseReader
 
 
 _DECODED_AT_ONCE_BYTES = 65_536
 """Of a body with a limit: a small one can decode to a thousand times its size."""
+
+
+class BodySource(Protocol):
+    """What a body needs of the connection that it comes off. A `serial` that has changed: it is the body's no more."""
+
+    serial: int
+    reader: ResponseReader
+
+    @property
+    def sock(self) -> socket.socket | None:
+        """The socket; None once it is closed."""
+
+    def receive(self) -> None:
+        """Read more of the response into the reader."""
+
+    def close(self) -> None:
+        """Close the socket."""
 
 
 class RawBody:
@@ -33,13 +50,13 @@ class RawBody:
 
     def __init__(
         self,
-        connection: AgentConnection,
+        connection: BodySource,
         head: ResponseHead,
         headers: HTTPHeaderDict,
         method: str,
         max_bytes: int | None,
     ) -> None:
-        self._connection: AgentConnection | None = connection
+        self._connection: BodySource | None = connection
         self._serial = connection.serial
         self._pieces: deque[bytes] = deque()
         self._buffered_bytes = 0
@@ -142,7 +159,7 @@ class RawBody:
         if reader.complete:
             self._connection = None
 
-    def _read_more(self, connection: AgentConnection) -> None:
+    def _read_more(self, connection: BodySource) -> None:
         if connection.serial != self._serial:
             self._connection = None
             raise ProtocolError("the connection of this response was closed before it was read to its end")
