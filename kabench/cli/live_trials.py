@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kabench.cli.console import progress_console
 from kabench.cli.errors import CommandError
-from kabench.cli.live import could_not_begin, milliseconds
+from kabench.cli.live import could_not_begin
+from kabench.cli.plain_progress import milliseconds
 from kabench.comparison.trials import ComparisonError, ComparisonStoppedError, TrialProgress, compare
 from kabench.result import ResultError, record_file_name, save_result
 

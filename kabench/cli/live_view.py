@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kabench.cli.console import progress_console
-from kabench.cli.live import SHORTEST_SHOWN_S, milliseconds
+from kabench.cli.plain_progress import SHORTEST_SHOWN_S, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

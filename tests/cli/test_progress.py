@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from kabench.cli.live import PlainProgress
 from kabench.cli.live_view import LiveView, sparkline
+from kabench.cli.plain_progress import PlainProgress
 from kabench.load import AgentProgress
 from kabench.load.figures.messages import SocketCounts
 from kabench.result import SeriesPoint
