@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from locust.env import Environment
 
-    from kabench.distributed.user import KabenchUser
+    from kabench.distributed.user_task import UserTask
     from kabench.load.figures.messages import Counts, Second
 
 _log = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ class Senders:
 
     def __init__(self, environment: Environment) -> None:
         self._environment = weakref.ref(environment)
-        self._engines: dict[type[KabenchUser], Sender] = {}
-        self._refused: set[type[KabenchUser]] = set()
+        self._engines: dict[type[UserTask], Sender] = {}
+        self._refused: set[type[UserTask]] = set()
         self.listeners: list[Callable[[AgentReport], None]] = []
         events: Any = environment.events  # locust's hooks have no types
         events.test_start.add_listener(self._begin)
@@ -62,17 +62,17 @@ class Senders:
         for engine in engines:
             engine.wait_until_up()
 
-    def _classes(self) -> list[type[KabenchUser]]:
+    def _classes(self) -> list[type[UserTask]]:
         environment = self._environment()
         return users_of(environment) if environment is not None else []
 
-    def _engine(self, user_class: type[KabenchUser]) -> Sender:
+    def _engine(self, user_class: type[UserTask]) -> Sender:
         engine = self._engines.get(user_class)
         if engine is None:
             engine = self._engines[user_class] = Sender(functools.partial(self._add, user_class), self._fail)
         return engine
 
-    def engine_of(self, user_class: type[KabenchUser]) -> Sender:
+    def engine_of(self, user_class: type[UserTask]) -> Sender:
         """The engine of a class, which has begun: where no test was announced, it begins with its first user."""
         engine = self._engine(user_class)
         if not engine.has_begun and user_class not in self._refused:
@@ -88,7 +88,7 @@ class Senders:
         for user_class in self._classes():
             self._begin_with(user_class, self._engine(user_class))
 
-    def _begin_with(self, user_class: type[KabenchUser], engine: Sender) -> None:
+    def _begin_with(self, user_class: type[UserTask], engine: Sender) -> None:
         environment = self._environment()
         try:
             engine.begin(task_of(user_class, (environment.host if environment else None) or user_class.host))
@@ -96,7 +96,7 @@ class Senders:
             self._refused.add(user_class)
             self._fail(f"{user_class.__name__}: {error}", CANNOT_START)
 
-    def _add(self, user_class: type[KabenchUser], counts: list[Counts], second: Second, new: Second, at: float) -> None:
+    def _add(self, user_class: type[UserTask], counts: list[Counts], second: Second, new: Second, at: float) -> None:
         environment = self._environment()
         if environment is None:
             return

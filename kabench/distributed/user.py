@@ -7,25 +7,23 @@ for him. What the engine measures comes back once a second, into locust's own st
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import locust
 from gevent.event import Event
 from locust import User, task
 from locust.runners import LocalRunner, WorkerRunner
 
-from kabench.agent import AgentOptions
 from kabench.distributed.senders import Senders
+from kabench.distributed.user_task import UserTask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from locust.env import Environment
 
 _log = logging.getLogger(__name__)
 
 
-class KabenchUser(User):
+class KabenchUser(UserTask, User):
     """A user who sends one request again and again. A subclass that says which is a complete scenario.
 
     `path` is added to locust's `host`. Without a `method`, it is POST where there are `data`, else GET. `name` is what
@@ -36,15 +34,6 @@ class KabenchUser(User):
     """
 
     abstract = True
-    path: str = "/"
-    method: str | None = None
-    data: str | bytes | None = None
-    headers: ClassVar[Mapping[str, str]] = {}
-    name: str | None = None
-    agent: str = "keepalive"
-    agent_options: ClassVar[AgentOptions] = AgentOptions()
-    cacert: str | None = None
-    insecure: bool = False
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)

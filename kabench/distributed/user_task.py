@@ -1,9 +1,9 @@
-"""From a class of `KabenchUser`s to what its engine is asked for: a request, an agent, and pauses."""
+"""`UserTask`: what a class of users says of its request, and what its engine is told of it: request, agent, pauses."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kabench.agent import AgentOptions
 from kabench.load import AgentSpecError, LoadPlan, PlanError
@@ -11,9 +11,9 @@ from kabench.load.clients.specs import OWN_SPECS, is_own
 from kabench.load.figures.messages import Steering, Task
 
 if TYPE_CHECKING:
-    from locust.env import Environment
+    from collections.abc import Mapping
 
-    from kabench.distributed.user import KabenchUser  # which needs this module
+    from locust.env import Environment
 
 _SAMPLED_PAUSES = 1000
 """Of a `wait_time` that differs from one time to the next, as many are drawn, and the engine takes any of them."""
@@ -21,19 +21,36 @@ _SAMPLED_PAUSES = 1000
 _OF_A_REQUEST = ("url", "method", "headers", "data", "agent_options")
 
 
-def users_of(environment: Environment) -> list[type[KabenchUser]]:
+class UserTask:
+    """What a class of users says of its request; `KabenchUser` tells what each attribute means.
+
+    It stands beside locust's `User`, which sets `host` and `wait_time`.
+    """
+
+    host: str | None
+    wait_time: Any  # locust's own functions, or the user's
+    path: str = "/"
+    method: str | None = None
+    data: str | bytes | None = None
+    headers: ClassVar[Mapping[str, str]] = {}
+    name: str | None = None
+    agent: str = "keepalive"
+    agent_options: ClassVar[AgentOptions] = AgentOptions()
+    cacert: str | None = None
+    insecure: bool = False
+
+
+def users_of(environment: Environment) -> list[type[UserTask]]:
     """The classes of a test that kabench sends for."""
-    from kabench.distributed.user import KabenchUser  # which needs this module
-
-    return [each for each in environment.user_classes if issubclass(each, KabenchUser)]
+    return [each for each in environment.user_classes if issubclass(each, UserTask)]
 
 
-def method_of(user_class: type[KabenchUser]) -> str:
+def method_of(user_class: type[UserTask]) -> str:
     """The method of a class's request."""
     return user_class.method or ("POST" if user_class.data is not None else "GET")
 
 
-def task_of(user_class: type[KabenchUser], host: str | None) -> Task:
+def task_of(user_class: type[UserTask], host: str | None) -> Task:
     """What the engine is to do for a class of users. Raises `PlanError` and `AgentSpecError`."""
     if not host:
         raise PlanError("host: there is none; set it in the class, or with --host")
@@ -61,7 +78,7 @@ def task_of(user_class: type[KabenchUser], host: str | None) -> Task:
     return Task(plan, user_class.agent, "", steering=steering_of(user_class))
 
 
-def request_of(user_class: type[KabenchUser], host: str | None) -> dict[str, Any]:  # JSON
+def request_of(user_class: type[UserTask], host: str | None) -> dict[str, Any]:  # JSON
     """What users of a class send, and through what, without secrets."""
     try:
         plan = task_of(user_class, host or user_class.host).plan.as_record()
@@ -78,7 +95,7 @@ class _Probe:
         self._cp_last_wait_time = 0.0
 
 
-def steering_of(user_class: type[KabenchUser]) -> Steering:
+def steering_of(user_class: type[UserTask]) -> Steering:
     """How long users pause, by their `wait_time`. Raises `PlanError` if it cannot be asked without a user."""
     probe = _Probe()
     wait: Any = user_class.wait_time
