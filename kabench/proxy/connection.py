@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from enum import Enum
-from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol
 
 from kabench.agent.aio.upload import Upload
-from kabench.http1.request_watch import RequestWatch
-from kabench.http1.requests import RefusedRequestError, RequestHead, RequestParser, too_slow
+from kabench.http1.accepted import AcceptedSocket
+from kabench.http1.requests import RefusedRequestError, RequestHead, RequestParser
 from kabench.http1.reset import reset
-from kabench.http1.send_watch import SendWatch
 from kabench.proxy.body import HELD_BYTES, ClientBody
 from kabench.proxy.exchange import ProxyExchange
 from kabench.proxy.rules import STATUS_TARGET, headers_for_the_target, own_answer, response_head, route, status_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
 
     from kabench.agent.aio import PreparedRequest, ResponseHead
+    from kabench.http1.accepted import AcceptedSockets
+    from kabench.http1.client_limits import ClientLimits
+    from kabench.proxy.options import ProxyOptions
     from kabench.proxy.rules import Route
-    from kabench.proxy.server import Proxy
     from kabench.proxy.upstream import Upstream
 
 _MAX_WAITING_REQUESTS = 64
-"""Pipelined requests that a client may have unanswered before he is no longer read from."""
+"""Pipelined requests that a client may have unanswered before it is no longer read from."""
 
-_LINGERS_S = 2.0
-"""How long a client who was refused may go on sending before he is cut off."""
 
-_MAX_LEAVING = 1000
-"""Refused sockets that may linger at the same time."""
+class Owner(Protocol):
+    """What a connection needs of its proxy.
+
+    `known` are requests by their bytes: where each goes, and as what. `authorities` are the names that a client may
+    call the proxy by, `via` is how it calls itself.
+    """
+
+    options: ProxyOptions
+    accepted: AcceptedSockets[ProxyConnection]
+    upstreams: dict[str, Upstream]
+    known: dict[bytes, tuple[Upstream, PreparedRequest, RequestHead]]
+    authorities: frozenset[str]
+    via: str
+
+    def learn(self, raw: bytes, upstream: Upstream, prepared: PreparedRequest, head: RequestHead) -> None:
+        """Remember what becomes of a request, by its bytes."""
+
+    def head_of(self, head: ResponseHead) -> bytes:
+        """Return a response's head for a client that speaks HTTP/1.1 and stays."""
+
+    def status_json(self) -> str:
+        """Return what `GET /-/status` says."""
 
 
 class _Listening(Enum):
@@ -82,8 +99,8 @@ class _Reader(RequestParser):
 
     __slots__ = ("_connection",)
 
-    def __init__(self, connection: ProxyConnection, proxy: Proxy) -> None:
-        super().__init__(proxy.options.limits)
+    def __init__(self, connection: ProxyConnection, limits: ClientLimits) -> None:
+        super().__init__(limits)
         self._connection = connection
 
     def head_read(self, head: RequestHead) -> None:
@@ -96,20 +113,37 @@ class _Reader(RequestParser):
         self._connection.request_ended()
 
 
-class ProxyConnection(asyncio.Protocol):
+class ProxyConnection(AcceptedSocket):
     """One accepted socket.
 
     `_arriving` is the request that is being read, `_waiting` are those not sent on yet, `_served` is the one whose
-    answer comes next; `_exchange` is there while the target has it.
+    answer comes next, None where that was known by its bytes; `_head` is its head; `_exchange` is there while the
+    target has it. `_keeps_alive`: another answer may follow this one.
     """
 
-    transport: asyncio.Transport
-    _write: Callable[[bytes], None]
+    __slots__ = (
+        "_arriving",
+        "_began_at",
+        "_exchange",
+        "_exchanges",
+        "_head",
+        "_is_serving",
+        "_keeps_alive",
+        "_known",
+        "_listening",
+        "_outgoing",
+        "_proxy",
+        "_reader",
+        "_served",
+        "_upstream",
+        "_waiting",
+    )
 
-    def __init__(self, proxy: Proxy) -> None:
+    def __init__(self, proxy: Owner) -> None:
+        super().__init__(proxy.options.limits)
         self._proxy = proxy
         self._known = proxy.known
-        self._reader = _Reader(self, proxy)
+        self._reader = _Reader(self, proxy.options.limits)
         self._arriving: ClientRequest | None = None
         self._waiting: deque[ClientRequest] = deque()
         self._served: ClientRequest | None = None
@@ -117,37 +151,27 @@ class ProxyConnection(asyncio.Protocol):
         self._exchanges: dict[Upstream, ProxyExchange] = {}
         self._upstream: Upstream | None = None
         self._began_at = 0.0
-        self._is_http_1_1 = self._keeps_alive = True
-        self._is_head = self._is_writing_held = self._is_serving = self._half_closed = False
+        self._head = _NO_HEAD
+        self._keeps_alive = True
+        self._is_serving = False
         self._listening = _Listening.READS
         self._outgoing = _Outgoing.NOTHING
-        self._request_watch = RequestWatch(proxy.options.limits)
-        self._lingers_until = inf
-        self._send_watch = SendWatch()
 
     # -- the socket ----------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the client in, or send him away."""
-        self.transport = cast("asyncio.Transport", transport)
-        self._write = self.transport.write
-        proxy = self._proxy
-        if len(proxy.connections) < proxy.most_connections:
-            proxy.connections.add(self)
-            return
-        self._keeps_alive = False
-        self._answer(503, f"there are {proxy.most_connections} connections already")
-        if len(proxy.leaving) < _MAX_LEAVING:
-            proxy.leaving.add(self)
-            self._close_lingering()
-        else:
-            self._close()
+        """Take the client in, or send it away."""
+        super().connection_made(transport)
+        accepted = self._proxy.accepted
+        if not accepted.take_in(self):
+            self._keeps_alive = False
+            self._answer(503, accepted.too_many)
+            accepted.send_away(self)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
         """Give up what the client had under way. What refers back here lets go, so that no collection is needed."""
         self._listening = _Listening.OVER
-        self._proxy.connections.discard(self)
-        self._proxy.leaving.discard(self)
+        self._proxy.accepted.forget(self)
         self._give_up()
         self._waiting.clear()
         self._served = None
@@ -163,7 +187,7 @@ class ProxyConnection(asyncio.Protocol):
             self._upstream.give_up(exchange)
 
     def eof_received(self) -> bool:
-        """The client has finished sending; he still gets the answers he waits for."""
+        """The client has finished sending; it still gets the answers it waits for."""
         self._half_closed = True
         if not self._reader.at_boundary and self._listening is not _Listening.OVER:
             self._refuse_last(RefusedRequestError(400, "the request breaks off"))
@@ -182,9 +206,9 @@ class ProxyConnection(asyncio.Protocol):
         if was_at_boundary:
             known = self._known.get(data)
             if known is not None and not self._is_busy:
-                self._is_http_1_1 = self._keeps_alive = True
-                self._is_head = known[1].is_head
-                self._send_on(*known)
+                upstream, prepared, self._head = known
+                self._keeps_alive = True
+                self._send_on(upstream, prepared)
                 return
         waiting = len(self._waiting)
         try:
@@ -197,15 +221,9 @@ class ProxyConnection(asyncio.Protocol):
         self._serve_waiting()
         self._hold_or_go_on()
 
-    def pause_writing(self) -> None:
-        """The client is slower than the target."""
-        self._is_writing_held = True
-        self._send_watch.moved()
-
     def resume_writing(self) -> None:
-        """He has caught up."""
-        self._is_writing_held = False
-        self._send_watch.moved()
+        """The client has caught up."""
+        super().resume_writing()
         if self._exchange is not None:
             self._exchange.client_takes_more()
         else:
@@ -270,7 +288,7 @@ class ProxyConnection(asyncio.Protocol):
             upstream, request.prepared = self._prepared_of(request, request.route)
         except ValueError:
             return  # it is said when it is its turn
-        self._proxy.learn(data, upstream, request.prepared)
+        self._proxy.learn(data, upstream, request.prepared, head)
 
     def _prepared_of(self, request: ClientRequest, way: Route) -> tuple[Upstream, PreparedRequest]:
         """A request that is whole, as it is sent on. Raises `ValueError`."""
@@ -297,13 +315,12 @@ class ProxyConnection(asyncio.Protocol):
         self._hold_or_go_on()
 
     def _serve(self, request: ClientRequest) -> None:
-        self._is_http_1_1 = request.head.http_version == "1.1"
-        self._is_head = request.head.method == "HEAD"
+        self._head = request.head
         self._keeps_alive = request.head.keep_alive and request.refusal is None
         self._served = request
         if request.refusal is not None:
             self._answer(request.refusal.status, str(request.refusal))
-            self._close_lingering()
+            self.close_lingering()
             return
         way = request.route
         if way is None:
@@ -347,7 +364,7 @@ class ProxyConnection(asyncio.Protocol):
     def whole_response(self, head: ResponseHead, body: bytes, now: float) -> None:
         """A response that came in one: it goes out in one."""
         self._note(now)
-        says_length = head.body_length >= 0 or self._is_head or head.status in _WITHOUT_BODY
+        says_length = head.body_length >= 0 or self._head.method == "HEAD" or head.status in _WITHOUT_BODY
         self._write(self._head_of(head, None if says_length else f"Content-Length: {len(body)}") + body)
         self._finish_answer()
 
@@ -360,19 +377,21 @@ class ProxyConnection(asyncio.Protocol):
         is_cut_short = self._served is not None and not self._served.body.is_whole  # the rest is not waited for
         if is_last or is_cut_short:
             self._keeps_alive = False
-        if framing is None and self._keeps_alive and self._is_http_1_1:
+        is_http_1_1 = self._head.http_version == "1.1"
+        if framing is None and self._keeps_alive and is_http_1_1:
             return self._proxy.head_of(head)
-        return response_head(head, framing, keep_alive=self._keeps_alive, is_http_1_1=self._is_http_1_1)
+        return response_head(head, framing, keep_alive=self._keeps_alive, is_http_1_1=is_http_1_1)
 
     def response_began(self, head: ResponseHead) -> None:
         """A response that comes in pieces: its head goes out."""
         framing = None
         self._outgoing = _Outgoing.AS_IT_COMES
         if head.body_length < 0:
-            if self._is_http_1_1:
+            if self._head.http_version == "1.1":
                 self._outgoing = _Outgoing.IN_CHUNKS
-            framing = "Transfer-Encoding: chunked" if self._is_http_1_1 else None
-            self._keeps_alive = self._keeps_alive and self._is_http_1_1  # else the connection's end is the body's
+                framing = "Transfer-Encoding: chunked"
+            else:
+                self._keeps_alive = False  # the connection's end is the body's
         self._write(self._head_of(head, framing))
 
     def response_piece(self, piece: bytes) -> bool:
@@ -405,49 +424,38 @@ class ProxyConnection(asyncio.Protocol):
 
     def _answer(self, status: int, text: str, content_type: str = "text/plain; charset=utf-8") -> None:
         """An answer of the proxy's own."""
-        self._write(own_answer(status, text, content_type, keep_alive=self._keeps_alive, is_head=self._is_head))
+        is_head = self._head.method == "HEAD"
+        self._write(own_answer(status, text, content_type, keep_alive=self._keeps_alive, is_head=is_head))
 
     def _finish_answer(self) -> None:
         """Go on with the next request, or close."""
         self._exchange = None
+        self._head = _NO_HEAD  # the last one's, which may be large, is not held by a socket that is idle
         served, self._served = self._served, None
         if served is not None and not served.body.is_whole:
             served.body.drop()
-            self._close_lingering()
+            self.close_lingering()
         elif not self._keeps_alive:
-            self._close()
+            self.close()
         elif self._waiting:
             self._serve_waiting()
         elif self._half_closed:
-            self._close()
+            self.close()
 
-    def _close(self) -> None:
+    def _stop_listening(self) -> None:
         self._listening = _Listening.OVER
         self._waiting.clear()
-        self.transport.close()
 
-    def _close_lingering(self) -> None:
-        """Close, but let a client who still sends read the answer: a close would reset him (RFC 9112 section 9.6)."""
-        if self._half_closed or not self.transport.can_write_eof():
-            self._close()
-            return
-        self._listening = _Listening.OVER
-        self._waiting.clear()
-        if not self.transport.is_reading():
+    def close_lingering(self) -> None:
+        """Close, but let a client that still sends read the answer. What it sends is read, where it was held before."""
+        super().close_lingering()
+        if not (self.transport.is_closing() or self.transport.is_reading()):
             self.transport.resume_reading()
-        self.transport.write_eof()
-        self._lingers_until = perf_counter() + _LINGERS_S
 
     def look(self, now: float) -> None:
-        """See whether a request, or a client who should read, takes too long. It is called now and then."""
-        limits = self._proxy.options.limits
-        stands_still_s = self._send_watch.stands_still_for_s(self.transport.get_write_buffer_size(), now)
-        if now >= self._lingers_until or stands_still_s > limits.send_timeout_s:
-            self.transport.abort()
+        """See whether a request, or a client that should read, takes too long."""
+        if self._cut_off_if_stuck(now) or self._listening is _Listening.OVER:
             return
-        if self._listening is _Listening.OVER:
-            return
-        is_read_from = self._listening is _Listening.READS
-        passed_s = self._request_watch.too_slow_s(self._reader, now, is_read_from=is_read_from)
-        if passed_s is not None:
-            self._refuse_last(too_slow(passed_s))
+        refusal = self._slow_request(self._reader, now, is_read_from=self._listening is _Listening.READS)
+        if refusal is not None:
+            self._refuse_last(refusal)

@@ -7,10 +7,10 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from kabench.proxy.server import Proxy
-from kabench.server.echo import listen_error
-from kabench.server.foreground import stop_signal
 from kabench.system.limits import allow_open_sockets
+from kabench.system.listening import cannot_listen
 from kabench.system.loop import run
+from kabench.system.signals import stop_signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ async def _proxy(
     try:
         await proxy.start()
     except (OSError, UnicodeError) as error:
-        raise ProxyError(f"cannot listen on {options.host}:{options.port}: {listen_error(error)}") from None
+        raise ProxyError(cannot_listen(options.host, options.port, error)) from None
     stop = stop_signal()
     listening(proxy.url)
     while not stop.is_set():

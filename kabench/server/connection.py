@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections import deque
-from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol
 
-from kabench.http1.request_watch import RequestWatch
-from kabench.http1.requests import too_slow
-from kabench.http1.send_watch import SendWatch
+from kabench.http1.accepted import AcceptedSocket
 from kabench.server.answers import Answer, RequestReader, bad_request, with_requests_left
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import asyncio
+    from collections.abc import Iterator
 
-    from kabench.server.echo import EchoServer
+    from kabench.http1.accepted import AcceptedSockets
+    from kabench.server.answers import AnswerBook
+    from kabench.server.counts import Counters
+    from kabench.server.delay import DelayQueue
     from kabench.server.large_body import LargeBody
+    from kabench.server.options import ServerOptions
 
 _MAX_WAITING_ANSWERS = 64
 """Pipelined requests that a socket may have unanswered before it is no longer read from."""
@@ -26,19 +27,24 @@ _MAX_WAITING_ANSWERS = 64
 _READ_AT_ONCE_BYTES = 16_384
 """Of more that comes in one, the rest waits if that is enough for now."""
 
-_LINGERS_S = 2.0
-"""How long a client who was refused may go on sending before he is cut off."""
 
-_MAX_LEAVING = 1000
-"""Refused sockets that may linger at the same time."""
+class Owner(Protocol):
+    """What a connection needs of its server."""
+
+    options: ServerOptions
+    counts: Counters
+    answer_book: AnswerBook
+    delays: DelayQueue[EchoConnection]
+    idle_timeouts_s: list[float]
+    accepted: AcceptedSockets[EchoConnection]
 
 
-class EchoConnection(asyncio.Protocol):
+class EchoConnection(AcceptedSocket):
     """One accepted socket. `waiting` are the answers not yet sent; only the first one's delay runs.
 
     `_is_timed`: the delay of the first one runs; `_is_due`: it is over. `_pieces` are what is left of the first, if it
-    is a large one that has been begun. A client who takes nothing more is not read from, and nothing more is sent to
-    him; `_unread` has come from him all the same.
+    is a large one that has been begun. A client that takes nothing more is not read from, and is sent nothing more;
+    `_unread` has come from it all the same.
     """
 
     __slots__ = (
@@ -46,32 +52,23 @@ class EchoConnection(asyncio.Protocol):
         "_closing",
         "_counts",
         "_delays",
-        "_half_closed",
         "_is_advancing",
         "_is_due",
         "_is_timed",
-        "_is_writing_held",
         "_known",
-        "_lingers_until",
         "_paused",
         "_pieces",
         "_reader",
-        "_request_watch",
         "_requests_left",
-        "_send_watch",
         "_server",
         "_tracks_idle",
         "_unread",
-        "_write",
         "idle_since",
-        "transport",
         "waiting",
     )
 
-    transport: asyncio.Transport
-    _write: Callable[[bytes], None]
-
-    def __init__(self, server: EchoServer) -> None:
+    def __init__(self, server: Owner) -> None:
+        super().__init__(server.options.limits)
         self._server = server
         self._counts = server.counts
         self._delays = server.delays
@@ -82,41 +79,28 @@ class EchoConnection(asyncio.Protocol):
         self._tracks_idle = bool(server.idle_timeouts_s)
         self._paused = False
         self._closing = False
-        self._half_closed = False
-        self._is_timed = self._is_due = self._is_advancing = self._is_writing_held = False
+        self._is_timed = self._is_due = self._is_advancing = False
         self._unread = b""
         self._pieces: Iterator[bytes] | None = None
-        self._send_watch = SendWatch()
-        self._request_watch = RequestWatch(server.options.limits)
-        self._lingers_until = inf
         self.waiting: deque[Answer] = deque()
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the socket."""
-        self.transport = cast("asyncio.Transport", transport)
-        self._write = self.transport.write
+        super().connection_made(transport)
         self.idle_since = perf_counter()
         self._counts.sockets += 1
-        server = self._server
-        if len(server.connections) >= server.most_connections:
+        accepted = self._server.accepted
+        if not accepted.take_in(self):
             self._counts.refused_sockets += 1
-            why = f"there are {server.most_connections} connections already"
-            self._write(bad_request(why, keep_alive=False, status=503).wire)
-            if len(server.leaving) < _MAX_LEAVING:
-                server.leaving.add(self)
-                self._close_lingering()
-            else:
-                self._close()
-        else:
-            server.connections.add(self)
+            self._write(bad_request(accepted.too_many, keep_alive=False, status=503).wire)
+            accepted.send_away(self)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
         """Forget the socket."""
         self._closing = True
         self._drop_waiting()
-        self._server.connections.discard(self)
-        self._server.leaving.discard(self)
+        self._server.accepted.forget(self)
         self._reader.release()
 
     def _drop_waiting(self) -> None:
@@ -229,18 +213,16 @@ class EchoConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client is slower than the server."""
-        self._is_writing_held = True
-        self._send_watch.moved()
+        super().pause_writing()
         self._hold_or_go_on()
 
     def resume_writing(self) -> None:
-        """He has caught up."""
-        self._is_writing_held = False
-        self._send_watch.moved()
+        """The client has caught up."""
+        super().resume_writing()
         self._advance()
 
     def _hold_or_go_on(self) -> None:
-        """Read no more from the client than can be sent to him."""
+        """Read no more from the client than can be sent to it."""
         if self._closing:
             return
         if self._unread and not (self._is_full or self._is_advancing):
@@ -284,7 +266,7 @@ class EchoConnection(asyncio.Protocol):
 
     def _close_or_stay(self, made: Answer) -> None:
         if made.closes or (self._half_closed and not self.waiting):
-            self._close()
+            self.close()
 
     def _send(self, made: Answer) -> None:
         if made.large is not None:
@@ -303,9 +285,9 @@ class EchoConnection(asyncio.Protocol):
         if self._tracks_idle:
             self.idle_since = perf_counter()
         if made.is_bad_request and closes:
-            self._close_lingering()
+            self.close_lingering()
         elif closes or (self._half_closed and not self.waiting):
-            self._close()
+            self.close()
 
     def _numbered(self, made: Answer) -> tuple[bytes, bool]:
         """What is sent for an answer on a socket whose requests may be counted, and whether that is the last."""
@@ -315,43 +297,27 @@ class EchoConnection(asyncio.Protocol):
         wire = with_requests_left(made, self._requests_left, self._server.options.keep_alive_hint)
         return wire, made.closes or self._requests_left <= 0
 
-    def _close(self) -> None:
+    def _stop_listening(self) -> None:
         self._closing = True
         self._drop_waiting()
-        self.transport.close()
-
-    def _close_lingering(self) -> None:
-        """Close, but let a client who still sends read the answer: a close would reset him (RFC 9112 section 9.6)."""
-        self._closing = True
-        self._drop_waiting()
-        if self._half_closed or not self.transport.can_write_eof():
-            self.transport.close()
-        else:
-            self.transport.write_eof()
-            self._lingers_until = perf_counter() + _LINGERS_S
 
     def look(self, now: float) -> None:
         """See whether the socket has been idle, or a request under way, for too long. It is called now and then."""
-        limits = self._server.options.limits
         if self._closing or self._is_writing_held:
-            unsent_bytes = self.transport.get_write_buffer_size()
-            stands_still_s = self._send_watch.stands_still_for_s(unsent_bytes, now)
-            if now >= self._lingers_until or stands_still_s > limits.send_timeout_s:
-                self.transport.abort()
+            self._cut_off_if_stuck(now)
             return
         reader = self._reader
         if reader.at_boundary:
             if self._tracks_idle and not self.waiting:
                 self._look_at_idle(now - self.idle_since)
             return
-        passed_s = self._request_watch.too_slow_s(reader, now, is_read_from=not self._paused)
-        if passed_s is not None:
+        refusal = self._slow_request(reader, now, is_read_from=not self._paused)
+        if refusal is not None:
             reader.give_up()
-            refusal = too_slow(passed_s)
             self._take(bad_request(str(refusal), keep_alive=False, status=refusal.status))
 
     def _look_at_idle(self, idle_s: float) -> None:
         limit = self._server.options.idle_timeout_s
         if limit is not None and idle_s >= limit:
             self._counts.idle_closes += 1
-            self._close()
+            self.close()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kabench.server.counts import ServerCounts
 from kabench.system.child import end_child, start_child
+from kabench.system.listening import cannot_listen
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,7 +36,7 @@ class EmbeddedServer:
             raise
         if heard["event"] != "listening":
             self.stop()
-            raise ServerError(f"cannot listen on {options.host}:{options.port}: {heard.get('why')}")
+            raise ServerError(cannot_listen(options.host, options.port, str(heard.get("why"))))
         self.url: str = heard["url"]
         self.port: int = heard["port"]
         self.ca_data: str | None = heard["ca_data"]

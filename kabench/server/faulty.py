@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
-    from kabench.server.echo import EchoServer
+    from kabench.server.connection import Owner
     from kabench.server.faults import Fault
 
 _PIECES = 10
@@ -61,7 +61,7 @@ class FaultyConnection(EchoConnection):
 
     __slots__ = ("_chances", "_closes_idle_after_s", "_drops_idle_after_s")
 
-    def __init__(self, server: EchoServer, chances: FaultChances) -> None:
+    def __init__(self, server: Owner, chances: FaultChances) -> None:
         super().__init__(server)
         self._chances = chances
         self._closes_idle_after_s = self._drops_idle_after_s = inf
@@ -96,7 +96,7 @@ class FaultyConnection(EchoConnection):
             return  # nothing more happens here
         if idle_s >= self._closes_idle_after_s:
             self._note(FaultKind.CLOSE_IDLE)
-            self._close()
+            self.close()
             return
         super()._look_at_idle(idle_s)
 
@@ -157,21 +157,21 @@ class FaultyConnection(EchoConnection):
                 self._reset()
             case FaultKind.GARBAGE:
                 self._write(self._chances.garbage.choice(GARBAGE))
-                self._close()
+                self.close()
             case FaultKind.CLOSE_MID_BODY:
                 wire, _ = self._numbered(made)
                 self._write(wire[: len(wire) - max(1, (len(made.body) + 1) // 2)])
-                self._close()
+                self.close()
             case FaultKind.NO_LENGTH:
                 self._answered(made.body_bytes)
                 lines = [line for line in made.head.split(b"\r\n") if not line.lower().startswith(_LENGTHS)]
                 self._write(b"\r\n".join([*lines, b"Connection: close", b"", made.body]))
-                self._close()
+                self.close()
             case FaultKind.EXTRA_BYTES:
                 self._answered(made.body_bytes)
                 wire, _ = self._numbered(made)
                 self._write(wire + EXTRA_BYTES)
-                self._close()  # nobody can tell what is whose from here on
+                self.close()  # nobody can tell what is whose from here on
             case FaultKind.SLOW_BODY:
                 self._begin_slowly(made)
             case _:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from typing import TYPE_CHECKING
 
 from kabench.server.certificate import CertificateError
 from kabench.server.counts import CountsFileError
-from kabench.server.echo import EchoServer, listen_error
+from kabench.server.echo import EchoServer
 from kabench.server.embedded import ServerError
 from kabench.system.limits import allow_open_sockets
+from kabench.system.listening import cannot_listen
 from kabench.system.loop import run
+from kabench.system.signals import stop_signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,17 +36,9 @@ async def _serve(options: ServerOptions, listening: Callable[[EchoServer], None]
     except (CertificateError, CountsFileError) as error:
         raise ServerError(str(error)) from None
     except (OSError, UnicodeError) as error:
-        raise ServerError(f"cannot listen on {options.host}:{options.port}: {listen_error(error)}") from None
+        raise ServerError(cannot_listen(options.host, options.port, error)) from None
     stop = stop_signal()
     listening(server)
     await stop.wait()
     await server.stop()
     return server.snapshot()
-
-
-def stop_signal() -> asyncio.Event:
-    """Set by SIGINT or SIGTERM from now on, in the running loop."""
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop

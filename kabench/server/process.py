@@ -13,9 +13,10 @@ import json
 import sys
 from typing import TextIO
 
-from kabench.server.echo import EchoServer, listen_error
+from kabench.server.echo import EchoServer
 from kabench.server.options import ServerOptions
 from kabench.system.limits import allow_open_sockets
+from kabench.system.listening import listen_error
 from kabench.system.loop import run
 
 

@@ -1,1 +1,1 @@
-"""What kabench's processes share: alarms, limits of open files, event loops, child processes. Imports nothing else."""
+"""What kabench's processes share: alarms, open-file limits, event loops, listening, signals, child processes."""

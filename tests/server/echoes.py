@@ -33,7 +33,8 @@ async def echoing(**options: Any) -> AsyncIterator[EchoServer]:
 class Listens(Protocol):
     """Whoever listens on 127.0.0.1."""
 
-    port: int
+    @property
+    def port(self) -> int: ...
 
 
 class RawSocket:
