@@ -31,7 +31,7 @@ from against import add_option, against_table
 from rich.console import Console
 from rich.table import Table
 
-from kabench.load.plan.plan import PUBLISHED_BODY
+from kabench.published import PUBLISHED_BODY
 from kabench.server import EmbeddedServer, ServerOptions
 
 if TYPE_CHECKING:

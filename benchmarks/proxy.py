@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kabench.faults import parse_fault
-from kabench.load.plan.plan import PUBLISHED_BODY
+from kabench.published import PUBLISHED_BODY
 from kabench.server import EmbeddedServer, ServerOptions
 
 if TYPE_CHECKING:

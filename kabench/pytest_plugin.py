@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from kabench.result import RunResult
     from kabench.server import EmbeddedServer, ServerCounts
 
-_DELAY_S = 0.005
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
@@ -68,7 +66,7 @@ class EchoServer:
         from kabench.server import EmbeddedServer, ServerOptions
 
         if tls not in self._servers:
-            self._servers[tls] = EmbeddedServer(ServerOptions(delay_s=_DELAY_S, tls=tls))
+            self._servers[tls] = EmbeddedServer(ServerOptions(tls=tls))
         return self._servers[tls]
 
 

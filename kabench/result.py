@@ -13,7 +13,7 @@ import contextlib
 import os
 import secrets
 import tempfile
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -23,9 +23,12 @@ import msgspec
 from kabench.histogram import Distribution, LatencyStats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 SCHEMA = "kabench/result/1"
+
+BYTES_PER_MB = 2**20
+"""siege's megabyte."""
 
 BUSY_PCT = 90.0
 LATE_S = 0.01
@@ -159,6 +162,85 @@ class AgentRun:
     client: Client = field(default_factory=Client)
 
 
+HISTOGRAMS: Mapping[str, Callable[[AgentRun], LatencyStats]] = {
+    "total": lambda run: run.response_time_s,
+    "service": lambda run: run.service_time_s,
+    "lag": lambda run: run.lag_s,
+    "queue": lambda run: run.phases.queue,
+    "connect": lambda run: run.phases.connect,
+    "first_byte": lambda run: run.phases.first_byte,
+}
+"""The distributions of a run, by their names in `hdr`, and the figures that are made of each."""
+
+
+def agent_run_of(
+    *,
+    agent: str,
+    elapsed_s: float,
+    interrupted: bool,
+    saturated: bool,
+    transactions: int,
+    failed_answers: int,
+    socket_errors: int,
+    retries: int,
+    not_started: int,
+    body_bytes: int,
+    response_time_sum_s: float,
+    distributions: Mapping[str, Distribution],
+    buckets: dict[str, int],
+    sockets: Sockets,
+    status_codes: dict[str, int],
+    errors: dict[str, int],
+    cpu_s: float,
+    max_rss_mb: float,
+    workers: Sequence[WorkerRecord] = (),
+    series: Sequence[SeriesPoint] = (),
+) -> AgentRun:
+    """Make all figures of what was counted: the one place where a figure is computed.
+
+    `failed_answers` are the transactions that count as failed; `distributions` have the names of `HISTOGRAMS`.
+    """
+    stats = {name: distributions[name].stats() for name in HISTOGRAMS}
+    return AgentRun(
+        agent=agent,
+        elapsed_s=round(elapsed_s, 6),
+        interrupted=interrupted,
+        saturated=saturated,
+        transactions=transactions,
+        successful_transactions=transactions - failed_answers,
+        failed_transactions=failed_answers + socket_errors,
+        socket_errors=socket_errors,
+        retries=retries,
+        not_started=not_started,
+        availability_pct=share_of(100 * transactions, transactions + socket_errors),
+        data_transferred_bytes=body_bytes,
+        transaction_rate=share_of(transactions, elapsed_s),
+        throughput_mb_s=share_of(body_bytes / BYTES_PER_MB, elapsed_s),
+        concurrency=share_of(response_time_sum_s, elapsed_s),
+        response_time_s=stats["total"],
+        service_time_s=stats["service"],
+        lag_s=stats["lag"],
+        phases=Phases(**{phase.name: stats[phase.name] for phase in fields(Phases)}),
+        buckets=buckets,
+        hdr={name: each.encoded() for name, each in distributions.items() if each.count},
+        sockets=replace(sockets, req_per_socket=share_of(sockets.requests, sockets.created)),
+        status_codes=status_codes,
+        errors=errors,
+        series=list(series),
+        client=Client(
+            cpu_s=round(cpu_s, 6),
+            cpu_us_per_transaction=round(cpu_s * 1e6 / transactions, 3) if transactions else None,
+            max_rss_mb=round(max_rss_mb, 1),
+            workers=list(workers),
+        ),
+    )
+
+
+def share_of(part: float, whole: float) -> float:
+    """Return part / whole to six decimals; 0 of nothing."""
+    return round(part / whole, 6) if whole else 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
     """A whole run: one plan, one `AgentRun` an agent."""
@@ -273,8 +355,7 @@ def check_run(run: AgentRun, where: str) -> None:
             Distribution().add_encoded(encoded, LatencyStats())
         except ValueError as error:
             raise ResultError(f"{where}: a broken record: hdr.{phase}: {error}") from None
-    phases = (run.phases.queue, run.phases.connect, run.phases.first_byte, run.phases.total)
-    for stats in (run.response_time_s, run.service_time_s, run.lag_s, *phases):
+    for stats in (*(of(run) for of in HISTOGRAMS.values()), run.phases.total):
         for field_ in fields(stats):
             value = getattr(stats, field_.name)
             if value is not None and not 0 <= value <= _LONGEST_S:

@@ -9,7 +9,6 @@ async with AsyncKeepAliveAgent(max_sockets=50) as agent:
 
 from typing import TYPE_CHECKING
 
-from kabench.agent.aio import AsyncKeepAliveAgent, AsyncPlainAgent, PreparedRequest, Response, StreamedResponse
 from kabench.agent.book import CloseReason
 from kabench.agent.errors import (
     AgentClosedError,
@@ -35,9 +34,9 @@ from kabench.agent.errors import (
 from kabench.agent.events import AgentEvent, EventKind
 from kabench.agent.options import AgentOptions
 from kabench.agent.status import AgentStatus
-from kabench.agent.tls import InsecureTlsWarning, TlsOptions
 
 if TYPE_CHECKING:
+    from kabench.agent.aio import AsyncKeepAliveAgent, AsyncPlainAgent, PreparedRequest, Response, StreamedResponse
     from kabench.agent.aio.httpx_transport import AsyncKeepAliveTransport as AsyncKeepAliveTransport
     from kabench.agent.opentelemetry import instrument as instrument
     from kabench.agent.prometheus import AgentCollector as AgentCollector
@@ -45,19 +44,27 @@ if TYPE_CHECKING:
     from kabench.agent.sync.errors import UntrustedResponseError as UntrustedResponseError
     from kabench.agent.sync.httpx_transport import KeepAliveTransport as KeepAliveTransport
     from kabench.agent.sync.requests_adapter import KeepAliveAdapter as KeepAliveAdapter
+    from kabench.agent.tls import InsecureTlsWarning, TlsOptions
 
 _LAZY = {
     "AgentCollector": "kabench.agent.prometheus",
+    "AsyncKeepAliveAgent": "kabench.agent.aio",
     "AsyncKeepAliveTransport": "kabench.agent.aio.httpx_transport",
+    "AsyncPlainAgent": "kabench.agent.aio",
+    "InsecureTlsWarning": "kabench.agent.tls",
     "KeepAliveAdapter": "kabench.agent.sync.requests_adapter",
     "KeepAliveAgent": "kabench.agent.sync",
     "KeepAliveProxyAgent": "kabench.agent.sync",
     "KeepAliveTransport": "kabench.agent.sync.httpx_transport",
     "PlainAgent": "kabench.agent.sync",
+    "PreparedRequest": "kabench.agent.aio",
+    "Response": "kabench.agent.aio",
+    "StreamedResponse": "kabench.agent.aio",
+    "TlsOptions": "kabench.agent.tls",
     "UntrustedResponseError": "kabench.agent.sync.errors",
     "instrument": "kabench.agent.opentelemetry",
 }
-"""What needs urllib3 or an optional package, and is imported when it is asked for."""
+"""What needs asyncio, TLS, urllib3 or an optional package is imported when it is first used; the rest is light."""
 
 __all__ = [
     "AgentClosedError",

@@ -6,10 +6,12 @@ The defaults are agentkeepalive's, because they were found in years of productio
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
@@ -50,10 +52,6 @@ def parse_duration(value: object) -> float:
     if not math.isfinite(seconds) or seconds < 0:
         raise ValueError(f"{value!r} is not a finite, non-negative duration")
     return seconds
-
-
-def _optional_duration(value: object) -> float | None:
-    return None if value is None else parse_duration(value)
 
 
 def _optional_limit(value: object) -> int | None:
@@ -109,25 +107,82 @@ def _scheduling(value: object) -> str:
 def _retry_stale(value: object) -> RetryStale:
     if value is True or value == "idempotent":  # True is what "idempotent" was called before there was "safe"
         return "idempotent"
-    if value is False or value is None:
+    if value is False or value is None or value == "never":  # "never" is what text can say
         return False
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is neither 'safe' nor 'idempotent' nor False")
     if value != "safe":
-        raise ValueError(f"{value!r} is neither 'safe' nor 'idempotent' nor False")
+        raise ValueError(f"{value!r} is neither 'safe' nor 'idempotent' nor False ('never')")
     return "safe"
 
 
-def _checked_by(check: Callable[[object], object]) -> dict[str, object]:
-    return {"check": check}
+class OptionKind(Enum):
+    """What sort of value an option takes."""
+
+    DURATION = "duration"
+    LIMIT = "limit"
+    """a whole number above 0"""
+    COUNT = "count"
+    """a whole number, or 0"""
+    FLAG = "flag"
+    CHOICE = "choice"
 
 
-_DURATION = _checked_by(parse_duration)
-_OPTIONAL_DURATION = _checked_by(_optional_duration)
-_LIMIT = _checked_by(_limit)
-_OPTIONAL_LIMIT = _checked_by(_optional_limit)
-_COUNT = _checked_by(_count)
-_FLAG = _checked_by(_flag)
+_CHECKS: Mapping[OptionKind, Callable[[object], object]] = {
+    OptionKind.DURATION: parse_duration,
+    OptionKind.LIMIT: _limit,
+    OptionKind.COUNT: _count,
+    OptionKind.FLAG: _flag,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """All there is to say of an option that its type and its default do not say.
+
+    `help` is a line for a command line, where the option is called `flag`; without one, it has no place there.
+    `is_shared`: where several agents make one load, each has a part of the limit, and the parts add up. `is_common`:
+    clients of other libraries can do it too; what is not common is not asked of them. `called` is its name in errors.
+    """
+
+    kind: OptionKind
+    check: Callable[[object], object]
+    help: str
+    flag: str
+    is_optional: bool
+    is_shared: bool
+    is_common: bool
+    called: str
+    choices: tuple[str, ...]
+
+
+def _option(
+    kind: OptionKind,
+    help: str = "",  # noqa: A002  # the word that command lines have for it
+    *,
+    flag: str | None = None,
+    is_common: bool,
+    is_optional: bool = False,
+    is_shared: bool | None = None,
+    called: str = "",
+    check: Callable[[object], object] | None = None,
+    choices: tuple[str, ...] = (),
+) -> dict[str, Option]:
+    """Return the metadata of a field. A limit or a count says whether it `is_shared`; nothing else is."""
+    if (is_shared is None) != (kind not in (OptionKind.LIMIT, OptionKind.COUNT)):
+        raise TypeError("is_shared: it is to be said of limits and counts, and of nothing else")
+    option = Option(
+        kind=kind,
+        check=check or _CHECKS[kind],
+        help=help,
+        flag=flag or "",
+        is_optional=is_optional,
+        is_shared=bool(is_shared),
+        is_common=is_common,
+        called=called,
+        choices=choices,
+    )
+    return {"option": option}
 
 
 class AgentOptionArguments(TypedDict, total=False):
@@ -162,67 +217,173 @@ class AgentOptions:
     option and the value.
     """
 
-    keep_alive: bool = field(default=True, metadata=_FLAG)
+    keep_alive: bool = field(default=True, metadata=_option(OptionKind.FLAG, is_common=False))
     """Pool sockets. False: one request a socket, `Connection: close`."""
 
-    keep_alive_delay: float = field(default=1.0, metadata=_DURATION)
+    keep_alive_delay: float = field(
+        default=1.0,
+        metadata=_option(
+            OptionKind.DURATION, "Send TCP keep-alive probes after this time, and as often.", is_common=False
+        ),
+    )
     """Idle seconds before the first TCP keep-alive probe, and between probes; Node's default."""
 
-    free_socket_timeout: float = field(default=4.0, metadata=_DURATION)
+    free_socket_timeout: float = field(
+        default=4.0,
+        metadata=_option(OptionKind.DURATION, "Close a socket that is free for this long; 0: never.", is_common=True),
+    )
     """Seconds a free socket is kept; 0 keeps it. 4, because the servers with the shortest wait (Node, uvicorn) close
     at 5, and the client must be the one that closes first."""
 
-    timeout: float | None = field(default=None, metadata=_OPTIONAL_DURATION)
+    timeout: float | None = field(
+        default=None,
+        metadata=_option(
+            OptionKind.DURATION,
+            "Give up after this time without a byte; 0: never (twice the free time, 8s at least).",
+            is_optional=True,
+            is_common=True,
+        ),
+    )
     """Seconds without a byte after which an active socket is closed; 0 turns it off. None: not given, which is
     `activity_timeout` on asyncio, and no limit in threads and adapters, as in the libraries they replace."""
 
-    max_sockets: int | None = field(default=None, metadata=_OPTIONAL_LIMIT)
+    max_sockets: int | None = field(
+        default=None,
+        metadata=_option(
+            OptionKind.LIMIT, "Sockets at most.", is_optional=True, is_shared=True, is_common=True, called="sockets"
+        ),
+    )
     """Sockets per origin."""
 
-    max_free_sockets: int = field(default=256, metadata=_LIMIT)
+    max_free_sockets: int = field(
+        default=256, metadata=_option(OptionKind.LIMIT, "Free sockets at most.", is_shared=True, is_common=True)
+    )
     """Free sockets per origin; Node's default."""
 
-    socket_active_ttl: float | None = field(default=None, metadata=_OPTIONAL_DURATION)
+    socket_active_ttl: float | None = field(
+        default=None,
+        metadata=_option(
+            OptionKind.DURATION,
+            "Send nothing more on a socket of this age.",
+            flag="--ttl",
+            is_optional=True,
+            called="a TTL",
+            is_common=False,
+        ),
+    )
     """Age in seconds past which a socket carries no further request, so that clients follow a changed name or a new
     server behind a balancer; 0 and None: no limit."""
 
-    max_total_sockets: int | None = field(default=None, metadata=_OPTIONAL_LIMIT)
+    max_total_sockets: int | None = field(
+        default=None,
+        metadata=_option(
+            OptionKind.LIMIT,
+            "Sockets to all origins together, at most.",
+            is_optional=True,
+            is_shared=True,
+            called="sockets over all",
+            is_common=False,
+        ),
+    )
     """Sockets over all origins."""
 
-    scheduling: Scheduling = field(default="lifo", metadata=_checked_by(_scheduling))
+    scheduling: Scheduling = field(
+        default="lifo",
+        metadata=_option(
+            OptionKind.CHOICE,
+            "Take the free socket that was freed last, or first.",
+            check=_scheduling,
+            choices=("lifo", "fifo"),
+            is_common=False,
+        ),
+    )
     """Which free socket is taken: `lifo` the one freed last, which the server is least likely to have closed."""
 
-    max_cached_sessions: int = field(default=100, metadata=_COUNT)
+    max_cached_sessions: int = field(
+        default=100,
+        metadata=_option(
+            OptionKind.COUNT, "TLS sessions kept for resumption; 0: none.", is_common=False, is_shared=False
+        ),
+    )
     """TLS sessions kept for resumption; 0 keeps none."""
 
-    no_delay: bool = field(default=True, metadata=_FLAG)
+    no_delay: bool = field(default=True, metadata=_option(OptionKind.FLAG, is_common=False))
     """TCP_NODELAY: send small requests at once."""
 
-    connect_timeout: float | None = field(default=None, metadata=_OPTIONAL_DURATION)
+    connect_timeout: float | None = field(
+        default=None,
+        metadata=_option(
+            OptionKind.DURATION,
+            "Give up connecting after this time; 0: never (as --timeout).",
+            is_optional=True,
+            is_common=True,
+        ),
+    )
     """Seconds for name, TCP and TLS together; None: as the timeout of an active socket; 0 turns it off."""
 
-    hand_off: bool = field(default=False, metadata=_FLAG)
+    hand_off: bool = field(default=False, metadata=_option(OptionKind.FLAG, is_common=False))
     """Only with `keep_alive=False`: give a socket to a pending request if there is one, else close it."""
 
-    queue_timeout: float | None = field(default=None, metadata=_OPTIONAL_DURATION)
+    queue_timeout: float | None = field(
+        default=None,
+        metadata=_option(
+            OptionKind.DURATION, "Give up waiting for a socket after this time.", is_optional=True, is_common=False
+        ),
+    )
     """Seconds a pending request waits for a socket; 0 and None: as long as it takes."""
 
-    max_requests_per_socket: int | None = field(default=None, metadata=_OPTIONAL_LIMIT)
+    max_requests_per_socket: int | None = field(
+        default=None,
+        metadata=_option(
+            OptionKind.LIMIT,
+            "Close a socket after so many requests.",
+            is_optional=True,
+            is_common=False,
+            is_shared=False,
+        ),
+    )
     """Requests a socket carries before it is closed."""
 
-    respect_hints: bool = field(default=True, metadata=_FLAG)
+    respect_hints: bool = field(
+        default=True,
+        metadata=_option(
+            OptionKind.FLAG,
+            "Obey the server's Keep-Alive header.",
+            flag="--respect-hints/--ignore-hints",
+            is_common=False,
+        ),
+    )
     """Obey the server's `Keep-Alive` header."""
 
-    retry_stale: RetryStale = field(default="safe", metadata=_checked_by(_retry_stale))
+    retry_stale: RetryStale = field(
+        default="safe",
+        metadata=_option(
+            OptionKind.CHOICE,
+            "What is sent again when its socket turns out to be stale.",
+            check=_retry_stale,
+            choices=("safe", "idempotent", "never"),
+            is_common=False,
+        ),
+    )
     """Which requests are sent again, once, when their reused socket died before the first byte of a response. `safe`:
     GET, HEAD, OPTIONS, TRACE and whatever carries an `Idempotency-Key`, because real services append with PUT and
     create with PUT. `idempotent`, or True: PUT and DELETE too. False: none."""
 
-    max_response_bytes: int | None = field(default=None, metadata=_OPTIONAL_LIMIT)
+    max_response_bytes: int | None = field(
+        default=None, metadata=_option(OptionKind.LIMIT, is_optional=True, is_common=False, is_shared=False)
+    )
     """Bytes of a body that a request reads into memory; more is an error, and closes the socket. A streamed response
     has no such limit."""
 
-    tcp_user_timeout: float | None = field(default=None, metadata=_OPTIONAL_DURATION)
+    tcp_user_timeout: float | None = field(
+        default=None,
+        metadata=_option(
+            OptionKind.DURATION,
+            "Give up a socket whose data stays unacknowledged for this long; 0: the system decides.",
+            is_optional=True,
+            is_common=False,
+        ),
+    )
     """Seconds that sent data may stay unacknowledged before the system gives the socket up (TCP_USER_TIMEOUT, where
     it has that); never less than a request's own timeout; 0 leaves it to the system. None: 30 in threads and adapters
     without a `timeout`, so that a silent gateway costs no quarter of an hour, else as 0."""
@@ -232,7 +393,8 @@ class AgentOptions:
         for option in dataclasses.fields(self):
             value = arguments.pop(option.name, option.default)
             try:
-                value = option.metadata["check"](value)
+                described: Option = option.metadata["option"]
+                value = None if value is None and described.is_optional else described.check(value)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{option.name}: {error}") from None
             object.__setattr__(self, option.name, value)
@@ -240,6 +402,11 @@ class AgentOptions:
             raise TypeError(f"{name}={value!r}: there is no such option of an agent")
         if self.hand_off and self.keep_alive:
             raise ValueError("hand_off: True goes only with keep_alive=False")
+
+    @classmethod
+    def described(cls) -> dict[str, Option]:
+        """Return what there is to say of each option, by name."""
+        return dict(_described())
 
     @classmethod
     def chosen(cls, options: AgentOptions | None, given: Mapping[str, Any]) -> AgentOptions:
@@ -273,3 +440,16 @@ class AgentOptions:
             return self
         user_timeout = DROP_IN_USER_TIMEOUT_S if self.tcp_user_timeout is None else self.tcp_user_timeout
         return dataclasses.replace(self, timeout=0, tcp_user_timeout=user_timeout)
+
+
+@functools.cache
+def _described() -> dict[str, Option]:
+    found = {}
+    for each in dataclasses.fields(AgentOptions):
+        option: Option = each.metadata["option"]
+        found[each.name] = dataclasses.replace(
+            option,
+            flag=option.flag or f"--{each.name.replace('_', '-')}",
+            called=option.called or each.name.replace("_", " "),
+        )
+    return found

@@ -9,14 +9,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from kabench.agent.options import AgentOptions
 from kabench.cli import parse
+from kabench.cli.agent_options import agent_options_from, agent_parameters, as_keyword, with_parameters
 from kabench.cli.scenario import overridden, read_scenario
+from kabench.published import (
+    PUBLISHED_DELAY_S,
+    PUBLISHED_FREE_SOCKET_TIMEOUT_S,
+    PUBLISHED_MAX_SOCKETS,
+    PUBLISHED_REQUESTS_A_USER,
+    PUBLISHED_USERS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +74,9 @@ class LoadOptions:
     # -- how much, how long
     concurrency: Annotated[
         int | None,
-        _option("--concurrency", "-c", min=1, metavar="N", help="Users who send, wait and send again (60)."),
+        _option(
+            "--concurrency", "-c", min=1, metavar="N", help=f"Users who send, wait and send again ({PUBLISHED_USERS})."
+        ),
     ] = None
     rate: Annotated[
         float | None,
@@ -98,7 +109,14 @@ class LoadOptions:
         ),
     ] = None
     requests: Annotated[
-        int | None, _option("--requests", "-r", min=1, metavar="N", help="Stop after so many requests a user (1000).")
+        int | None,
+        _option(
+            "--requests",
+            "-r",
+            min=1,
+            metavar="N",
+            help=f"Stop after so many requests a user ({PUBLISHED_REQUESTS_A_USER}).",
+        ),
     ] = None
     total: Annotated[
         int | None, _option("--total", "-n", min=1, metavar="N", help="Stop after so many requests in all.")
@@ -111,7 +129,7 @@ class LoadOptions:
     ] = None
     grace: Annotated[
         float, _duration("--grace", help="When time is over, wait for answers that are owed for this long.")
-    ] = "5s"  # type: ignore[assignment]  # as that of --free-socket-timeout
+    ] = "5s"  # type: ignore[assignment]  # typer parses a default like the text that a user gives
     workers: Annotated[
         int | None,
         _option(
@@ -181,27 +199,18 @@ class LoadOptions:
     expect_body: Annotated[
         str | None, _option("--expect-body", metavar="TEXT", help="A body without this text is a failure.")
     ] = None
-    # -- the agent
-    max_sockets: Annotated[int, _option("--max-sockets", min=1, metavar="N", help="Sockets at most.")] = 50
-    max_free_sockets: Annotated[
-        int, _option("--max-free-sockets", min=1, metavar="N", help="Free sockets at most.")
-    ] = 256
-    timeout: Annotated[
-        float | None,
-        _duration(
-            "--timeout", help="Give up a request after this time without a byte; 0: never. Twice the free time (60s)."
-        ),
-    ] = None
-    connect_timeout: Annotated[
-        float | None, _duration("--connect-timeout", help="Give up connecting after this time; as --timeout.")
-    ] = None
-    free_socket_timeout: Annotated[
-        float, _duration("--free-socket-timeout", help="Close a socket that is free for this long; 0: never.")
-    ] = "30s"  # type: ignore[assignment]  # typer parses a default like the text that a user gives
-    ttl: Annotated[float | None, _duration("--ttl", help="Send nothing more on a socket of this age.")] = None
+    # -- the agent: the options of `AgentOptions` that have a flag
+    agent_options: AgentOptions = field(
+        default_factory=lambda: AgentOptions(
+            max_sockets=PUBLISHED_MAX_SOCKETS, free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S
+        )
+    )
     # -- the way there
     delay: Annotated[
-        float | None, _duration("--delay", help="How long kabench's own server waits before it answers (5ms).")
+        float | None,
+        _duration(
+            "--delay", help=f"How long kabench's own server waits before it answers ({PUBLISHED_DELAY_S * 1000:g}ms)."
+        ),
     ] = None
     tls: Annotated[
         bool, _option("--tls", help="Have kabench's own server speak https, with a certificate made for this run.")
@@ -230,22 +239,26 @@ def takes_load_options(command: Callable[..., None]) -> Callable[..., None]:
     The command is called with a `LoadOptions` as `load`.
     """
     load_hints = get_type_hints(LoadOptions, include_extras=True)
-    defaults = {field.name: field.default for field in dataclasses.fields(LoadOptions)}
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "load"]
+    own = [as_keyword(p) for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "load"]
+    block = agent_parameters()
+    fields: list[inspect.Parameter] = []
+    for each in dataclasses.fields(LoadOptions):
+        if each.name == "agent_options":
+            fields += block
+        else:
+            fields.append(
+                inspect.Parameter(
+                    each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=load_hints[each.name]
+                )
+            )
 
     @functools.wraps(command)
     def wrapped(context: typer.Context, **given: Any) -> None:
-        load = {name: given.pop(name) for name in defaults}
+        load = {parameter.name: given.pop(parameter.name) for parameter in fields}
         for name in overridden(context):
-            load[name] = defaults[name]
-        command(LoadOptions(**load), **given)
+            load[name] = next(parameter.default for parameter in fields if parameter.name == name)
+        agent_options = agent_options_from({parameter.name: load.pop(parameter.name) for parameter in block})
+        command(LoadOptions(**load, agent_options=agent_options), **given)
 
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=load_hints[name])
-        for name, default in defaults.items()
-    ]
-    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    wrapped.__signature__ = inspect.Signature([context, *parameters, *own])  # type: ignore[attr-defined]  # inspect's protocol
-    wrapped.__annotations__ = {p.name: p.annotation for p in (context, *parameters, *own)}
-    return wrapped
+    return with_parameters(wrapped, [context, *fields, *own])

@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from kabench.agent import AgentOptions
 from kabench.agent.urls import basic, parse_address, parse_url
 from kabench.cli import parse
 from kabench.cli.errors import CommandError
 from kabench.load import AgentSpecError, LoadPlan, PlanError
 from kabench.load.clients.specs import check_spec
 from kabench.load.plan.pacing import Stage
-from kabench.load.plan.plan import PUBLISHED_BODY
 from kabench.load.plan.targets import LoadTarget, read_requests, read_urls
 from kabench.load.plan.templates import without_placeholders
 from kabench.load.workers.local import usable_workers
+from kabench.published import PUBLISHED_BODY
 from kabench.system.limits import most_open_sockets
 
 if TYPE_CHECKING:
@@ -126,7 +125,8 @@ def _plan(options: LoadOptions, targets: tuple[LoadTarget, ...]) -> LoadPlan:
             raise CommandError("--user: there is no colon; write NAME:PASSWORD")
         headers = (*headers, ("Authorization", basic(options.user)))
     stages = tuple(Stage(stage.duration_s, stage.level) for stage in options.stage or ())
-    given: dict[str, Any] = {} if options.max_in_flight is None else {"max_in_flight": options.max_in_flight}
+    given = {"max_in_flight": options.max_in_flight, "delay_s": options.delay, "workers": options.workers}
+    given_only: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     plan = LoadPlan(
         url=url,
         targets=targets,
@@ -137,7 +137,7 @@ def _plan(options: LoadOptions, targets: tuple[LoadTarget, ...]) -> LoadPlan:
         data_lines=lines,
         templates=options.templates,
         cookies=options.cookies,
-        agent_options=_agent_options(options),
+        agent_options=options.agent_options,
         concurrency=options.concurrency,
         rate=0.0 if options.rate is None and _is_open(options) else options.rate,
         arrivals=options.arrivals,  # type: ignore[arg-type]  # the plan looks at it
@@ -147,7 +147,6 @@ def _plan(options: LoadOptions, targets: tuple[LoadTarget, ...]) -> LoadPlan:
         duration_s=options.duration,
         warmup_s=options.warmup or 0.0,
         grace_s=options.grace,
-        delay_s=0.005 if options.delay is None else options.delay,
         tls=options.tls,
         cacert=options.cacert,
         cert=options.cert,
@@ -157,9 +156,8 @@ def _plan(options: LoadOptions, targets: tuple[LoadTarget, ...]) -> LoadPlan:
         unix_socket=options.unix_socket,
         expect_status=tuple(options.expect_status or ()),
         expect_body=None if options.expect_body is None else options.expect_body.encode(),
-        workers=options.workers or 1,
         seed=options.seed,
-        **given,
+        **given_only,
     )
     return _with_all_cores(plan) if options.workers == parse.AUTO else plan
 
@@ -170,20 +168,6 @@ def _with_all_cores(plan: LoadPlan) -> LoadPlan:
     is_local = all(_LOOPBACK.match(target.url) for target in plan.targets_for("http://127.0.0.1/"))
     workers = usable_workers(plan.most_workers, with_server=is_local or plan.unix_socket is not None)
     return dataclasses.replace(plan, workers=workers)
-
-
-def _agent_options(options: LoadOptions) -> AgentOptions:
-    try:
-        return AgentOptions(
-            max_sockets=options.max_sockets,
-            max_free_sockets=options.max_free_sockets,
-            timeout=options.timeout,
-            connect_timeout=options.connect_timeout,
-            free_socket_timeout=options.free_socket_timeout,
-            socket_active_ttl=options.ttl,
-        )
-    except ValueError as error:
-        raise CommandError(str(error)) from None
 
 
 def _body_lines(path: Path) -> tuple[bytes, ...]:

@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kabench.agent.options import AgentOptions  # noqa: TC001  # typer reads the annotations
 from kabench.cli import parse, server_options
+from kabench.cli.agent_options import takes_agent_options
 from kabench.cli.errors import CommandError, not_listening
 
 if TYPE_CHECKING:
     from kabench.proxy import AgentFigures, ProxyOptions
 
 
+@takes_agent_options
 def proxy(
+    *,
     target: Annotated[
         str, typer.Option("--target", "-t", metavar="URL", help="Where everything goes; nothing goes anywhere else.")
     ],
@@ -21,43 +25,7 @@ def proxy(
     port: Annotated[
         int, typer.Option("--port", "-p", min=0, max=65535, metavar="PORT", help="0 takes any free port.")
     ] = 1985,
-    max_sockets: Annotated[
-        int, typer.Option("--max-sockets", min=1, metavar="N", help="Of each agent, to the target.")
-    ] = 50,
-    max_free_sockets: Annotated[
-        int, typer.Option("--max-free-sockets", min=1, metavar="N", help="Free sockets at most.")
-    ] = 256,
-    free_socket_timeout: Annotated[
-        float,
-        typer.Option(
-            "--free-socket-timeout",
-            parser=parse.duration,
-            metavar="DURATION",
-            help="Close a socket that is free for this long; 0: never.",
-        ),
-    ] = "30s",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--timeout",
-            parser=parse.duration,
-            metavar="DURATION",
-            help="Answer 504 after this time without a byte from the target; 0: never. Twice the free time (60s).",
-        ),
-    ] = None,
-    connect_timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--connect-timeout",
-            parser=parse.duration,
-            metavar="DURATION",
-            help="Answer 504 when connecting takes longer; as --timeout.",
-        ),
-    ] = None,
-    ttl: Annotated[
-        float | None,
-        typer.Option("--ttl", parser=parse.duration, metavar="DURATION", help="Send nothing more on a socket so old."),
-    ] = None,
+    agent_options: AgentOptions,
     cacert: Annotated[
         str | None,
         typer.Option("--cacert", metavar="FILE", help="Verify the target against these authorities (the system's)."),
@@ -82,7 +50,7 @@ def proxy(
     leading /post turns a GET into the published benchmark's POST: siege -b -c60 -r500 http://127.0.0.1:1985/post/k/5.
     What both agents did is printed every two seconds and at the end, and is at /-/status as JSON. Ends on Ctrl-C.
     """
-    from kabench.agent import AgentOptions, TlsOptions
+    from kabench.agent import TlsOptions
     from kabench.proxy import ProxyOptions
     from kabench.proxy.foreground import ProxyError, proxy_until_signal
     from kabench.server import ClientLimits
@@ -102,14 +70,7 @@ def proxy(
             target=target,
             host=host,
             port=port,
-            agent_options=AgentOptions(
-                max_sockets=max_sockets,
-                max_free_sockets=max_free_sockets,
-                free_socket_timeout=free_socket_timeout,
-                timeout=timeout,
-                connect_timeout=connect_timeout,
-                socket_active_ttl=ttl,
-            ),
+            agent_options=agent_options,
             tls=TlsOptions(verify=not insecure, ca_file=cacert) if insecure or cacert is not None else None,
             limits=limits,
         )

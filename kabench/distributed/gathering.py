@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from kabench.load.figures.messages import Counts, Second, SocketCounts, Totals
+from kabench.load.figures.messages import Counts, Second, SocketCounts  # noqa: TC001  # msgspec reads the annotations
 from kabench.load.figures.tally import Tally
 from kabench.result import WorkerRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from kabench.result import AgentRun
 
 _AT_ONCE_S = 0.5
@@ -68,27 +66,6 @@ class AgentNow:
     def req_per_socket(self) -> float:
         """Finished responses a created socket."""
         return self.sockets.requests / self.sockets.created if self.sockets.created else 0.0
-
-
-def since(second: Second, before: Second) -> Second:
-    """What is new in a second. Sockets that were open before count as created."""
-    totals, old = second.totals, before.totals
-    return Second(
-        elapsed_s=second.elapsed_s - before.elapsed_s,
-        totals=Totals(
-            body_bytes=totals.body_bytes - old.body_bytes,
-            status_codes=_new_of(totals.status_codes, old.status_codes),
-            errors=_new_of(totals.errors, old.errors),
-            not_started=totals.not_started - old.not_started,
-        ),
-        sockets=second.sockets.since(before.sockets),
-        cpu_s=second.cpu_s - before.cpu_s,
-        max_rss_mb=second.max_rss_mb,
-    )
-
-
-def _new_of(counts: Mapping[Key, int], before: Mapping[Key, int]) -> dict[Key, int]:
-    return {key: times - before.get(key, 0) for key, times in counts.items() if times != before.get(key, 0)}
 
 
 class _Worker:
@@ -152,7 +129,7 @@ class Gathering:
             agent.tally.add_counts(number, counts)
         agent.last[worker_id] = report.second
         before = agent.before.get(worker_id)
-        second = report.second if before is None else since(report.second, before)
+        second = report.second if before is None else report.second.since(before)
         elapsed_s = second.elapsed_s + worker.after_s
         second = msgspec.structs.replace(second, elapsed_s=elapsed_s)
         if report.is_part:

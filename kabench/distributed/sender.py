@@ -12,7 +12,6 @@ import gevent.lock
 import msgspec
 
 from kabench.distributed.exits import CANNOT_START, COULD_NOT_MEASURE
-from kabench.distributed.gathering import since
 from kabench.load.figures.messages import (
     NOTHING_YET,
     STOP,
@@ -151,7 +150,7 @@ class Sender:
                     self._counts.append(message)
                 case Second():
                     counts, self._counts = self._counts, []
-                    new, self._last = since(message, self._last), message
+                    new, self._last = message.since(self._last), message
                     self._seconds(counts, message, new, self._began_at + message.elapsed_s)
                 case Levelled():
                     self._note_levelled(message.number)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from flask import request
 
+from kabench.load.figures.messages import SocketCounts
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -16,18 +18,8 @@ if TYPE_CHECKING:
 
 _KEY = "sockets"
 
-_COLUMNS = {
-    "name": "Agent",
-    "transactions": "Transactions",
-    "created": "Created",
-    "req_per_socket": "Req/socket",
-    "free": "Free",
-    "active": "Active",
-    "pending": "Pending",
-    "closed": "Closed",
-    "timeouts": "Timed out",
-    "errors": "Failed",
-}
+_TITLES = {name: counted.title for name, counted in SocketCounts.counted().items() if counted.title}
+_COLUMNS = {"name": "Agent", "transactions": "Transactions", "req_per_socket": "Req/socket", **_TITLES}
 
 
 def show_sockets(web_ui: WebUI, agents: Callable[[], list[AgentNow]]) -> None:
@@ -51,16 +43,9 @@ def show_sockets(web_ui: WebUI, agents: Callable[[], list[AgentNow]]) -> None:
 
 
 def _row(agent: AgentNow) -> dict[str, Any]:
-    sockets = agent.sockets
     return {
         "name": agent.agent,
         "transactions": agent.transactions,
-        "created": sockets.created,
         "req_per_socket": round(agent.req_per_socket, 2),
-        "free": sockets.free,
-        "active": sockets.active,
-        "pending": sockets.pending,
-        "closed": sockets.closed,
-        "timeouts": sockets.timeouts,
-        "errors": sockets.errors,
+        **{name: getattr(agent.sockets, name) for name in _TITLES},
     }

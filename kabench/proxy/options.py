@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kabench.agent import AgentOptions
 from kabench.agent.urls import parse_url, shown_url, without_credentials
+from kabench.published import PUBLISHED_FREE_SOCKET_TIMEOUT_S, PUBLISHED_MAX_SOCKETS
 from kabench.server import ClientLimits
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ class ProxyOptions:
     target: str
     host: str = "127.0.0.1"
     port: int = 1985
-    agent_options: AgentOptions = field(default_factory=lambda: AgentOptions(max_sockets=50, free_socket_timeout=30))
+    agent_options: AgentOptions = field(
+        default_factory=lambda: AgentOptions(
+            max_sockets=PUBLISHED_MAX_SOCKETS, free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S
+        )
+    )
     tls: TlsOptions | None = None
     limits: ClientLimits = field(default_factory=lambda: ClientLimits(max_body_bytes=ClientLimits.UNLIMITED))
 

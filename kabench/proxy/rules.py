@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from kabench.agent import AgentClosedError, AgentError
 from kabench.http1.requests import RefusedRequestError
-from kabench.load.plan.plan import PUBLISHED_BODY
+from kabench.published import PUBLISHED_BODY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from kabench.comparison.record import Comparison
-from kabench.metrics import METRICS
+from kabench.metrics import Place, shown_at
 from kabench.report.charts import Chart, charts_of, trials
 from kabench.report.comparison import (
     INTERRUPTED,
@@ -36,15 +36,6 @@ if TYPE_CHECKING:
     from kabench.comparison.thresholds import Outcome
     from kabench.result import AgentRun, RunResult
 
-_KEY_FIGURES = (
-    "transaction_rate",
-    "p50",
-    "p99",
-    "sockets_created",
-    "req_per_socket",
-    "cpu_us_per_transaction",
-    "availability",
-)
 _LEAST_REACH = math.log(1.05)
 _MOST_REACH = math.log(2)
 """How far from 1 the axis of ratios goes, at least and at most; what is further is drawn at its end, as an arrow."""
@@ -154,9 +145,7 @@ def _page(
         trials=trials,
         ended=_ending(record),
         environment=_environment(record),
-        key_figures=[
-            [METRICS[name].label, *(METRICS[name].text(METRICS[name].of(run)) for run in runs)] for name in _KEY_FIGURES
-        ],
+        key_figures=[[metric.label, *(metric.text(metric.of(run)) for run in runs)] for metric in shown_at(Place.PAGE)],
         names=names,
         verdicts=verdicts,
         explanations=explanations,

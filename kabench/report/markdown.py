@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kabench.comparison.record import BETTER, CANNOT_TELL, WORSE
 from kabench.comparison.thresholds import BROKEN, UNTOLD, WITHIN
-from kabench.metrics import METRICS
+from kabench.metrics import Place, shown_at
 from kabench.report.comparison import INTERRUPTED, conclusion, ending, explanations, trials_line, verdict_tables
 from kabench.report.terminal import printable
 from kabench.report.words import headline, warnings
@@ -19,19 +19,6 @@ if TYPE_CHECKING:
     from kabench.comparison.thresholds import Outcome
     from kabench.result import RunResult
 
-_SHOWN = (
-    "transaction_rate",
-    "mean",
-    "p50",
-    "p90",
-    "p99",
-    "p99_9",
-    "sockets_created",
-    "req_per_socket",
-    "cpu_us_per_transaction",
-    "availability",
-    "failed_transactions",
-)
 _MARKS = {BETTER: "🟢 ", WORSE: "🔴 ", CANNOT_TELL: "⚪ "}
 _OUTCOMES = {WITHIN: "✅", BROKEN: "❌", UNTOLD: "⚪ cannot tell"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~@&$]|:(?=//|[\w+-]+:)|(?<=www)\.)")
@@ -42,7 +29,7 @@ _DIRECTIONS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2
 def markdown_of_run(result: RunResult, outcomes: Sequence[Outcome] = (), problem: str | None = None) -> str:
     """A run: its figures side by side, what to mind, what became of thresholds; `problem` is what stopped it."""
     rows = [
-        [METRICS[name].label, *(METRICS[name].text(METRICS[name].of(run)) for run in result.runs)] for name in _SHOWN
+        [metric.label, *(metric.text(metric.of(run)) for run in result.runs)] for metric in shown_at(Place.MARKDOWN)
     ]
     interrupted = problem is None and any(run.interrupted for run in result.runs)
     to_mind = [f"{run.agent}: {warning}" for run in result.runs for warning in warnings(run, result.plan)]

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kabench.histogram import decoded_cells
+from kabench.metrics import STATISTICS, Place, shown_at
 from kabench.report.buckets import Bucket, fitted_buckets, named_buckets
 from kabench.report.siege import siege_lines, socket_line
 from kabench.report.words import headline, warnings, wrapped
@@ -37,31 +38,7 @@ _MOST_SIDE_BY_SIDE = 3
 
 _NO_DECIMALS_FROM = 1000
 
-_SHORT_LABELS = {
-    "Transaction rate (trans/sec)": "rate (/s)",
-    "Response time, mean (ms)": "mean (ms)",
-    "Response time, p50 (ms)": "p50 (ms)",
-    "Response time, p99 (ms)": "p99 (ms)",
-    "Sockets created": "sockets",
-    "Requests a socket": "req / socket",
-    "CPU a transaction (us)": "CPU (us)",
-    "Availability (%)": "avail. (%)",
-}
-
 _OUTCOME_STYLES = {"within": "green", "broken": "red", "cannot tell": "yellow"}
-
-_FIGURES = (
-    ("mean", "mean"),
-    ("stdev", "deviation"),
-    ("p50", "p50"),
-    ("p75", "p75"),
-    ("p90", "p90"),
-    ("p95", "p95"),
-    ("p99", "p99"),
-    ("p99_9", "p99.9"),
-    ("p99_99", "p99.99"),
-    ("max", "max"),
-)
 
 
 def render_result(result: RunResult, published: RunResult | None = None) -> RenderableType:
@@ -115,14 +92,16 @@ def render_side_by_side(runs: Sequence[AgentRun]) -> RenderableType:
     first, *others = [printable(run.agent) for run in runs]
     is_wide = len(runs) > _MOST_SIDE_BY_SIDE
     rows = []
-    for label, figures, decimals in _comparable(runs):
+    for metric in shown_at(Place.SIDE_BY_SIDE):
+        figures = [metric.number(metric.of(run)) for run in runs]
+        decimals = metric.number_decimals
         digits = [0 if is_wide and figure and figure >= _NO_DECIMALS_FROM else decimals for figure in figures]
         cells = ["-" if figure is None else f"{figure:.{n}f}" for figure, n in zip(figures, digits, strict=True)]
         ratios = ["-" if figure is None or not figures[0] else _ratio(figure / figures[0]) for figure in figures[1:]]
-        rows.append([label, *cells, *ratios])
+        rows.append([metric.short if is_wide else metric.heading, *cells, *ratios])
     if is_wide:
         _, *body = list(zip(["", first, *others, *others], *rows, strict=True))
-        header = ("", *(_SHORT_LABELS.get(row[0], row[0]) for row in rows))
+        header = ("", *(row[0] for row in rows))
         body.insert(len(runs), (f"/ {first}", *[""] * len(rows)))
     else:
         header, body = ("", first, *others, *(f"{other}/{first}" for other in others)), [tuple(row) for row in rows]
@@ -150,19 +129,6 @@ def rule(title: str) -> RenderableType:
 
 def _ratio(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio >= 0.1 or not ratio else f"{ratio:.2g}"
-
-
-def _comparable(runs: Sequence[AgentRun]) -> list[tuple[str, list[float | None], int]]:
-    return [
-        ("Transaction rate (trans/sec)", [run.transaction_rate for run in runs], 2),
-        ("Response time, mean (ms)", [_ms(run.response_time_s.mean) for run in runs], 3),
-        ("Response time, p50 (ms)", [_ms(run.response_time_s.p50) for run in runs], 3),
-        ("Response time, p99 (ms)", [_ms(run.response_time_s.p99) for run in runs], 3),
-        ("Sockets created", [run.sockets.created for run in runs], 0),
-        ("Requests a socket", [run.sockets.req_per_socket for run in runs], 2),
-        ("CPU a transaction (us)", [run.client.cpu_us_per_transaction for run in runs], 2),
-        ("Availability (%)", [run.availability_pct for run in runs], 2),
-    ]
 
 
 def _is_same_load(result: RunResult, published: RunResult) -> bool:
@@ -204,7 +170,7 @@ def _times(run: AgentRun, *, is_open: bool) -> RenderableType:
     table.add_column("Times (ms)")
     for name, _ in columns:
         table.add_column(name, justify="right", min_width=10)
-    for field, name in _FIGURES:
+    for field, name in STATISTICS.items():
         table.add_row(name, *(_ms_text(getattr(stats, field)) for _, stats in columns))
     if len(columns) == 1:
         return table
@@ -328,10 +294,6 @@ def wrapped_at_commas(line: str) -> str:
 
 def _cells(run: AgentRun) -> list[tuple[int, int]]:
     return list(decoded_cells(run.hdr["total"]))
-
-
-def _ms(seconds: object) -> float | None:
-    return seconds * 1000 if isinstance(seconds, int | float) else None
 
 
 def _ms_text(seconds: float | None) -> str:

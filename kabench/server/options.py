@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from kabench.http1.client_limits import ClientLimits
+from kabench.published import PUBLISHED_DELAY_S
 from kabench.server.faults import Fault, FaultKind, check_rates
 
 
@@ -26,7 +27,7 @@ class ServerOptions:
 
     host: str = "127.0.0.1"
     port: int = 0
-    delay_s: float = 0.005
+    delay_s: float = PUBLISHED_DELAY_S
     keep_alive: bool = True
     keep_alive_hint: int | None = None
     idle_timeout_s: float | None = None

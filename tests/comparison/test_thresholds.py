@@ -64,7 +64,7 @@ def test_thresholds_as_people_write_them(
         ("p99=50ms", "not understood"),
         ("p99!50ms", "not understood"),
         ("p98>50ms", "did you mean p99"),
-        ("zzz>1", "there are transaction_rate, p50"),
+        ("zzz>1", "there are transaction_rate, mean"),
         ("p99>soon", "soon"),
         ("p99>-1ms", "-1ms"),
         ("p99>nan", "nan"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kabench.distributed.gathering import AgentReport, Gathering, WorkerReport, since
+from kabench.distributed.gathering import AgentReport, Gathering, WorkerReport
 from kabench.load.figures.messages import Counts, Second, SocketCounts, Totals
 from tests.load.loads import fits_together, in_histogram
 
@@ -265,7 +265,7 @@ def test_sockets_that_are_open_at_a_reset_count_as_created_and_still_add_up() ->
 
 def test_a_second_since_itself_holds_nothing() -> None:
     second = Second(3.0, Totals(5, {200: 2}, {"x": 1}), SocketCounts(created=4, closed=4, requests=9), 1.0, 40.0)
-    assert since(second, second) == Second(0.0, Totals(), SocketCounts(), 0.0, 40.0)
+    assert second.since(second) == Second(0.0, Totals(), SocketCounts(), 0.0, 40.0)
 
 
 def test_an_engine_s_cpu_is_told_whatever_else_there_is() -> None:

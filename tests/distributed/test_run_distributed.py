@@ -215,7 +215,7 @@ def test_what_does_not_fit_together_is_said(given: dict[str, Any], urls: list[st
 
 
 def fleet_plan(options: DistributedOptions, urls: list[str], **load: Any) -> None:
-    options.plan_of(LoadOptions(urls=urls, grace=5.0, free_socket_timeout=30.0, **load))
+    options.plan_of(LoadOptions(urls=urls, grace=5.0, **load))
     assert options.address
 
 

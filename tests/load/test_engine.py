@@ -160,7 +160,7 @@ def test_a_server_that_dies_ends_the_run_with_what_was_measured(monkeypatch: pyt
         return servers[0]
 
     monkeypatch.setattr(
-        sys.modules["kabench.load.run"], "EmbeddedServer", started
+        sys.modules["kabench.load.runner"], "EmbeddedServer", started
     )  # the package has a function of that name
     kill = after_some_transactions(lambda: servers[0].process.kill())
     with pytest.raises(MeasurementError, match=r"the echo server died \(SIGKILL\) while keepalive") as caught:

@@ -8,9 +8,9 @@ import pytest
 
 from kabench.agent import AgentOptions
 from kabench.load import LoadPlan, PlanError
-from kabench.load.plan.plan import PUBLISHED_BODY
 from kabench.load.plan.share import Share
 from kabench.load.schedules.schedule import tickets_for
+from kabench.published import PUBLISHED_BODY
 
 
 def test_the_default_is_the_published_benchmark() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from kabench.agent import AgentOptions
 from kabench.faults import parse_fault
-from kabench.load.plan.plan import PUBLISHED_BODY
 from kabench.proxy import Proxy, ProxyOptions
+from kabench.published import PUBLISHED_BODY
 from kabench.server import ClientLimits
 from tests.server.echoes import FIN, RST, RawSocket, asked_once, echoing
 from tests.server.test_client_limits import SMUGGLED, SMUGGLING, status_of

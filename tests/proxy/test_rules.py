@@ -7,8 +7,8 @@ import pytest
 from kabench.agent import ConnectError, QueueTimeoutError, ResponseParseError, SocketTimeoutError
 from kabench.agent.reader import ResponseReader
 from kabench.http1.requests import RefusedRequestError, RequestHead
-from kabench.load.plan.plan import PUBLISHED_BODY
 from kabench.proxy.rules import Route, headers_for_the_target, own_answer, response_head, route, status_for, via_of
+from kabench.published import PUBLISHED_BODY
 
 VIA = via_of("a1")
 OWN = frozenset({"127.0.0.1:1985", "target.internal"})

@@ -15,6 +15,7 @@ from kabench.load.figures.environment import installed_version
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kabench.agent import AgentOptions
     from kabench.agent.aio import AsyncAgent
     from kabench.load.clients.contract import Client, ClientSettings
     from kabench.load.plan.plan import LoadPlan
@@ -28,10 +29,14 @@ class AgentSpecError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Peer:
-    """Somebody else's client: how it is made, and the package it needs."""
+    """A client of another library: how it is made, and the package it needs.
+
+    `takes_agent_options`: it is an agent of kabench's, and obeys all of an agent's options.
+    """
 
     make: Callable[[ClientSettings], Client]
     package: str
+    takes_agent_options: bool = False
 
 
 OWN_AGENTS: dict[str, Callable[..., AsyncAgent]] = {
@@ -41,18 +46,12 @@ OWN_AGENTS: dict[str, Callable[..., AsyncAgent]] = {
 }
 
 PEERS = {
-    "urllib3-keepalive": _Peer(Urllib3AgentClient, "urllib3"),
+    "urllib3-keepalive": _Peer(Urllib3AgentClient, "urllib3", takes_agent_options=True),
     "urllib3-plain": _Peer(functools.partial(Urllib3Client, keep_alive=False), "urllib3"),
     "urllib3": _Peer(Urllib3Client, "urllib3"),
     "requests": _Peer(RequestsClient, "requests"),
     "httpx": _Peer(HttpxClient, "httpx"),
     "aiohttp": _Peer(AiohttpClient, "aiohttp"),
-}
-
-_FOR_OWN_AGENTS = {
-    "unix_socket": "Unix sockets",
-    "connect_to": "another address than the URL's",
-    "cookies": "users who keep their cookies",
 }
 
 OWN_SPECS = tuple(OWN_AGENTS)
@@ -68,11 +67,21 @@ def check_spec(spec: str, plan: LoadPlan | None = None) -> None:
     if spec in PEERS and importlib.util.find_spec(PEERS[spec].package) is None:
         raise AgentSpecError(f"{spec} is not installed: pip install {PEERS[spec].package}")
     if plan is not None:
-        for name, words in _FOR_OWN_AGENTS.items():
-            if getattr(plan, name):
-                raise AgentSpecError(f"{spec} cannot be told of {words}; {', '.join(OWN_AGENTS)} can")
-        if plan.agent_options.socket_active_ttl and spec != "urllib3-keepalive":
-            raise AgentSpecError(f"{spec} cannot be told of a TTL; {', '.join(OWN_AGENTS)} and urllib3-keepalive can")
+        refused = plan.refused_to_peers()
+        if refused:
+            raise AgentSpecError(f"{spec} cannot be told of {refused[0]}; {', '.join(OWN_AGENTS)} can")
+        _check_agent_options(spec, plan.agent_options)
+
+
+def _check_agent_options(spec: str, options: AgentOptions) -> None:
+    """See that a client can carry out all options that are not as they are by default."""
+    if spec in PEERS and PEERS[spec].takes_agent_options:
+        return
+    by_default = type(options)()
+    for name, option in options.described().items():
+        if not option.is_common and (getattr(options, name) or None) != (getattr(by_default, name) or None):
+            able = (*OWN_AGENTS, *(peer for peer in PEERS if PEERS[peer].takes_agent_options))
+            raise AgentSpecError(f"{spec} cannot be told of {option.called}; {', '.join(able)} can")
 
 
 def peer_version(spec: str) -> dict[str, str]:

@@ -9,15 +9,18 @@ when it has `Levelled`.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
 
 import msgspec
 
 from kabench.load.plan.plan import LoadPlan  # noqa: TC001  # msgspec reads the annotations
+from kabench.result import Sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 UNEXPECTED_STATUS = "unexpected_status"
 UNEXPECTED_BODY = "unexpected_body"
@@ -84,8 +87,88 @@ class Counts(msgspec.Struct, frozen=True, tag="counts"):
     counts: dict[int, int]
 
 
-class Totals(msgspec.Struct, frozen=True):
-    """Counted since the beginning, or the end of the warm-up."""
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a count is. `of`: its name in an agent's status, or of an agent. `title`: its column in locust's web tab.
+
+    `is_level`: it says how things are, where other counts say what has happened.
+    """
+
+    of: str = ""
+    title: str = ""
+    is_level: bool = False
+
+
+_HAS_HAPPENED = Counted()
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """Counts that add up over workers, and of which what is new can be told.
+
+    A field is a number, a count by key, or `Figures` again. Its definition says what is special about it (`Counted`).
+    """
+
+    @classmethod
+    def counted(cls) -> dict[str, Counted]:
+        """Return what each field is, by its name."""
+        return _counted(cls)
+
+    @classmethod
+    def levels(cls) -> list[str]:
+        """Return the names of the fields that are levels."""
+        return [name for name, counted in cls.counted().items() if counted.is_level]
+
+    @classmethod
+    def sum_of(cls, each: Iterable[Self]) -> Self:
+        """Return all workers' figures together."""
+        workers = list(each)
+        sums: dict[str, Any] = {}
+        for name in cls.counted():
+            values = [getattr(worker, name) for worker in workers]
+            sums[name] = _sum_by_key(values) if name in _kept_by_key(cls) else sum(values)
+        return cls(**sums)
+
+    def since(self, before: Self) -> Self:
+        """Return what is new in the counts; levels are as they are."""
+        new = {}
+        for name, counted in self.counted().items():
+            value = getattr(self, name)
+            new[name] = value if counted.is_level else _difference(value, getattr(before, name))
+        return type(self)(**new)
+
+
+@functools.cache
+def _counted(kind: type[Figures]) -> dict[str, Counted]:
+    hints = get_type_hints(kind, include_extras=True)
+    found = {}
+    for name in kind.__struct_fields__:
+        said = [each for each in getattr(hints[name], "__metadata__", ()) if isinstance(each, Counted)]
+        found[name] = said[0] if said else _HAS_HAPPENED
+    return found
+
+
+@functools.cache
+def _kept_by_key(kind: type[Figures]) -> frozenset[str]:
+    return frozenset(each.name for each in msgspec.structs.fields(kind) if each.default_factory is dict)
+
+
+def _sum_by_key(values: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    sums: Counter[str] = Counter()
+    for each in values:
+        sums.update(each)
+    return dict(sums)
+
+
+def _difference(now: Any, before: Any) -> Any:  # as above, or figures
+    if isinstance(now, Figures):
+        return now.since(before)
+    if isinstance(now, dict):
+        return {key: count - before.get(key, 0) for key, count in now.items() if count != before.get(key, 0)}
+    return now - before
+
+
+class Totals(Figures, frozen=True):
+    """What was counted since the beginning, or the end of the warm-up."""
 
     body_bytes: int = 0
     status_codes: dict[int, int] = {}
@@ -98,58 +181,32 @@ class Totals(msgspec.Struct, frozen=True):
         return sum(times for kind, times in self.errors.items() if kind not in UNEXPECTED)
 
 
-class SocketCounts(msgspec.Struct, frozen=True):
-    """The agent's status, over all origins, warm-up included: its sockets outlive that."""
+class SocketCounts(Figures, frozen=True):
+    """The agent's status over all origins. The warm-up is in it, because sockets outlive that."""
 
-    created: int = 0
-    create_errors: int = 0
-    closed: int = 0
-    errors: int = 0
-    timeouts: int = 0
-    requests: int = 0
-    retries: int = 0
-    free: int = 0
-    active: int = 0
-    pending: int = 0
-    tls_handshakes: int = 0
-    tls_resumed: int = 0
-    stale: int = 0
-    closed_by: dict[str, int] = {}
+    created: Annotated[int, Counted("create_socket_count", "Created")] = 0
+    create_errors: Annotated[int, Counted("create_socket_error_count")] = 0
+    closed: Annotated[int, Counted("close_socket_count", "Closed")] = 0
+    errors: Annotated[int, Counted("error_socket_count", "Failed")] = 0
+    timeouts: Annotated[int, Counted("timeout_socket_count", "Timed out")] = 0
+    requests: Annotated[int, Counted("request_count")] = 0
+    retries: Annotated[int, Counted("retry_count")] = 0
+    free: Annotated[int, Counted("free_sockets", "Free", is_level=True)] = 0
+    active: Annotated[int, Counted("sockets", "Active", is_level=True)] = 0
+    pending: Annotated[int, Counted("requests", "Pending", is_level=True)] = 0
+    tls_handshakes: Annotated[int, Counted("tls_handshake_count")] = 0
+    tls_resumed: Annotated[int, Counted("tls_resumed_count")] = 0
+    stale: Annotated[int, Counted("stale_socket_count")] = 0
+    closed_by: Annotated[dict[str, int], Counted("closed_by")] = {}
 
-    @classmethod
-    def sum_of(cls, counts: Iterable[SocketCounts]) -> SocketCounts:
-        """Return all workers' counts together."""
-        each = list(counts)
-        sums: dict[str, Any] = {}
-        for name in cls.__struct_fields__:
-            values = [getattr(worker, name) for worker in each]
-            sums[name] = _added_up(values) if name in _BY_KEY else sum(values)
-        return cls(**sums)
+    def since(self, before: SocketCounts) -> SocketCounts:
+        """Return what is new in the counts. Sockets that were open before count as created: they carry what comes."""
+        new = super().since(before)
+        return msgspec.structs.replace(new, created=new.created + before.free + before.active)
 
-    def since(self, were: SocketCounts) -> SocketCounts:
-        """Return what is new in the counters; sockets that were open before count as created."""
-        new: dict[str, Any] = {}
-        for name in self.__struct_fields__:
-            now, before = getattr(self, name), getattr(were, name)
-            if name in _BY_KEY:
-                new[name] = {key: count - before.get(key, 0) for key, count in now.items() if count != before.get(key)}
-            else:
-                new[name] = now if name in _LEVELS else now - before
-        new["created"] += were.free + were.active
-        return SocketCounts(**new)
-
-
-_LEVELS = frozenset({"free", "active", "pending"})
-"""Of `SocketCounts`, what says how things are; the others count what has happened."""
-
-_BY_KEY = frozenset({"closed_by"})
-
-
-def _added_up(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    sums: Counter[str] = Counter()
-    for each in counts:
-        sums.update(each)
-    return dict(sums)
+    def as_record(self) -> Sockets:
+        """Return the `sockets` of a record. Retries stand beside them there."""
+        return Sockets(**{name: getattr(self, name) for name in self.counted() if name != "retries"})
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -162,14 +219,14 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     sockets: SocketCounts
 
 
-class Second(msgspec.Struct, frozen=True, tag="second"):
+class Second(Figures, frozen=True, tag="second"):
     """The end of a second, after its `Counts`. `cpu_s` is since the beginning, or the end of the warm-up."""
 
     elapsed_s: float
     totals: Totals
     sockets: SocketCounts
     cpu_s: float
-    max_rss_mb: float
+    max_rss_mb: Annotated[float, Counted(is_level=True)]
 
     def as_progress(self) -> Progress:
         """How far the worker is at the end of this second."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kabench.load.figures.messages import SocketCounts
 
@@ -27,21 +27,10 @@ class KeepsSockets(Protocol):
 
 
 def counts_of(agent: KeepsSockets) -> SocketCounts:
-    """What an agent's book says, over all origins."""
+    """Return what an agent's book says, over all origins."""
     status = agent.get_current_status()
-    return SocketCounts(
-        created=status.create_socket_count,
-        create_errors=status.create_socket_error_count,
-        closed=status.close_socket_count,
-        errors=status.error_socket_count,
-        timeouts=status.timeout_socket_count,
-        requests=status.request_count,
-        retries=status.retry_count,
-        free=sum(status.free_sockets.values()),
-        active=sum(status.sockets.values()),
-        pending=sum(status.requests.values()),
-        stale=status.stale_socket_count,
-        closed_by=status.closed_by,
-        tls_handshakes=agent.tls_handshake_count,
-        tls_resumed=agent.tls_resumed_count,
-    )
+    counts: dict[str, Any] = {}
+    for name, counted in SocketCounts.counted().items():
+        value = getattr(status if hasattr(status, counted.of) else agent, counted.of)
+        counts[name] = sum(value.values()) if counted.is_level else value
+    return SocketCounts(**counts)

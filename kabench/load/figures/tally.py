@@ -10,23 +10,28 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kabench.histogram import Distribution, percentile_of
-from kabench.load.figures.messages import NOTHING_YET, UNEXPECTED, Counts, Second, SocketCounts
+from kabench.load.figures.messages import NOTHING_YET, UNEXPECTED, Counts, Second, SocketCounts, Totals
 from kabench.load.figures.recorder import FIRST_FAILED_STATUS
-from kabench.result import BUSY_PCT, LATE_S, AgentRun, Client, Phases, SeriesPoint, Sockets, WorkerRecord
+from kabench.result import BUSY_PCT, HISTOGRAMS, LATE_S, SeriesPoint, agent_run_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-_PHASES = ("total", "service", "lag", "queue", "connect", "first_byte")
+    from kabench.result import AgentRun, WorkerRecord
+
 _SHORTEST_JUDGED_S = 0.5
 """A worker's share of its core over less than this says nothing."""
 
 _LATE_TICK_S = 0.25
 """A busy worker says its seconds late; so much later it is still that second."""
 
-_BYTES_PER_MB = 2**20
 _SHORTEST_POINT_S = 0.1
 """What is left of a run after its last whole second belongs to that if it is shorter."""
+
+
+_SOCKETS_OF_A_POINT = {each.name for each in dataclasses.fields(SeriesPoint)}.intersection(
+    SocketCounts.__struct_fields__
+)
 
 
 class _WorkerTally:
@@ -81,7 +86,7 @@ class Tally:
         self._agent = agent
         self._expects_status = expects_status
         self._workers = [_WorkerTally(record) for record in workers]
-        self._phases = {phase: Distribution() for phase in _PHASES}
+        self._phases = {phase: Distribution() for phase in HISTOGRAMS}
         self._points: list[_Point] = []
         self._at_point = [NOTHING_YET] * len(workers)
         self._seen: Counter[int] = Counter()
@@ -168,10 +173,7 @@ class Tally:
                     socket_errors=errors - self._errors_before,
                     p50_s=percentile_of(seen, 50) / 1e6 if seen else None,
                     p99_s=percentile_of(seen, 99) / 1e6 if seen else None,
-                    created=sockets.created,
-                    free=sockets.free,
-                    active=sockets.active,
-                    pending=sockets.pending,
+                    **{name: getattr(sockets, name) for name in _SOCKETS_OF_A_POINT},
                 )
             )
             self._errors_before = errors
@@ -205,83 +207,44 @@ class Tally:
         """A percentile of all response times so far."""
         return self._phases["total"].percentile_s(percent)
 
-    def _errors(self) -> Counter[str]:
-        errors: Counter[str] = Counter()
-        for worker in self._workers:
-            errors.update(worker.last.totals.errors)
-        return errors
-
     def agent_run(self, *, interrupted: bool) -> AgentRun:
         """The record of what was measured."""
         lasts = [worker.last for worker in self._workers]
-        statuses: Counter[int] = Counter()
-        for last in lasts:
-            statuses.update(last.totals.status_codes)
-        errors = self._errors()
-        elapsed_s = max((w.last.elapsed_s if w.elapsed_s is None else w.elapsed_s for w in self._workers), default=0.0)
-        transactions = sum(statuses.values())
-        socket_errors = sum(last.totals.socket_errors for last in lasts)
-        bad_answers = sum(errors[kind] for kind in UNEXPECTED)
-        if not self._expects_status:
-            bad_answers += sum(times for status, times in statuses.items() if status >= FIRST_FAILED_STATUS)
-        total = self._phases["total"]
-        body_bytes = sum(last.totals.body_bytes for last in lasts)
-        stats = {phase: distribution.stats() for phase, distribution in self._phases.items()}
-        cpu_s = sum(last.cpu_s for last in lasts)
+        totals = Totals.sum_of(last.totals for last in lasts)
         sockets = SocketCounts.sum_of(last.sockets for last in lasts)
-        lag_p99_s = stats["lag"].p99
-        return AgentRun(
+        failed_answers = sum(totals.errors.get(kind, 0) for kind in UNEXPECTED)
+        if not self._expects_status:
+            failed_answers += sum(n for status, n in totals.status_codes.items() if status >= FIRST_FAILED_STATUS)
+        total = self._phases["total"]
+        lag_p99_s = self._phases["lag"].percentile_s(99)
+        return agent_run_of(
             agent=self._agent,
-            elapsed_s=round(elapsed_s, 6),
+            elapsed_s=max(
+                (w.last.elapsed_s if w.elapsed_s is None else w.elapsed_s for w in self._workers), default=0.0
+            ),
             interrupted=interrupted,
             saturated=any(worker.peak_cpu_pct >= BUSY_PCT for worker in self._workers)
             or (lag_p99_s is not None and lag_p99_s > LATE_S),
-            transactions=transactions,
-            successful_transactions=transactions - bad_answers,
-            failed_transactions=bad_answers + socket_errors,
-            socket_errors=socket_errors,
+            transactions=sum(totals.status_codes.values()),
+            failed_answers=failed_answers,
+            socket_errors=totals.socket_errors,
             retries=sockets.retries,
-            not_started=sum(last.totals.not_started for last in lasts),
-            availability_pct=_share(100 * transactions, transactions + socket_errors),
-            data_transferred_bytes=body_bytes,
-            transaction_rate=_share(transactions, elapsed_s),
-            throughput_mb_s=_share(body_bytes / _BYTES_PER_MB, elapsed_s),
-            concurrency=_share(total.sum_us / 1e6, elapsed_s),
-            response_time_s=stats["total"],
-            service_time_s=stats["service"],
-            lag_s=stats["lag"],
-            phases=Phases(
-                queue=stats["queue"], connect=stats["connect"], first_byte=stats["first_byte"], total=stats["total"]
-            ),
+            not_started=totals.not_started,
+            body_bytes=totals.body_bytes,
+            response_time_sum_s=total.sum_us / 1e6,
+            distributions=self._phases,
             buckets=total.buckets(),
-            hdr={phase: distribution.encoded() for phase, distribution in self._phases.items() if distribution.count},
-            sockets=_sockets(sockets),
-            status_codes=_sorted_by_key(statuses),
-            errors=dict(sorted(errors.items())),
+            sockets=sockets.as_record(),
+            status_codes={str(status): times for status, times in sorted(totals.status_codes.items())},
+            errors=dict(sorted(totals.errors.items())),
+            cpu_s=sum(last.cpu_s for last in lasts),
+            max_rss_mb=max((last.max_rss_mb for last in lasts), default=0.0),
+            workers=[worker.as_record() for worker in self._workers],
             series=self.series,
-            client=Client(
-                cpu_s=round(cpu_s, 6),
-                cpu_us_per_transaction=round(cpu_s * 1e6 / transactions, 3) if transactions else None,
-                max_rss_mb=round(max((last.max_rss_mb for last in lasts), default=0.0), 1),
-                workers=[worker.as_record() for worker in self._workers],
-            ),
         )
 
 
 def sockets_of_the_lost(sockets: SocketCounts) -> SocketCounts:
-    """The sockets of a worker who is no more: those that were open have gone with him."""
+    """Return the sockets of a lost worker: those that were open have gone with it."""
     closed = sockets.closed + sockets.free + sockets.active
-    return msgspec.structs.replace(sockets, closed=closed, free=0, active=0, pending=0)
-
-
-def _sockets(counts: SocketCounts) -> Sockets:
-    fields = {name: getattr(counts, name) for name in SocketCounts.__struct_fields__ if name != "retries"}
-    return Sockets(**fields, req_per_socket=_share(counts.requests, counts.created))
-
-
-def _share(part: float, whole: float) -> float:
-    return round(part / whole, 6) if whole else 0.0
-
-
-def _sorted_by_key(statuses: Mapping[int, int]) -> dict[str, int]:
-    return {str(status): times for status, times in sorted(statuses.items())}
+    return msgspec.structs.replace(sockets, closed=closed, **dict.fromkeys(SocketCounts.levels(), 0))

@@ -1,7 +1,7 @@
 """What load is wanted: the plan, its targets, the requests they become, when they are due, and each worker's share."""
 
 from kabench.load.plan.pacing import Stage
-from kabench.load.plan.plan import PUBLISHED_BODY, LoadPlan, PlanError
+from kabench.load.plan.plan import LoadPlan, PlanError
 from kabench.load.plan.targets import LoadTarget
 
-__all__ = ["PUBLISHED_BODY", "LoadPlan", "LoadTarget", "PlanError", "Stage"]
+__all__ = ["LoadPlan", "LoadTarget", "PlanError", "Stage"]

@@ -11,24 +11,34 @@ import msgspec
 
 from kabench.agent import AgentOptions, TlsOptions
 from kabench.load.plan.pacing import Ramp, Stage
-from kabench.load.plan.record import redacted_plan
+from kabench.load.plan.record import recorded_targets, recorded_text, recorded_texts, recorded_url
 from kabench.load.plan.targets import LoadTarget, check_target
+from kabench.published import (
+    PUBLISHED_BODY,
+    PUBLISHED_DELAY_S,
+    PUBLISHED_FREE_SOCKET_TIMEOUT_S,
+    PUBLISHED_MAX_SOCKETS,
+    PUBLISHED_REQUESTS_A_USER,
+    PUBLISHED_USERS,
+)
+from kabench.redaction import redacted_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-PUBLISHED_BODY = (
-    b'{"id":1,"name":"agentkeepalive","published":"2020 trans/sec",'
-    b'"sockets":50,"users":60,"delay_ms":5,"filler":"xxxxxxxxxxxxxxxxxx"}'
-)
-"""The JSON body of about 128 bytes that is posted where nothing else is asked for."""
+    from collections.abc import Callable, Mapping
 
 Arrivals = Literal["constant", "poisson"]
 Order = Literal["turn", "random"]
 
-_DEFAULT_USERS = 60
-_DEFAULT_REQUESTS_A_USER = 1000
 _DEFAULT_OPEN_DURATION_S = 10.0
+
+
+def _described(*, recorded: Callable[[Any], object] | None = None, not_for_peers: str = "") -> dict[str, Any]:
+    """Return the metadata of a field.
+
+    `recorded` makes of its value what a record may hold. `not_for_peers` says in words what only kabench's own agents
+    can be told; a peer is refused where it is asked for.
+    """
+    return {"recorded": recorded, "not_for_peers": not_for_peers}
 
 
 class PlanError(ValueError):
@@ -63,16 +73,20 @@ class LoadPlan:
     Raises `PlanError` for what makes no sense.
     """
 
-    url: str | None = None
-    targets: tuple[LoadTarget, ...] = ()
+    url: str | None = field(default=None, metadata=_described(recorded=recorded_url))
+    targets: tuple[LoadTarget, ...] = field(default=(), metadata=_described(recorded=recorded_targets))
     order: Order | None = None
     method: str = "POST"
-    headers: tuple[tuple[str, str], ...] = ()
-    data: bytes = PUBLISHED_BODY
-    data_lines: tuple[bytes, ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), metadata=_described(recorded=redacted_headers))
+    data: bytes = field(default=PUBLISHED_BODY, metadata=_described(recorded=recorded_text))
+    data_lines: tuple[bytes, ...] = field(default=(), metadata=_described(recorded=recorded_texts))
     templates: bool = False
-    cookies: bool = False
-    agent_options: AgentOptions = field(default_factory=lambda: AgentOptions(max_sockets=50, free_socket_timeout=30))
+    cookies: bool = field(default=False, metadata=_described(not_for_peers="users who keep their cookies"))
+    agent_options: AgentOptions = field(
+        default_factory=lambda: AgentOptions(
+            max_sockets=PUBLISHED_MAX_SOCKETS, free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S
+        )
+    )
     concurrency: int | None = None
     rate: float | None = None
     arrivals: Arrivals = "constant"
@@ -83,16 +97,16 @@ class LoadPlan:
     duration_s: float | None = None
     warmup_s: float = 0.0
     grace_s: float = 5.0
-    delay_s: float = 0.005
+    delay_s: float = PUBLISHED_DELAY_S
     tls: bool = False
     cacert: str | None = None
     cert: str | None = None
     key: str | None = None
     insecure: bool = False
-    connect_to: str | None = None
-    unix_socket: str | None = None
+    connect_to: str | None = field(default=None, metadata=_described(not_for_peers="another address than the URL's"))
+    unix_socket: str | None = field(default=None, metadata=_described(not_for_peers="Unix sockets"))
     expect_status: tuple[int, ...] = ()
-    expect_body: bytes | None = None
+    expect_body: bytes | None = field(default=None, metadata=_described(recorded=recorded_text))
     workers: int = 1
     seed: int = 1
 
@@ -106,6 +120,15 @@ class LoadPlan:
         self._check_target()
         self._check_shares()
 
+    def refused_to_peers(self) -> list[str]:
+        """Return what of the plan only kabench's own agents can be told, in words."""
+        words = [
+            each.metadata["not_for_peers"]
+            for each in dataclasses.fields(self)
+            if each.metadata and getattr(self, each.name)
+        ]
+        return [each for each in words if each]
+
     @property
     def is_open(self) -> bool:
         """Whether requests are due on a schedule."""
@@ -114,7 +137,7 @@ class LoadPlan:
     def _check_load(self) -> None:
         if self.rate is None:
             if self.concurrency is None:
-                object.__setattr__(self, "concurrency", 1 if self.stages else _DEFAULT_USERS)
+                object.__setattr__(self, "concurrency", 1 if self.stages else PUBLISHED_USERS)
         elif self.concurrency is not None:
             raise PlanError("rate and concurrency: give only one; with a rate there are no users who wait")
         elif self.cookies:
@@ -157,7 +180,7 @@ class LoadPlan:
         if not given and self.is_open:
             object.__setattr__(self, "duration_s", _DEFAULT_OPEN_DURATION_S)
         elif not given:
-            object.__setattr__(self, "requests", _DEFAULT_REQUESTS_A_USER)
+            object.__setattr__(self, "requests", PUBLISHED_REQUESTS_A_USER)
 
     def _check_times(self) -> None:
         if self.duration_s is not None and not (math.isfinite(self.duration_s) and self.duration_s > 0):
@@ -206,12 +229,12 @@ class LoadPlan:
 
     def _shared(self) -> dict[str, int]:
         """What every worker must have at least one of."""
-        limits = {
-            "sockets": self.agent_options.max_sockets,
-            "sockets over all": self.agent_options.max_total_sockets,
-            "requests in flight": self.max_in_flight if self.is_open else None,
-            "users": None if self.is_open else int(self.most),
+        options = self.agent_options
+        limits: dict[str, int | None] = {
+            option.called: getattr(options, name) for name, option in options.described().items() if option.is_shared
         }
+        limits["requests in flight"] = self.max_in_flight if self.is_open else None
+        limits["users"] = None if self.is_open else int(self.most)
         return {name: limit for name, limit in limits.items() if limit is not None}
 
     @property
@@ -273,5 +296,12 @@ class LoadPlan:
         return None if options == TlsOptions() else options
 
     def as_record(self) -> dict[str, Any]:  # JSON
-        """Every field as JSON has it, without secrets; long bodies and lists are cut."""
-        return redacted_plan(msgspec.to_builtins(self), self)
+        """Return every field as JSON has it, without secrets; long bodies and lists are cut."""
+        whole: dict[str, Any] = msgspec.to_builtins(self)
+        for each in dataclasses.fields(self):
+            recorded = each.metadata.get("recorded")
+            if recorded is not None:
+                whole[each.name] = recorded(getattr(self, each.name))
+            elif isinstance(whole[each.name], tuple):
+                whole[each.name] = list(whole[each.name])
+        return whole

@@ -10,7 +10,6 @@ from kabench.redaction import redacted_headers, redacted_text, redacted_url
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kabench.load.plan.plan import LoadPlan
     from kabench.load.plan.targets import LoadTarget
 
 _LONGEST_BODY = 2048
@@ -18,18 +17,24 @@ _LOOKED_AT_BYTES = 4 * _LONGEST_BODY
 _LONGEST_LIST = 20
 
 
-def redacted_plan(fields: dict[str, Any], plan: LoadPlan) -> dict[str, Any]:  # JSON
-    """The fields of a plan, as JSON has them, for its record."""
-    return fields | {
-        "url": None if plan.url is None else redacted_url(plan.url),
-        "headers": redacted_headers(plan.headers),
-        "stages": list(fields["stages"]),
-        "expect_status": list(plan.expect_status),
-        "data": _text(plan.data),
-        "data_lines": _cut([_text(line) for line in plan.data_lines], plan.data_lines),
-        "targets": _cut([_target(target) for target in plan.targets], plan.targets),
-        "expect_body": None if plan.expect_body is None else _text(plan.expect_body),
-    }
+def recorded_url(given: str | None) -> str | None:
+    """Return a URL without secrets."""
+    return None if given is None else redacted_url(given)
+
+
+def recorded_text(body: bytes | None) -> str | None:
+    """Return a body as text, without secrets, and no more of a long one than tells it apart."""
+    return None if body is None else _text(body)
+
+
+def recorded_texts(bodies: Sequence[bytes]) -> list[Any]:  # JSON
+    """Return the first of many bodies as `recorded_text` does, and how many there are."""
+    return _cut([_text(body) for body in bodies], bodies)
+
+
+def recorded_targets(given: Sequence[LoadTarget]) -> list[Any]:  # JSON
+    """Return the first of many targets, and how many there are."""
+    return _cut([_target(target) for target in given], given)
 
 
 def _target(target: LoadTarget) -> dict[str, Any]:  # JSON
@@ -37,7 +42,7 @@ def _target(target: LoadTarget) -> dict[str, Any]:  # JSON
         "url": redacted_url(target.url),
         "method": target.method,
         "headers": redacted_headers(target.headers),
-        "body": None if target.body is None else _text(target.body),
+        "body": recorded_text(target.body),
         "weight": target.weight,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kabench.agent import AgentOptions
@@ -21,14 +21,11 @@ class Share:
         """Its part of `whole`."""
         return whole // self.workers + (self.index < whole % self.workers)
 
-    def _of_limit(self, whole: int | None) -> int | None:
-        return None if whole is None else self.of(whole)
-
     def of_options(self, options: AgentOptions) -> AgentOptions:
-        """The agent's options with its part of the limits. A part of at least one socket is the plan's to see to."""
-        return dataclasses.replace(
-            options,
-            max_sockets=self._of_limit(options.max_sockets),
-            max_total_sockets=self._of_limit(options.max_total_sockets),
-            max_free_sockets=max(1, self.of(options.max_free_sockets)),
-        )
+        """Return the options with its part of each shared limit. The plan sees to it that each part is above 0."""
+        parts: dict[str, Any] = {}  # by the names of options
+        for name, option in options.described().items():
+            limit = getattr(options, name)
+            if option.is_shared and limit is not None:
+                parts[name] = self.of(limit)
+        return dataclasses.replace(options, **parts)

@@ -1,0 +1,97 @@
+"""The options of an agent on the command line: one block, made from `AgentOptions`, for all commands with an agent.
+
+Whatever an option needs here stands with its definition in `kabench.agent.options`: its flag, its kind, its help.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kabench.agent.options import AgentOptions, OptionKind
+from kabench.cli import parse
+from kabench.cli.errors import CommandError
+from kabench.published import PUBLISHED_FREE_SOCKET_TIMEOUT_S, PUBLISHED_MAX_SOCKETS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kabench.agent.options import Option
+
+_DEFAULTS = AgentOptions(max_sockets=PUBLISHED_MAX_SOCKETS, free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S)
+
+_TYPES: dict[OptionKind, tuple[Any, dict[str, Any]]] = {
+    OptionKind.DURATION: (float | None, {"parser": parse.duration, "metavar": "DURATION"}),
+    OptionKind.LIMIT: (int | None, {"min": 1, "metavar": "N"}),
+    OptionKind.COUNT: (int | None, {"min": 0, "metavar": "N"}),
+    OptionKind.FLAG: (bool, {}),
+    OptionKind.CHOICE: (str, {}),
+}
+"""What typer is told of each kind of option."""
+
+_OPTIONS = {name: option for name, option in AgentOptions.described().items() if option.help}
+
+
+def _parameter_of(option: Option) -> str:
+    return option.flag.partition("/")[0].removeprefix("--").replace("-", "_")
+
+
+def agent_parameters() -> list[inspect.Parameter]:
+    """Return the block, as keyword parameters that typer understands."""
+    return [_parameter(name, option) for name, option in _OPTIONS.items()]
+
+
+def _parameter(name: str, option: Option) -> inspect.Parameter:
+    kind: Any  # a type that only typer looks at
+    kind, settings = _TYPES[option.kind]
+    if option.choices:
+        settings = {**settings, "metavar": "|".join(option.choices)}
+    annotation = Annotated[kind, typer.Option(option.flag, help=option.help, **settings)]
+    default = getattr(_DEFAULTS, name)
+    if option.kind is OptionKind.DURATION and default is not None:
+        default = f"{default:g}s"  # typer parses a default like the text that a user gives
+    return inspect.Parameter(
+        _parameter_of(option), inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+def agent_options_from(given: Mapping[str, Any]) -> AgentOptions:
+    """Return the options that the parameters of the block ask for. Raises `CommandError`, naming the flag."""
+    values = {name: given[_parameter_of(option)] for name, option in _OPTIONS.items()}
+    try:
+        return AgentOptions(**{name: value for name, value in values.items() if value is not None})
+    except ValueError as error:
+        name, _, why = str(error).partition(":")
+        flag = _OPTIONS[name].flag.partition("/")[0] if name in _OPTIONS else name
+        raise CommandError(f"{flag}:{why}") from None
+
+
+def takes_agent_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Have typer see the block among a command's parameters. The command gets an `AgentOptions` as `agent_options`."""
+    block = agent_parameters()
+    own = list(inspect.signature(command, eval_str=True).parameters.values())
+    parameters = []
+    for parameter in own:
+        parameters += block if parameter.name == "agent_options" else [as_keyword(parameter)]
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        agent_options = agent_options_from({each.name: given.pop(each.name) for each in block})
+        command(agent_options=agent_options, **given)
+
+    return with_parameters(wrapped, parameters)
+
+
+def as_keyword(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return the parameter as one that is given by name."""
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+
+
+def with_parameters(command: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
+    """Have typer see these parameters, whatever the command's own are."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # inspect's protocol
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
