@@ -1,8 +1,26 @@
 """`Connection`: one socket of the asyncio agent. It carries out what the book and the cycle decide.
 
-This is the hot path: nothing here is done per request that could be done per socket or per agent. A routine request
-(see `PreparedRequest`) whose response comes whole, with a head that is known, needs no `Cycle`: what is known lets its
-socket be reused. Everything else has one.
+Theory of operation. A connection tells three others what happens on its socket, and does what they answer: the book
+(who gets the socket next, and how long it may stay), the `Cycle` (whether a response is whole, whether the socket may
+be used again, what an end means) and the exchange (here is your response). Here lives what is left: in which order
+these three are asked, how fast is sent and read, and the look at what waits in the kernel before a socket is used
+again. Not here: connecting and choosing sockets (`Connector`, the book), framing (`ResponseReader`), TLS
+(`TlsConnection`), and time: whoever calls says what time it is, and the agent has the only timer.
+
+The book is told first and the exchange last. Whoever is told of a response may start the next request, or close the
+agent, from within the call.
+
+This is the hot path: nothing here is done per request that could be done per socket or per agent. So there are two ways
+through it. A routine request (see `PreparedRequest`) whose response comes whole, with a head that is known, needs no
+`Cycle`: a head is only remembered if it lets its socket be reused. Everything else has one, and a routine request gets
+one as soon as anything about its response is not routine.
+
+What is not ideal:
+* The short way says again, in fewer words, what the cycle says. That both agree is held by tests, not by the code.
+* A look reads from the file descriptor behind the event loop's back, since no loop can be asked to read now. It relies
+  on the descriptor being non-blocking and on the loop holding no bytes of its own that it has not delivered.
+* What is sent is "sent" when the transport has taken it. Of a routine request nobody asks whether it has left.
+* `TlsConnection` is a subclass that changes how bytes come and go, and so knows much of what is private here.
 """
 
 from __future__ import annotations
@@ -121,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._upload_task: asyncio.Task[None] | None = None
         self._waits_for_caller = False
         self._resumed: asyncio.Event | None = None
-        self._sent_at = inf
+        self._sent_at = inf  # so that a fresh socket is not looked at before its first request
         self._poll: Callable[[int], object] | None = None
         self._is_looking = False
         self._found: CloseReason | None = None
@@ -142,7 +160,7 @@ class Connection(asyncio.Protocol):
         if exchange is None or not self._owner.connected(booked):
             self.transport.abort()
             return
-        self._has_ended = self.transport.is_closing
+        self._has_ended = self.transport.is_closing  # bound once; each request asks
         self._set_socket_options(self._owner.options)
         now = perf_counter()
         self._owner.book.opened(booked, self, now)
@@ -183,14 +201,14 @@ class Connection(asyncio.Protocol):
         The event loop reads what comes when it turns, and it may have been held, by a blocking call or with the whole
         process, since this socket was last read from.
         """
-        self.exchange = None
+        self.exchange = None  # of a socket that is handed over it is the one before, and what comes now is not its
         if self._has_ended():
             return why_idle_ended(None)
         if self._poll is None:
             self._poll = _poll_of(self._raw_socket().fileno())
         if not self._poll(0):
             return None
-        self._is_looking = True
+        self._is_looking = True  # what is found is noted, not acted upon: the caller replaces the socket
         ended = self._read_what_waits()
         if isinstance(ended, OSError):
             self._lost(ended, now)
@@ -234,7 +252,7 @@ class Connection(asyncio.Protocol):
         exchange.reused_socket = booked.request_count > 1
         exchange.sent_at = self._sent_at = now
         self.exchange = exchange
-        if self._user_timeout_s:
+        if self._user_timeout_s:  # else the system was told nothing, and has no patience to be lengthened
             self._wait_no_less_than(exchange.timeout)
         if exchange.is_routine:
             self._write(exchange.prepared.wire)
@@ -363,6 +381,7 @@ class Connection(asyncio.Protocol):
         cycle = self._cycle
         if cycle is None:
             known = self._heads
+            # Most responses begin as the one before: to compare those bytes costs less than to find the head's end.
             if (len(data) == known.last_size and data.startswith(known.last_raw)) or known.find(data):
                 exchange.first_byte_at = now
                 self._finish(exchange, known.last_head, data[len(known.last_raw) :], True, now)
@@ -399,6 +418,7 @@ class Connection(asyncio.Protocol):
             if head is not None:
                 self._finish(exchange, head, cycle.reader.body(), step.reusable, now)
         elif isinstance(step, SendAgain):
+            # The request keeps its place in the book, so that it is not overtaken by those that wait for one.
             exchange.first_sent_at = exchange.sent_at
             exchange.is_used = True
             self.close()
@@ -421,7 +441,7 @@ class Connection(asyncio.Protocol):
             owner.open(decision.then_open)
         else:
             self.send(decision, now)
-        exchange.succeeded(head, body, now)
+        exchange.succeeded(head, body, now)  # last: see above
 
     def _is_all_sent(self) -> bool:
         """Whether nothing of a request is left to send."""
@@ -436,6 +456,8 @@ class Connection(asyncio.Protocol):
         """The socket is closed, by whichever side. What refers back here lets go, so that no collection is needed."""
         now = perf_counter()
         cycle, exchange = self._cycle, self.exchange
+        # A server that refuses may close before even a routine request has left (AK-50). On a reused socket that looks
+        # the same as an idle socket that was given up, which the cycle takes it for.
         if cycle is None and exchange is not None and not self.booked.reused:
             cycle = self._start_cycle(exchange, is_sent=False)
         if cycle is not None and cycle.is_sending and exchange is not None:
@@ -481,7 +503,7 @@ class Connection(asyncio.Protocol):
         self._end_transport()
 
     def _end_transport(self) -> None:
-        self.transport.abort()
+        self.transport.abort()  # and not close(), which would first send what is left of a request nobody wants
 
 
 def _poll_of(file_descriptor: int) -> Callable[[int], object]:

@@ -1,7 +1,28 @@
 """The connections of the threaded agents: urllib3's, told what book and cycle decide, and read by our own reader.
 
+Theory of operation. urllib3 is in charge: its pool calls `request`, then `getresponse`, the caller reads the response,
+and the pool takes the connection back. `AgentConnection` stands in these places. http.client writes the head; bodies go
+out through `send`, which listens for an early answer; what comes back is read by the strict reader that the asyncio
+agents have, and never by http.client's response. What all of it means is the `Cycle`'s to say.
+
 A connection is one socket in the book, from the moment it is to be opened. Whatever closes it (urllib3, an error, the
-garbage collector) tells the book, and only once.
+garbage collector) tells the book, and only once. Not here: which connection a request gets and who waits
+(`SocketKeeper`), carrying out a second attempt and raising what urllib3's callers expect (the pool; a connection raises
+our errors), TLS contexts and sessions (`sync/tls.py`).
+
+A connection belongs to one thread at a time and has no lock. Only its handle is used by others: the reaper closes free
+sockets by it, and an agent that is closed wakes those who read. The book holds a connection only while it is free, by
+that handle, and a connection holds the keeper weakly: so what nobody uses any more goes, sockets included (AK-58).
+
+What is not ideal:
+* http.client keeps a state of its own, which only its own response would end. It is reset by having it close while the
+  socket is set aside. urllib3's `_response_options` is private to it, and read all the same.
+* Each header is looked at twice: by us, for what may not go on the wire and for the few that count, and by http.client.
+* A large request is sent with the socket made non-blocking and back again each time, so that reading and writing can be
+  waited for together.
+* Callers of urllib3 catch urllib3's errors, so ours are their causes. Whoever wants to know has to walk the chain.
+* A response that is dropped unread closes its socket when it is collected, by `__del__`; elsewhere than in CPython that
+  can be late.
 """
 
 from __future__ import annotations
@@ -54,7 +75,8 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 65_536
 _HELD_BYTES = 16_384
-"""A body up to this size leaves together with its head."""
+"""A body up to this size leaves together with its head: one system call and mostly one packet less, for a copy that
+costs less than that."""
 
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
@@ -167,7 +189,7 @@ class AgentConnection(HTTPConnection):
     def connect(self) -> None:
         """Open the socket and tell the book. What fails has our `ConnectError` as its cause."""
         booked = self.booked
-        self._close_reason = CloseReason.ERROR
+        self._close_reason = CloseReason.ERROR  # for whoever closes a connection that could not be opened
         try:
             super().connect()
         except Exception as error:
@@ -274,6 +296,7 @@ class AgentConnection(HTTPConnection):
             self._held += data
             return
         view = memoryview(data).cast("B")
+        # urllib3 sets the read timeout once all is sent; until then its connect timeout would hold for a slow upload.
         if not self._has_set_read_timeout and self.sock is not None:
             self._has_set_read_timeout = True
             self.timeout = self.read_timeout
@@ -289,6 +312,7 @@ class AgentConnection(HTTPConnection):
         except TimeoutError as error:
             raise self._failed(self._silence(error)) from error.__cause__
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            # urllib3 goes on to read the response after a broken pipe or a reset, and these are neither.
             self._cycle.send_failed()
             raise EarlyResponseError("the server closed the socket while the request was sent") from error
         except EarlyResponseError:
@@ -302,7 +326,7 @@ class AgentConnection(HTTPConnection):
         if self.sock is None:
             self.connect()
         sock = self.sock
-        sock.settimeout(0)
+        sock.settimeout(0)  # a blocking write would not notice the answer
         try:
             while data:
                 with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
@@ -463,7 +487,7 @@ class AgentConnection(HTTPConnection):
         request = booked.request
         try:
             if isinstance(booked.handle, ConnectionHandle):
-                booked.handle.keep(self)
+                booked.handle.keep(self)  # before the book decides: another thread may take it at once
             reusable = wanted and finished.reusable and self.sock is not None
             known = self._keeper.checkin(self.book, booked, reusable=reusable, hint=head.hint)
         except BaseException:
