@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(kabench.__file__).parent
 
 ORDER = (
-    ("version",),
+    ("version", "published"),
     ("histogram",),
     ("agent",),
     ("redaction",),
@@ -40,11 +40,11 @@ STANDS_ALONE = {
     "agent": {"version"},
     "system": set[str](),
     "http1": {"system"},
-    "server": {"version", "system", "http1"},
+    "server": {"version", "published", "system", "http1"},
 }
 """These know nothing else of what stands before them."""
 
-WINGS = ("plan", "figures", "clients", "schedules", "workers", "run")
+WINGS = ("plan", "figures", "clients", "schedules", "workers", "runner")
 """The wings of `kabench/load`, each of which imports only those before it."""
 
 
