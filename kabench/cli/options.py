@@ -128,8 +128,8 @@ class LoadOptions:
         float | None, _duration("--warmup", help="Send load for this time first, and leave it out of the figures.")
     ] = None
     grace: Annotated[
-        float, _duration("--grace", help="When time is over, wait for answers that are owed for this long.")
-    ] = "5s"  # type: ignore[assignment]  # typer parses a default like the text that a user gives
+        float | None, _duration("--grace", help="When time is over, wait for answers that are owed for this long (5s).")
+    ] = None
     workers: Annotated[
         int | None,
         _option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from kabench.cli.options import LoadOptions
 
-_OPTION_OF_FIELD = {"duration_s": "duration", "delay_s": "delay", "warmup_s": "warmup", "grace_s": "grace"}
 _LOOPBACK = re.compile(r"https?://([^/@]*@)?(localhost|127\.[0-9.]+|\[::1\])([:/?#]|$)")
 
 
@@ -124,47 +124,34 @@ def _plan(options: LoadOptions, targets: tuple[LoadTarget, ...]) -> LoadPlan:
         if ":" not in options.user:
             raise CommandError("--user: there is no colon; write NAME:PASSWORD")
         headers = (*headers, ("Authorization", basic(options.user)))
-    stages = tuple(Stage(stage.duration_s, stage.level) for stage in options.stage or ())
-    given = {"max_in_flight": options.max_in_flight, "delay_s": options.delay, "workers": options.workers}
-    given_only: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    plan = LoadPlan(
-        url=url,
-        targets=targets,
-        order=options.order,  # type: ignore[arg-type]  # the plan looks at it
-        method=method or ("POST" if has_body or has_published_body else "GET"),
-        headers=headers,
-        data=default_body if options.data is None else parse.data(options.data),
-        data_lines=lines,
-        templates=options.templates,
-        cookies=options.cookies,
-        agent_options=options.agent_options,
-        concurrency=options.concurrency,
-        rate=0.0 if options.rate is None and _is_open(options) else options.rate,
-        arrivals=options.arrivals,  # type: ignore[arg-type]  # the plan looks at it
-        stages=stages,
-        requests=options.requests,
-        total=options.total,
-        duration_s=options.duration,
-        warmup_s=options.warmup or 0.0,
-        grace_s=options.grace,
-        tls=options.tls,
-        cacert=options.cacert,
-        cert=options.cert,
-        key=options.key,
-        insecure=options.insecure,
-        connect_to=options.connect_to,
-        unix_socket=options.unix_socket,
-        expect_status=tuple(options.expect_status or ()),
-        expect_body=None if options.expect_body is None else options.expect_body.encode(),
-        seed=options.seed,
-        **given_only,
-    )
+    computed: dict[str, Any] = {
+        "url": url,
+        "targets": targets,
+        "method": method or ("POST" if has_body or has_published_body else "GET"),
+        "headers": headers,
+        "data": default_body if options.data is None else parse.data(options.data),
+        "data_lines": lines,
+        "rate": 0.0 if options.rate is None and _is_open(options) else options.rate,
+        "stages": tuple(Stage(stage.duration_s, stage.level) for stage in options.stage or ()),
+        "expect_status": tuple(options.expect_status or ()),
+        "expect_body": None if options.expect_body is None else options.expect_body.encode(),
+        "workers": 1 if options.workers in (None, parse.AUTO) else options.workers,
+    }
+    plan = LoadPlan(**{**_as_given(options), **computed})
     return _with_all_cores(plan) if options.workers == parse.AUTO else plan
 
 
-def _with_all_cores(plan: LoadPlan) -> LoadPlan:
-    import dataclasses
+def _as_given(options: LoadOptions) -> dict[str, Any]:
+    """Return the fields of a plan that an option of the same name says, where it was given."""
+    named = {field.name: getattr(options, _option_of(field.name), None) for field in dataclasses.fields(LoadPlan)}
+    return {name: value for name, value in named.items() if value is not None}
 
+
+def _option_of(field_name: str) -> str:
+    return field_name.removesuffix("_s")
+
+
+def _with_all_cores(plan: LoadPlan) -> LoadPlan:
     is_local = all(_LOOPBACK.match(target.url) for target in plan.targets_for("http://127.0.0.1/"))
     workers = usable_workers(plan.most_workers, with_server=is_local or plan.unix_socket is not None)
     return dataclasses.replace(plan, workers=workers)
@@ -183,7 +170,7 @@ def _as_options(message: str) -> str:
     names = re.split(r"(?: and |, )", fields)
     if not colon or not all(re.fullmatch(r"[a-z_]+", name) for name in names):
         return message
-    options = [f"--{_OPTION_OF_FIELD.get(name, name).replace('_', '-')}" for name in names]
+    options = [f"--{_option_of(name).replace('_', '-')}" for name in names]
     return f"{' and '.join(options)}:{rest}"
 
 

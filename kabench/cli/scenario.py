@@ -13,8 +13,8 @@ import typer  # noqa: TC002  # typer reads the annotations
 
 from kabench.cli.errors import CommandError
 
-_FILES = frozenset({"cacert", "cert", "key", "url_file", "request_file", "data_lines"})
-"""Options whose files are looked for beside the scenario's."""
+_METAVAR_OF_FILES = "FILE"
+"""What options that name a file to read have in their help. Their files are looked for beside the scenario's."""
 
 
 def read_scenario(context: typer.Context, path: Path | None) -> Path | None:
@@ -41,7 +41,7 @@ def read_scenario(context: typer.Context, path: Path | None) -> Path | None:
             raise CommandError(
                 f"--scenario {path}: there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
             )
-        values = _value(name, value, path)
+        values = _value(parameters[name], value, path)
         takes_several = getattr(parameters[name], "multiple", False) or parameters[name].nargs == -1
         given[name] = [values] if takes_several and not isinstance(values, list) else values
     context.default_map = {**(context.default_map or {}), **given}
@@ -68,13 +68,13 @@ def overridden(context: typer.Context) -> set[str]:
     return {name for first, others in _ALTERNATIVES if typed & first for name in from_file & others}
 
 
-def _value(name: str, value: Any, path: Path) -> Any:  # whatever TOML has, as typer takes it
+def _value(parameter: Any, value: Any, path: Path) -> Any:  # whatever TOML has, as typer takes it
     if isinstance(value, dict):
-        raise CommandError(f"--scenario {path}: {name}: a table is no value of an option")
+        raise CommandError(f"--scenario {path}: {parameter.name}: a table is no value of an option")
     if isinstance(value, list):
-        return [_value(name, each, path) for each in value]
-    if name in _FILES:
+        return [_value(parameter, each, path) for each in value]
+    if parameter.metavar == _METAVAR_OF_FILES:
         return str(path.parent / str(value))
-    if name == "data" and isinstance(value, str) and value.startswith("@"):
+    if parameter.name == "data" and isinstance(value, str) and value.startswith("@"):
         return f"@{path.parent / value[1:]}"
     return value
