@@ -1,4 +1,7 @@
-"""What load is wanted: the plan, its targets, the requests they become, when they are due, and each worker's share."""
+"""The load that is wanted: the plan, its targets, the requests they become, when they are due, and each worker's share.
+
+Nothing here sends, waits or counts.
+"""
 
 from kabench.load.plan.pacing import Stage
 from kabench.load.plan.plan import LoadPlan, PlanError

@@ -27,7 +27,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """From `start_s`, where the area is `area`, the level is `level` and changes by `slope` a second."""
+    """A piece of a ramp: at `start_s`, the area is `area`, and the level is `level` and changes by `slope` a second."""
 
     start_s: float
     area: float
@@ -56,26 +56,26 @@ class Ramp:
 
     @property
     def duration_s(self) -> float:
-        """How long its stages last."""
+        """The seconds that all its stages last together."""
         return self._starts[-1]
 
     @property
     def is_level(self) -> bool:
-        """Whether its level is the same all the time, and not 0."""
+        """Whether the level is the same all the time, and not 0."""
         return len(self._pieces) == 1 and self._pieces[0].level > 0
 
     def level_at(self, elapsed_s: float) -> float:
-        """The level at a time."""
+        """Return the level at a time."""
         piece = self._pieces[bisect_right(self._starts, elapsed_s) - 1]
         return piece.level + piece.slope * (elapsed_s - piece.start_s)
 
     def area_at(self, elapsed_s: float) -> float:
-        """The area under the level until a time: requests due by then, where the level is a rate."""
+        """Return the area under the level until a time: the requests due by then, where the level is a rate."""
         piece = self._pieces[bisect_right(self._starts, elapsed_s) - 1]
         return piece.area_after(elapsed_s - piece.start_s)
 
     def time_of(self, area: float) -> float:
-        """When the area reaches `area`; infinity if it never does."""
+        """Return when the area reaches `area`, in seconds; infinity if it never does."""
         piece = self._pieces[bisect_right(self._areas, area) - 1]
         rest = area - piece.area
         if rest <= 0:
@@ -85,21 +85,21 @@ class Ramp:
         divisor = piece.level + root
         if divisor > 0:
             return piece.start_s + 2 * rest / divisor
-        return piece.start_s if piece.slope > 0 else math.inf  # a rest that is too small for its square root
+        return piece.start_s if piece.slope > 0 else math.inf  # the rest is so small that the product was 0
 
 
 def constant_arrivals(ramp: Ramp, numbers: Iterator[int]) -> Iterator[float]:
-    """When the requests of these numbers are due, which count from 0."""
+    """Return when the requests with these numbers are due. Numbers count from 0."""
     if ramp.is_level:
-        return map(ramp.level_at(0.0).__rtruediv__, numbers)  # number / level, as `time_of` has it, without a call
+        return map(ramp.level_at(0.0).__rtruediv__, numbers)  # number / level, as `time_of` has it, in C
     return map(ramp.time_of, numbers)
 
 
 def poisson_arrivals(ramp: Ramp, random_source: random.Random, workers: int = 1) -> Iterator[float]:
-    """When requests are due that come at random, independently of one another, at the ramp's rate shared by `workers`.
+    """Yield when requests are due that come at random and independently, at this worker's part of the ramp's rate.
 
     The gaps are exponential in the area under the ramp (Cox and Lewis, The Statistical Analysis of Series of Events,
-    2.3), and independent Poisson processes add up to one of the sum of their rates, so workers need not agree.
+    2.3). Independent Poisson processes add up to one with the sum of their rates, so workers need not agree.
     """
     area = 0.0
     while True:

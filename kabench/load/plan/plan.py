@@ -1,9 +1,14 @@
-"""`LoadPlan`: what load is to be made. It does not say by which agents; the same plan goes through each."""
+"""`LoadPlan`: the load to be made. It does not say by which agents: the same plan goes through each.
+
+A plan is checked once, when it is made, and never changes, so nobody who gets one checks it again. How a worker's part
+is cut out of it stands in `share`, and when its requests are due in `pacing`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,84 +40,116 @@ _DEFAULT_OPEN_DURATION_S = 10.0
 def _described(*, recorded: Callable[[Any], object] | None = None, not_for_peers: str = "") -> dict[str, Any]:
     """Return the metadata of a field.
 
-    `recorded` makes of its value what a record may hold. `not_for_peers` says in words what only kabench's own agents
-    can be told; a peer is refused where it is asked for.
+    `recorded` turns its value into what a record may hold. `not_for_peers` names what the field asks for, if only
+    kabench's own agents can do it; a plan that sets the field is then refused to peers.
     """
     return {"recorded": recorded, "not_for_peers": not_for_peers}
 
 
 class PlanError(ValueError):
-    """A plan that cannot be carried out; it says which field is wrong."""
+    """The plan cannot be carried out. The message says which field is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
-    """Load in the closed model, `concurrency` users who send, wait for the answer and send again; or, with a `rate`,
-    in the open model, requests that are due on a schedule, answers or not. The default is agentkeepalive's published
-    benchmark.
+    """The load to be made, and what counts as a failure. The default is agentkeepalive's published benchmark.
 
-    Where to: `url`, or `targets` to choose from (`order`: in turn or at random; at random if they have weights), whose
-    own method, headers and body come before `method`, `headers` and `data`; with neither, kabench's own echo server,
-    which answers after `delay_s`, over https if `tls`. `data_lines` are bodies that are sent in turn. With `templates`,
-    placeholders in URLs (path and query) and bodies are filled in; see `templates`. `cookies`: each user
-    keeps those he is given. `connect_to` (`host:port`) and `unix_socket` (a path) are where sockets lead to whatever
-    the URL says. `cacert` is a file with the authorities an https URL's certificate is verified against (the system's),
-    `insecure` does without, `cert` and `key` are the client's own.
+    There are two models. In the closed model, `concurrency` users send a request, wait for the answer and send again.
+    In the open model, which a `rate` asks for, requests are due on a schedule, whether or not earlier ones have been
+    answered.
 
-    How much: `rate` in requests/s, with `arrivals` at equal distances or at random (a Poisson process), and at most
-    `max_in_flight` under way; what is due when so many are is not started, and counted. `stages` lead linearly from
-    `rate`, or from `concurrency` (1 then, unless given), to each one's level in turn.
+    One stop rule ends the load: `requests`, `total`, `duration_s`, or the last of the `stages`. Without any, each user
+    sends 1000 requests; in the open model, the load lasts 10 s.
 
-    How long: at most one stop rule, `requests` for each user, `total` over all, or `duration_s`; stages end with the
-    last. With none, 1000 requests for each user, or 10 s in the open model. `warmup_s` comes before all that, and is
-    left out of the figures. Where time ends the load, answers that are owed are waited for, `grace_s` at most.
-
-    What is a failure: a status that is not in `expect_status` (without any: of 400 and more), a body without
-    `expect_body`. `workers` processes share the load. `seed` is for what is random.
-
-    Raises `PlanError` for what makes no sense.
+    Raises `PlanError` for a plan that makes no sense.
     """
 
+    # -- which requests
+
     url: str | None = field(default=None, metadata=_described(recorded=recorded_url))
+    """Without `url` and `targets`, requests go to kabench's own echo server."""
     targets: tuple[LoadTarget, ...] = field(default=(), metadata=_described(recorded=recorded_targets))
+    """Requests to choose from. What a target leaves open is as the plan says."""
     order: Order | None = None
+    """Choose targets in "turn" or at "random"; None: at random if their weights differ, else in turn."""
     method: str = "POST"
     headers: tuple[tuple[str, str], ...] = field(default=(), metadata=_described(recorded=redacted_headers))
     data: bytes = field(default=PUBLISHED_BODY, metadata=_described(recorded=recorded_text))
+    """The body of each request."""
     data_lines: tuple[bytes, ...] = field(default=(), metadata=_described(recorded=recorded_texts))
+    """Bodies to be sent in turn, in place of `data`."""
     templates: bool = False
+    """Fill in the placeholders in URLs (path and query) and bodies; see `kabench.load.plan.templates`."""
     cookies: bool = field(default=False, metadata=_described(not_for_peers="users who keep their cookies"))
+    """Have each user keep the cookies that it is given."""
     agent_options: AgentOptions = field(
         default_factory=lambda: AgentOptions(
             max_sockets=PUBLISHED_MAX_SOCKETS, free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S
         )
     )
+    """Options of the agent. The workers share its limits of sockets."""
+
+    # -- how much load
+
     concurrency: int | None = None
+    """Users of the closed model; None: 60, or 1 where `stages` lead on from there."""
     rate: float | None = None
+    """Requests/s of the open model; None: the closed model."""
     arrivals: Arrivals = "constant"
+    """Requests of the open model are due at equal distances ("constant") or at random (a "poisson" process)."""
     max_in_flight: int = 10_000
+    """While this many requests are in flight, what is due in the open model is not started, and counted as that."""
     stages: tuple[Stage, ...] = ()
+    """Levels that the load reaches in turn, linearly: requests/s from `rate` on, or users from `concurrency` on."""
+
+    # -- how long
+
     requests: int | None = None
+    """Stop rule: requests of each user."""
     total: int | None = None
+    """Stop rule: requests of the whole load."""
     duration_s: float | None = None
+    """Stop rule: seconds, without the warm-up."""
     warmup_s: float = 0.0
+    """Seconds of load before the measured one, left out of the figures."""
     grace_s: float = 5.0
+    """Seconds that requests in flight may still take when time has ended the load; then they are cut off."""
+
+    # -- how the server is reached
+
     delay_s: float = PUBLISHED_DELAY_S
+    """Seconds after which kabench's own server answers."""
     tls: bool = False
+    """Have kabench's own server speak https."""
     cacert: str | None = None
+    """File with the authorities that certificates of https servers are verified against; None: the system's."""
     cert: str | None = None
+    """File with the client's own certificate, and with its key unless `key` names another file."""
     key: str | None = None
     insecure: bool = False
+    """Do not verify certificates."""
     connect_to: str | None = field(default=None, metadata=_described(not_for_peers="another address than the URL's"))
+    """`host:port` that sockets lead to, whatever the URL says."""
     unix_socket: str | None = field(default=None, metadata=_described(not_for_peers="Unix sockets"))
+    """Path of the Unix socket that sockets lead to, whatever the URL says."""
+
+    # -- what is a failure
+
     expect_status: tuple[int, ...] = ()
+    """An answer with another status is a failure. Empty: one with a status of 400 or more is."""
     expect_body: bytes | None = field(default=None, metadata=_described(recorded=recorded_text))
+    """An answer without these bytes in its body is a failure."""
+
+    # -- how it is made
+
     workers: int = 1
+    """Processes that share the load."""
     seed: int = 1
+    """Decides what is random: which target is next, what placeholders become, when requests arrive."""
 
     def __post_init__(self) -> None:
         options = self.agent_options
-        # said aloud, so that the record has it, and agents that have other defaults are given the same
+        # written out, so that the record has it, and clients with another default are given the same
         object.__setattr__(self, "agent_options", dataclasses.replace(options, timeout=options.activity_timeout))
         self._check_load()
         self._check_stop_rule()
@@ -121,7 +158,7 @@ class LoadPlan:
         self._check_shares()
 
     def refused_to_peers(self) -> list[str]:
-        """Return what of the plan only kabench's own agents can be told, in words."""
+        """Return what the plan asks for that only kabench's own agents can do, in words."""
         words = [
             each.metadata["not_for_peers"]
             for each in dataclasses.fields(self)
@@ -139,9 +176,9 @@ class LoadPlan:
             if self.concurrency is None:
                 object.__setattr__(self, "concurrency", 1 if self.stages else PUBLISHED_USERS)
         elif self.concurrency is not None:
-            raise PlanError("rate and concurrency: give only one; with a rate there are no users who wait")
+            raise PlanError("rate and concurrency: give only one; a rate has no users")
         elif self.cookies:
-            raise PlanError("rate and cookies: give only one; cookies are a user's, and with a rate there are none")
+            raise PlanError("rate and cookies: give only one; cookies belong to a user, and a rate has no users")
         elif not math.isfinite(self.rate) or self.rate < 0 or (self.rate == 0 and not self.stages):
             raise PlanError(f"rate: {self.rate:g} is not above 0")
         for name, count in (
@@ -163,7 +200,7 @@ class LoadPlan:
         if self.arrivals not in ("constant", "poisson"):
             raise PlanError(f"arrivals: {self.arrivals!r} is neither constant nor poisson")
         if self.arrivals != "constant" and self.rate is None:
-            raise PlanError("arrivals: are for a rate")
+            raise PlanError("arrivals: are for a rate; users send when they have their answer")
 
     def _check_stop_rule(self) -> None:
         rules: Mapping[str, object] = {
@@ -176,7 +213,7 @@ class LoadPlan:
         if len(given) > 1:
             raise PlanError(f"{' and '.join(given)}: give only one of them; it says when the load ends")
         if self.is_open and self.requests is not None:
-            raise PlanError("requests: are for each user, and with a rate there are none; use total or duration")
+            raise PlanError("requests: are for each user, and a rate has no users; use total or duration")
         if not given and self.is_open:
             object.__setattr__(self, "duration_s", _DEFAULT_OPEN_DURATION_S)
         elif not given:
@@ -194,11 +231,11 @@ class LoadPlan:
             raise PlanError("url and targets: give only one of them")
         has_own_server = self.url is None and not self.targets
         if self.tls and not has_own_server:
-            raise PlanError("tls: is for kabench's own server; a URL says it by itself, with https://")
+            raise PlanError("tls: is for kabench's own server; begin the URL with https:// instead")
         if self.cacert is not None and self.insecure:
             raise PlanError("cacert and insecure: give only one of them")
         if self.key is not None and self.cert is None:
-            raise PlanError("key: goes with a cert")
+            raise PlanError("key: needs a cert")
         about_tls = (self.cacert, self.cert, self.insecure or None)
         targets = self.targets_for("http://127.0.0.1/")
         if any(about_tls) and (has_own_server or not any(target.url.startswith("https:") for target in targets)):
@@ -206,7 +243,7 @@ class LoadPlan:
         if self.connect_to is not None and self.unix_socket is not None:
             raise PlanError("connect_to and unix_socket: give only one of them")
         if has_own_server and (self.connect_to is not None or self.unix_socket is not None):
-            raise PlanError("connect_to and unix_socket: are for a URL")
+            raise PlanError("connect_to and unix_socket: are for a URL, not for kabench's own server")
         if self.order not in (None, "turn", "random"):
             raise PlanError(f"order: {self.order!r} is neither turn nor random")
         if self.order == "turn" and self.is_weighted:
@@ -225,10 +262,10 @@ class LoadPlan:
     def _check_shares(self) -> None:
         for name, limit in self._shared().items():
             if limit < self.workers:
-                raise PlanError(f"workers: {self.workers} of them cannot share {limit} {name}")
+                raise PlanError(f"workers: {self.workers} of them cannot share {_counted(limit, name)}")
 
     def _shared(self) -> dict[str, int]:
-        """What every worker must have at least one of."""
+        """Return the limits of which every worker must get at least one."""
         options = self.agent_options
         limits: dict[str, int | None] = {
             option.called: getattr(options, name) for name, option in options.described().items() if option.is_shared
@@ -239,17 +276,17 @@ class LoadPlan:
 
     @property
     def most_workers(self) -> int:
-        """As many as can share the load."""
+        """The most workers that can share the load."""
         return min(self._shared().values(), default=1)
 
     @property
     def ramp(self) -> Ramp:
-        """Requests a second, or users, over time."""
+        """The requests a second, or the users, over time."""
         return Ramp((self.concurrency or 0) if self.rate is None else self.rate, self.stages)
 
     @property
     def most(self) -> float:
-        """The highest level of all: requests a second, or users."""
+        """The highest level of the load: requests a second, or users."""
         start = (self.concurrency or 0) if self.rate is None else self.rate
         return max([start, *(stage.level for stage in self.stages)])
 
@@ -260,18 +297,18 @@ class LoadPlan:
 
     @property
     def ends_after_s(self) -> float | None:
-        """When time ends the load, without the warm-up; None where a number of requests does."""
+        """Seconds after the warm-up at which time ends the load; None where a number of requests does."""
         return self.ramp.duration_s if self.stages else self.duration_s
 
     @property
     def expected_transactions(self) -> int | None:
-        """How many requests the plan sends; None where time ends it."""
+        """The number of requests that the plan sends; None where time ends it."""
         if self.requests is not None:
             return self.requests * (self.concurrency or 0)
         return self.total
 
     def targets_for(self, own_url: str) -> list[LoadTarget]:
-        """All targets with everything they need; `own_url` is where kabench's own server is, if it is used."""
+        """Return all targets with everything filled in; `own_url` is that of kabench's own server, if it is used."""
         given = self.targets or (LoadTarget(url=self.url or own_url),)
         return [
             LoadTarget(
@@ -285,7 +322,7 @@ class LoadPlan:
         ]
 
     def tls_options(self, ca_data: str | None = None) -> TlsOptions | None:
-        """How https sockets are secured; `ca_data` is the authority of kabench's own server. None: by default."""
+        """Return how https sockets are secured; None: by default. `ca_data`: the authority of kabench's own server."""
         options = TlsOptions(
             verify=not self.insecure,
             ca_file=self.cacert,
@@ -296,7 +333,7 @@ class LoadPlan:
         return None if options == TlsOptions() else options
 
     def as_record(self) -> dict[str, Any]:  # JSON
-        """Return every field as JSON has it, without secrets; long bodies and lists are cut."""
+        """Return every field as JSON holds it, without secrets; long bodies and lists are cut."""
         whole: dict[str, Any] = msgspec.to_builtins(self)
         for each in dataclasses.fields(self):
             recorded = each.metadata.get("recorded")
@@ -305,3 +342,10 @@ class LoadPlan:
             elif isinstance(whole[each.name], tuple):
                 whole[each.name] = list(whole[each.name])
         return whole
+
+
+def _counted(number: int, things: str) -> str:
+    """Return "3 sockets over all", or "1 socket over all"."""
+    if number == 1:
+        things = re.sub(r"\b(socket|user|request)s\b", r"\1", things)
+    return f"{number} {things}"

@@ -1,4 +1,7 @@
-"""A plan as a record may hold it: no secrets, and no more of long bodies and lists than tells them apart."""
+"""A plan as a record may hold it: without secrets, and of long bodies and lists only as much as tells them apart.
+
+Each function takes the value of a field; which field needs which stands in `LoadPlan`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def recorded_url(given: str | None) -> str | None:
 
 
 def recorded_text(body: bytes | None) -> str | None:
-    """Return a body as text, without secrets, and no more of a long one than tells it apart."""
+    """Return a body as text, without secrets. A long one is cut; its length and digest tell it from others."""
     return None if body is None else _text(body)
 
 

@@ -1,4 +1,7 @@
-"""One worker's share of a plan. All shares of a number add up to it exactly, and differ by one at most."""
+"""One worker's share of a plan. All shares of a number add up to it exactly, and differ by one at most.
+
+A share follows from the worker's index alone, so workers need not speak to each other.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The share of worker `index` (from 0) of `workers`: of numbered things, every `workers`-th from `index` on."""
+    """The share of worker `index` (from 0) of `workers`. Of numbered things: every `workers`-th from `index` on."""
 
     index: int = 0
     workers: int = 1
 
     def of(self, whole: int) -> int:
-        """Its part of `whole`."""
+        """Return this worker's part of `whole`."""
         return whole // self.workers + (self.index < whole % self.workers)
 
     def of_options(self, options: AgentOptions) -> AgentOptions:
-        """Return the options with its part of each shared limit. The plan sees to it that each part is above 0."""
+        """Return the options with this worker's part of each shared limit. The plan ensures that no part is 0."""
         parts: dict[str, Any] = {}  # by the names of options
         for name, option in options.described().items():
             limit = getattr(options, name)

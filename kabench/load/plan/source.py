@@ -1,4 +1,9 @@
-"""What is sent next: from a plan's targets, bodies and templates to requests, the n-th of a worker by its number."""
+"""Sources of requests: what is sent next, made from a plan's targets, bodies and templates. Nothing here sends.
+
+All requests of a load are numbered from 0, and a worker's share says which numbers are its own. The number decides
+which target and body are next in turn, and it is the counter of templates. So workers take turns without speaking to
+each other, and no two of them send the same counter.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request for a client that encodes by itself. `body` is empty where there is none."""
+    """A request for a client that encodes it itself. `body` is empty where there is none."""
 
     method: str
     url: str
@@ -34,7 +39,7 @@ class Request:
 
 
 class _Choice:
-    """Which target and which body the request of a number gets."""
+    """Chooses the target and the body of a request by its number."""
 
     def __init__(self, plan: LoadPlan, own_url: str, share: Share) -> None:
         self.targets = plan.targets_for(own_url)
@@ -46,32 +51,32 @@ class _Choice:
         self._indexes = range(len(self.targets))
 
     def target(self, number: int) -> int:
-        """The index of the target for the request of this number."""
+        """Return the index of the target for the request with this number."""
         if self._weights is None:
             return number % len(self._indexes)
         return self.random.choices(self._indexes, cum_weights=self._weights)[0]
 
     def body(self, number: int) -> int:
-        """Which body, of as many as there are: each goes to all targets in turn."""
+        """Return the number of the body, before it is taken modulo the bodies. In turn, each goes to all targets."""
         return number if self._weights is not None else number // len(self.targets)
 
     def bodies(self, target: LoadTarget) -> Sequence[bytes]:
-        """All bodies that a target is sent with, in turn."""
+        """Return all bodies that go to a target in turn."""
         return self.lines or (target.body or b"",)
 
     def template(self, text: bytes, plan: LoadPlan) -> Template:
-        """A text that is to be filled in, if the plan has templates."""
+        """Return a text as a template; without placeholders, unless the plan has templates."""
         return Template.of(text, self.random) if plan.templates else Template([text], [])
 
 
 class PreparedSource:
-    """Requests encoded for a kabench agent. `only` is the one that is always sent, if it is always the same."""
+    """Requests encoded for a kabench agent. `only` is the request if all are the same, else None."""
 
     def __init__(self, plan: LoadPlan, own_url: str, share: Share, prepare: Prepare) -> None:
         self._choice = _Choice(plan, own_url, share)
         self._prepare = prepare
         self._plan = plan
-        # Made when first used: there may be a million lines.
+        # Each is made when it is first used: there may be a million lines.
         self._forms: list[list[_Form | None]] = [
             [None] * len(self._choice.bodies(target)) for target in self._choice.targets
         ]
@@ -89,7 +94,7 @@ class PreparedSource:
         return form
 
     def next(self) -> PreparedRequest:
-        """The next request of this worker."""
+        """Return the next request of this worker."""
         number = next(self._choice.numbers)
         index = self._choice.target(number)
         form = self._form(index, self._choice.body(number) % len(self._forms[index]))
@@ -97,7 +102,7 @@ class PreparedSource:
 
 
 class _Form:
-    """An encoded request, and where its bytes differ from one time to the next, what they are made from."""
+    """An encoded request. Where its bytes differ each time, `wire` makes them."""
 
     def __init__(self, target: LoadTarget, body: bytes, prepare: Prepare, choice: _Choice, plan: LoadPlan) -> None:
         url = choice.template(target.url.partition("#")[0].encode(), plan)
@@ -107,7 +112,7 @@ class _Form:
         if url.is_constant and content.is_constant:
             self.prepared = prepare(method, target.url, target.headers, body or None)
             return
-        # Each placeholder of the URL is a mark that no encoding changes; where the marks are, the wire is cut.
+        # The URL is encoded with a mark at each placeholder, which no encoding changes; the bytes are cut at the marks.
         mark = f"x{secrets.token_hex(8)}x"
         stand_in = mark.encode() if body else b""
         self.prepared = prepare(method, url.joined_by(mark.encode()).decode(), target.headers, stand_in or None)
@@ -121,7 +126,7 @@ class _Form:
 
 
 class _Wire:
-    """The bytes of a request with placeholders: the head up to its length, the rest of the head, the body if any."""
+    """The bytes of a request with placeholders: head before Content-Length, head after it, and the body if any."""
 
     def __init__(self, before: Template, after: bytes, body: Template | None) -> None:
         self._before = before
@@ -129,7 +134,7 @@ class _Wire:
         self._body = body
 
     def fill(self, number: int) -> bytes:
-        """The bytes of the request of this number."""
+        """Return the bytes of the request with this number."""
         head = self._before.fill(number)
         if self._body is None:
             return head
@@ -138,7 +143,7 @@ class _Wire:
 
 
 class RequestSource:
-    """Requests for clients that encode by themselves."""
+    """Requests for clients that encode them themselves."""
 
     def __init__(self, plan: LoadPlan, own_url: str, share: Share) -> None:
         self._choice = _Choice(plan, own_url, share)
@@ -164,7 +169,7 @@ class RequestSource:
 
 
 def _with_credentials(target: LoadTarget) -> LoadTarget:
-    """The target with a URL's credentials in a header, as kabench's agents send them; not every client does."""
+    """Return the target with its URL's credentials in a header: kabench's agents send them, not every client does."""
     credentials = credentials_of(target.url)
     headers = target.headers
     if credentials is not None and not any(name.lower() == "authorization" for name, _ in headers):

@@ -1,4 +1,7 @@
-"""`LoadTarget`: a request to be sent, and the files that lists of them come in."""
+"""`LoadTarget`: a request to be sent, and how lists of them are read from lines of a file.
+
+Which target is sent when is decided in `source`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadTarget:
-    """Where a request goes, and what it is. What is None is as the plan says; `headers` come after the plan's.
+    """Where a request goes, and what it is. A field that is None is as the plan says; `headers` come after the plan's.
 
     Of several targets, one with twice the `weight` is chosen twice as often.
     """
@@ -30,7 +33,7 @@ class LoadTarget:
 
 
 def check_target(target: LoadTarget, *, templates: bool) -> None:
-    """Raise `ValueError` or `TypeError` for what may not be sent."""
+    """Raise `ValueError` or `TypeError` for a target that cannot be sent."""
     url, body = target.url, target.body
     if templates:
         check_placeholders(url.encode())
@@ -43,7 +46,7 @@ def check_target(target: LoadTarget, *, templates: bool) -> None:
 
 
 def read_urls(lines: Iterable[str]) -> tuple[LoadTarget, ...]:
-    """Targets from lines with a URL each, a weight before it where it has one; empty lines and `#` lines are skipped.
+    """Read targets from lines with a URL each, and perhaps a weight before it. Empty and `#` lines are skipped.
 
     Raises `ValueError`, naming the line.
     """
@@ -59,7 +62,7 @@ def read_urls(lines: Iterable[str]) -> tuple[LoadTarget, ...]:
             try:
                 weight = float(first)
             except ValueError:
-                raise ValueError(f"line {number}: the weight {first!r} is no number") from None
+                raise ValueError(f"line {number}: the weight {first!r} is not a number") from None
         if len(without_blanks(url).split()) > 1:
             raise ValueError(f"line {number}: {text!r} is more than a weight and a URL")
         targets.append(_checked(LoadTarget(url=url, weight=weight), number))
@@ -77,9 +80,9 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def read_requests(lines: Iterable[str]) -> tuple[LoadTarget, ...]:
-    """Targets from JSON lines: `url`, and `method`, `headers`, `body` (text, or JSON to be sent as it is), `weight`.
+    """Read targets from JSON lines: `url`, `method`, `headers`, `body` (text, or JSON to be sent as it is), `weight`.
 
-    One with a body and no method is a POST. Empty lines and `#` lines are skipped.
+    A target with a body and no method is a POST. Empty and `#` lines are skipped.
 
     Raises `ValueError`, naming the line.
     """
@@ -105,7 +108,7 @@ def read_requests(lines: Iterable[str]) -> tuple[LoadTarget, ...]:
 
 
 def _body(given: bytes) -> bytes | None:
-    """A body from JSON: text is its characters, null is none, and anything else is sent as it stands."""
+    """Return the body that is meant: the characters of a text, none for null, any other JSON as it stands."""
     if given == b"null":
         return None
     return msgspec.json.decode(given, type=str).encode() if given.startswith(b'"') else given

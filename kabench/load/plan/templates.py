@@ -1,4 +1,4 @@
-"""Placeholders in URLs and bodies, filled in anew for each request.
+"""Placeholders in URLs and bodies, which are filled in anew for each request.
 
 | placeholder | what stands there |
 | --- | --- |
@@ -7,8 +7,8 @@
 | `{{random:A-B}}` | a random whole number from A to B |
 | `{{uuid}}` | a random UUID (RFC 9562 section 5.4) |
 
-A request's placeholders all get the same counter. Where a placeholder stands in a request that has been encoded is
-where the bytes are cut, so to fill in is to join. Nothing in a template is code.
+All placeholders of a request get the same counter. A template is text that was cut at its placeholders, so filling it
+in is joining pieces. Nothing in a template is code.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _RANDOM_BETWEEN = re.compile(r"random:(\d{1,18})-(\d{1,18})", re.ASCII)
 _HIGHEST_RANDOM = 999_999_999
 
 Slot: TypeAlias = "Callable[[int], bytes]"
-"""What stands at a placeholder in the request of a number."""
+"""Returns what stands at a placeholder, by the number of the request."""
 
 
 class TemplateError(ValueError):
-    """A placeholder that is none, or that stands where none can."""
+    """There is no such placeholder, or it stands where none may."""
 
 
 def _slot(name: str, random_source: random.Random) -> Slot:
@@ -53,27 +53,27 @@ def _slot(name: str, random_source: random.Random) -> Slot:
 
 
 def check_placeholders(text: bytes) -> None:
-    """Raise `TemplateError` if a placeholder in it is none."""
+    """Raise `TemplateError` if the text has a placeholder that does not exist."""
     for name in _PLACEHOLDER.findall(text):
         _slot(name.decode("utf-8", "replace"), random.Random(0))
 
 
 def without_placeholders(url: str) -> str:
-    """A URL with a figure at each placeholder. Raises `TemplateError` for one that stands before the path."""
+    """Return a URL with a digit in place of each placeholder. Raises `TemplateError` for one before the path."""
     scheme, _, rest = url.partition("://")
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "{{" in scheme or "{{" in authority:
-        raise TemplateError(f"{url!r}: a placeholder stands in the path or the query, not before")
+        raise TemplateError(f"{url!r}: a placeholder may stand only in the path or the query")
     return _PLACEHOLDER.sub(b"0", url.encode()).decode()
 
 
 def without_blanks(text: str) -> str:
-    """A text without what stands in its placeholders."""
+    """Return a text with its placeholders emptied, because blanks may stand in them."""
     return _PLACEHOLDER.sub(b"{{}}", text.encode()).decode()
 
 
 class Template:
-    """Bytes with placeholders; `fill` has them for the request of a number."""
+    """Bytes with placeholders, which `fill` fills in."""
 
     def __init__(self, pieces: list[bytes], slots: list[Slot]) -> None:
         self._pieces = pieces
@@ -81,7 +81,7 @@ class Template:
 
     @classmethod
     def of(cls, text: bytes, random_source: random.Random) -> Template:
-        """The template that `text` is. Raises `TemplateError`."""
+        """Make a template of `text`. Raises `TemplateError`."""
         cut = _PLACEHOLDER.split(text)
         return cls(cut[::2], [_slot(name.decode("utf-8", "replace"), random_source) for name in cut[1::2]])
 
@@ -91,15 +91,15 @@ class Template:
         return not self._slots
 
     def joined_by(self, mark: bytes) -> bytes:
-        """The text with `mark` at each placeholder."""
+        """Return the text with `mark` at each placeholder."""
         return mark.join(self._pieces)
 
     def in_place_of(self, mark: bytes, text: bytes) -> Template:
-        """The template that `text` is if these placeholders stand where it has `mark`."""
+        """Return a template of `text` with these placeholders in place of its marks."""
         return Template(text.split(mark), self._slots)
 
     def fill(self, number: int) -> bytes:
-        """The bytes of the request of this number."""
+        """Return the bytes for the request with this number."""
         filled = [self._pieces[0]]
         for slot, piece in zip(self._slots, self._pieces[1:], strict=True):
             filled += (slot(number), piece)
