@@ -173,7 +173,7 @@ def test_the_seed_decides_what_is_random() -> None:
         ({"targets": (LoadTarget(url="http://h/", method="G T"),)}, "method"),
         ({"targets": (LoadTarget(url="http://h/", weight=-1),)}, "is not above 0"),
         ({"targets": ABC, "insecure": True}, "are for https URLs"),
-        ({"targets": ABC, "tls": True}, "a URL says it by itself"),
+        ({"targets": ABC, "tls": True}, "begin the URL with https:"),
     ],
 )
 def test_targets_that_make_no_sense_are_refused(given: dict[str, Any], says: str) -> None:

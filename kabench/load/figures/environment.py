@@ -1,4 +1,4 @@
-"""Where a run is made: the machine, the Python, and the packages that matter."""
+"""The environment of a run: the machine, the Python, and the packages that matter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MEASURED_WITH = ("httptools", "uvloop", "hdrhistogram", "urllib3")
 
 
 def environment_of(event_loop: str, peers: Mapping[str, str]) -> Environment:
-    """This machine, with the versions of `peers` and of what kabench measures with."""
+    """Describe this machine, with the versions of `peers` and of what kabench measures with."""
     measured_with = {package: version for package in _MEASURED_WITH if (version := installed_version(package))}
     return Environment(
         python=platform.python_version(),
@@ -33,7 +33,7 @@ def environment_of(event_loop: str, peers: Mapping[str, str]) -> Environment:
 
 
 def installed_version(package: str) -> str | None:
-    """The version of a package; None where it is not installed."""
+    """Return the version of a package; None where it is not installed."""
     import importlib.metadata  # takes a while, and most workers do without
 
     try:
@@ -43,9 +43,9 @@ def installed_version(package: str) -> str | None:
 
 
 def max_rss_mb() -> float:
-    """The most memory that this process has had.
+    """Return the most memory that this process has had, in MB of 2^20 bytes.
 
-    On Linux, getrusage(2) has that of the process that started this one in it, if that is more.
+    On Linux it is read from /proc: getrusage(2) gives the peak of the process that started this one, if that is higher.
     """
     try:
         peak = re.search(rb"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_bytes(), re.MULTILINE)

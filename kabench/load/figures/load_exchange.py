@@ -1,4 +1,4 @@
-"""`LoadExchange`: a request whose response is counted, and not kept: large bodies, or endless ones, cost no memory."""
+"""`LoadExchange`: a request whose response is counted and not kept, so that large or endless bodies cost no memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class LoadExchange(Exchange):
     """An exchange of the load engine.
 
-    `passed_bytes` are those of the body that came before its last piece and were let go, unless it `keeps_body` because
-    somebody looks at all of it.
+    `passed_bytes` is how much of the body came before its last piece and was let go. An exchange that `keeps_body`,
+    because all of it is looked at, lets nothing go.
     """
 
     __slots__ = ("keeps_body", "passed_bytes")
@@ -28,11 +28,11 @@ class LoadExchange(Exchange):
         self.passed_bytes = 0
 
     def reset(self) -> None:
-        """Be as new."""
+        """Make the exchange as good as new, for its next request."""
         super().reset()
         self.passed_bytes = 0
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:  # noqa: ARG002
-        """Count what has come, and let it go."""
+        """Count the bytes that have come, and let them go."""
         if not self.keeps_body and not reader.complete:
             self.passed_bytes += sum(map(len, reader.pieces()))

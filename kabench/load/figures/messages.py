@@ -1,10 +1,12 @@
-"""What a worker and the one who started it say to each other: lines of JSON on the worker's standard streams.
+"""The messages between a worker and the process that started it: lines of JSON on the worker's standard streams.
 
-The worker says that it is `Up`, is told its `Task` in one line and says `Ready` (or `Failed`); it is told when to
-`Go`, and may be told `stop`; the end of its standard input ends it at once. It says `Counts` and a `Second` for every
-second, `Progress` in between, and `Done` at the end. What it ships are increments (`Counts`) and totals so far, so
-whoever dies loses at most a second. Where the task is steered, it is also told its `Level` again and again, and says
-when it has `Levelled`.
+The worker says that it is `Up`, is told its `Task`, and says that it is `Ready` (or has `Failed`). It is then told
+when to `Go`, and perhaps to `stop`; the end of its standard input ends it at once. It says `Counts` and a `Second` for
+every second, `Progress` in between, and `Done` at the end. Where the task is steered, it is also told its `Level`
+whenever that changes, and says when it has `Levelled`.
+
+`Counts` are increments, and a `Second` holds totals so far, so a worker that dies loses at most one second. How
+messages travel does not stand here.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ if TYPE_CHECKING:
 UNEXPECTED_STATUS = "unexpected_status"
 UNEXPECTED_BODY = "unexpected_body"
 UNEXPECTED = frozenset({UNEXPECTED_STATUS, UNEXPECTED_BODY})
-"""The kinds of errors of answers that came whole, but are not what was expected."""
+"""The kinds of errors that stand for answers which came whole, but not as they were expected."""
 
 
 class Steering(msgspec.Struct, frozen=True):
-    """That users come and go as a worker is told, whatever the plan says of how many and how long.
+    """Has users come and go as the worker is told, whatever the plan says of how many and how long.
 
-    After each answer a user waits for one of `pauses_s`, at random; or until `pacing_s` after he began to send.
+    After each answer a user waits for one of `pauses_s`, at random, or until `pacing_s` after it began to send.
     """
 
     pauses_s: tuple[float, ...] = ()
@@ -39,9 +41,9 @@ class Steering(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What a worker is to do: its share of a plan, through one agent.
+    """The work of a worker: its share of a plan, through one agent.
 
-    `url` is kabench's own server, if that is used, and `ca_data` the certificate (PEM) of the authority it made.
+    `url` is that of kabench's own server, if it is used, and `ca_data` the certificate (PEM) of the authority it made.
     """
 
     plan: LoadPlan
@@ -53,15 +55,15 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Go(msgspec.Struct, frozen=True):
-    """Begin at `at`, of the system's monotonic clock, which all processes share."""
+    """Begin at `at`, a time of the system's monotonic clock, which all processes share."""
 
     at: float
 
 
 class Level(msgspec.Struct, frozen=True):
-    """Have so many users. Those who are too many finish what they have under way; with `abort`, it is given up.
+    """Have `users` users. Any others finish their request in flight; with `abort`, they give it up.
 
-    `number` is what the worker answers with when they have stopped.
+    The worker answers with `number` when they have stopped.
     """
 
     users: int
@@ -74,14 +76,14 @@ class Up(msgspec.Struct, frozen=True, tag="up"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The worker can begin. `versions` are those of what it measures with, besides kabench's own dependencies."""
+    """The worker can begin. `versions` are those of the packages it measures with, besides kabench's dependencies."""
 
     event_loop: str
     versions: dict[str, str] = {}
 
 
 class Counts(msgspec.Struct, frozen=True, tag="counts"):
-    """Latencies in microseconds and how often each was seen in the last second, in each of the `phases`."""
+    """Latencies in microseconds, and how often each was seen in the last second in each of the `phases`."""
 
     phases: tuple[str, ...]
     counts: dict[int, int]
@@ -89,9 +91,9 @@ class Counts(msgspec.Struct, frozen=True, tag="counts"):
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What a count is. `of`: its name in an agent's status, or of an agent. `title`: its column in locust's web tab.
+    """Describes a field of `Figures`. `of` is its name in an agent's status, or in the agent itself.
 
-    `is_level`: it says how things are, where other counts say what has happened.
+    `title` is its column in locust's web tab. `is_level`: it says how things are, not what has happened so far.
     """
 
     of: str = ""
@@ -103,14 +105,14 @@ _HAS_HAPPENED = Counted()
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """Counts that add up over workers, and of which what is new can be told.
+    """Counts that can be added up over workers, and subtracted to find what is new.
 
-    A field is a number, a count by key, or `Figures` again. Its definition says what is special about it (`Counted`).
+    A field is a number, a count by key, or `Figures` again. `Counted` in its annotation says what is special about it.
     """
 
     @classmethod
     def counted(cls) -> dict[str, Counted]:
-        """Return what each field is, by its name."""
+        """Return the description of each field, by its name."""
         return _counted(cls)
 
     @classmethod
@@ -120,7 +122,7 @@ class Figures(msgspec.Struct, frozen=True):
 
     @classmethod
     def sum_of(cls, each: Iterable[Self]) -> Self:
-        """Return all workers' figures together."""
+        """Add up the figures of all workers."""
         workers = list(each)
         sums: dict[str, Any] = {}
         for name in cls.counted():
@@ -129,7 +131,7 @@ class Figures(msgspec.Struct, frozen=True):
         return cls(**sums)
 
     def since(self, before: Self) -> Self:
-        """Return what is new in the counts; levels are as they are."""
+        """Return the counts since `before`; levels stay as they are."""
         new = {}
         for name, counted in self.counted().items():
             value = getattr(self, name)
@@ -159,7 +161,7 @@ def _sum_by_key(values: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(sums)
 
 
-def _difference(now: Any, before: Any) -> Any:  # as above, or figures
+def _difference(now: Any, before: Any) -> Any:  # a number, a count by key, or figures
     if isinstance(now, Figures):
         return now.since(before)
     if isinstance(now, dict):
@@ -168,7 +170,7 @@ def _difference(now: Any, before: Any) -> Any:  # as above, or figures
 
 
 class Totals(Figures, frozen=True):
-    """What was counted since the beginning, or the end of the warm-up."""
+    """Counts since the beginning, or the end of the warm-up."""
 
     body_bytes: int = 0
     status_codes: dict[int, int] = {}
@@ -177,12 +179,12 @@ class Totals(Figures, frozen=True):
 
     @property
     def socket_errors(self) -> int:
-        """Exchanges that died with their socket."""
+        """The exchanges that died with their socket."""
         return sum(times for kind, times in self.errors.items() if kind not in UNEXPECTED)
 
 
 class SocketCounts(Figures, frozen=True):
-    """The agent's status over all origins. The warm-up is in it, because sockets outlive that."""
+    """The agent's status over all origins. It includes the warm-up, because sockets outlive it."""
 
     created: Annotated[int, Counted("create_socket_count", "Created")] = 0
     create_errors: Annotated[int, Counted("create_socket_error_count")] = 0
@@ -200,7 +202,7 @@ class SocketCounts(Figures, frozen=True):
     closed_by: Annotated[dict[str, int], Counted("closed_by")] = {}
 
     def since(self, before: SocketCounts) -> SocketCounts:
-        """Return what is new in the counts. Sockets that were open before count as created: they carry what comes."""
+        """Return the counts since `before`. Sockets open by then count as created: new requests go through them."""
         new = super().since(before)
         return msgspec.structs.replace(new, created=new.created + before.free + before.active)
 
@@ -210,7 +212,7 @@ class SocketCounts(Figures, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """How far it is; `elapsed_s` is below 0 in the warm-up."""
+    """How far the worker is. `elapsed_s` is below 0 in the warm-up."""
 
     elapsed_s: float
     transactions: int
@@ -220,7 +222,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class Second(Figures, frozen=True, tag="second"):
-    """The end of a second, after its `Counts`. `cpu_s` is since the beginning, or the end of the warm-up."""
+    """The end of a second, after its `Counts`. `cpu_s` counts from the beginning, or the end of the warm-up."""
 
     elapsed_s: float
     totals: Totals
@@ -229,7 +231,7 @@ class Second(Figures, frozen=True, tag="second"):
     max_rss_mb: Annotated[float, Counted(is_level=True)]
 
     def as_progress(self) -> Progress:
-        """How far the worker is at the end of this second."""
+        """Return how far the worker is at the end of this second."""
         totals = self.totals
         return Progress(
             self.elapsed_s,
@@ -241,19 +243,19 @@ class Second(Figures, frozen=True, tag="second"):
 
 
 NOTHING_YET = Second(0.0, Totals(), SocketCounts(), 0.0, 0.0)
-"""Where a worker stands before its first second."""
+"""The figures of a worker before its first second."""
 
 
 class Levelled(msgspec.Struct, frozen=True, tag="levelled"):
-    """No more users are busy than the `Level` of this number asked for, or a later one."""
+    """No more users are busy than were asked for by the `Level` with this number, or by a later one."""
 
     number: int
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The load is over, after the last `Second`. `unreachable` says why if no socket could ever be opened.
+    """The load is over; the last `Second` came before. `unreachable` says why no socket could ever be opened, if so.
 
-    `elapsed_s` is until the last answer, and at least until time was over: what was cut off later adds nothing to it.
+    `elapsed_s` is until the last answer, and at least until time was over. What was cut off later adds nothing to it.
     """
 
     interrupted: bool
@@ -277,10 +279,10 @@ _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
 def encode(message: Message | Task | Go | Level) -> bytes:
-    """One line."""
+    """Return a message as one line."""
     return _encoder.encode(message) + b"\n"
 
 
 def decode(line: bytes) -> Message:
-    """What a worker said. Raises `msgspec.DecodeError`."""
+    """Return what a worker said. Raises `msgspec.DecodeError`."""
     return _decoder.decode(line)

@@ -1,9 +1,9 @@
-"""Recording, in the worker: what a finished request costs here, every request costs, so it is a few dict increments.
+"""`Recorder`: counts finished requests in the worker. Its cost is part of every request: a few dict increments.
 
-Latencies are counted in whole microseconds, one dict a phase, and shipped once a second; histograms are made of them
-elsewhere. Most requests need fewer than all dicts: a response that came in one piece has its first byte and its last at
-the same time, and one that waited for no socket has the same response and service time. Such requests are counted once,
-under the phases they stand for.
+Latencies are counted in whole microseconds, one dict a phase, and shipped once a second; the tally makes histograms of
+them. Most requests need only some of the dicts: a response in one piece has its first byte and its last at the same
+time, and a request that waited for no socket has the same response and service time. Such requests are counted once,
+under all phases they stand for.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from kabench.load.plan.plan import LoadPlan
 
 FIRST_FAILED_STATUS = 400
-"""From which on an answer is a failed transaction, as siege counts, where no status is expected."""
+"""An answer with this status or a higher one is a failed transaction, as in siege, where no status is expected."""
 
 _IN_ONE_PIECE_AT_ONCE = ("total", "service", "first_byte")
 _IN_ONE_PIECE = ("service", "first_byte")
 
 
 class Recorder:
-    """Counts one worker's finished requests. `lock` is for whoever records from threads, and for whoever reads then."""
+    """Counts the finished requests of one worker. Take the `lock` to record from threads, or to read while they do."""
 
     __slots__ = (
         "_at_once",
@@ -65,12 +65,12 @@ class Recorder:
 
     @property
     def transactions(self) -> int:
-        """Finished exchanges so far."""
+        """The finished exchanges so far."""
         return sum(self.status_codes.values())
 
     @property
     def socket_errors(self) -> int:
-        """Exchanges so far that died with their socket."""
+        """The exchanges so far that died with their socket."""
         return sum(times for kind, times in self.errors.items() if kind not in UNEXPECTED)
 
     def record(self, exchange: LoadExchange, head: ResponseHead, body: bytes, now: float) -> None:
@@ -83,7 +83,7 @@ class Recorder:
         sent_at = exchange.sent_at
         if exchange.opening_at:
             sent_at = self._record_opening(exchange)
-        elif exchange.first_byte_at == now:  # nearly every one: no call is made for it
+        elif exchange.first_byte_at == now:  # nearly every exchange, so no call is made for it
             if sent_at == started_at:
                 self._at_once[int((now - started_at) * 1e6)] += 1
             else:
@@ -97,7 +97,7 @@ class Recorder:
         self._record_service(exchange, sent_at, now)
 
     def record_due(self, exchange: LoadExchange, head: ResponseHead, body: bytes, due_at: float, now: float) -> None:
-        """Count a finished exchange that was due at a time: that is when its response time begins."""
+        """Count a finished exchange whose response time begins when it was due."""
         self.status_codes[head.status] += 1
         self.body_bytes += len(body)
         if exchange.passed_bytes:
@@ -115,11 +115,11 @@ class Recorder:
         self._lag[int(seconds * 1e6)] += 1
 
     def record_undivided(self, status: int, body: bytes, response_s: float) -> None:
-        """Count a finished exchange of which nobody knows when it was sent."""
+        """Count a finished exchange with one time only: the client does not tell when it sent the request."""
         self.record_reported(status, len(body), response_s)
 
     def record_reported(self, status: int, body_bytes: int, response_s: float) -> None:
-        """Count a finished exchange that somebody else has measured."""
+        """Count a finished exchange that was measured elsewhere."""
         self.status_codes[status] += 1
         self.body_bytes += body_bytes
         self._total[int(response_s * 1e6)] += 1
@@ -136,9 +136,9 @@ class Recorder:
             self._first_byte[int((exchange.first_byte_at - sent_at) * 1e6)] += 1
 
     def _record_opening(self, exchange: LoadExchange) -> float:
-        """Count the queue and connect phases of a request that a socket was opened for; when it was sent (first)."""
+        """Count the queue and connect phases of a request with a new socket; return when it was (first) sent."""
         opening_at, sent_at = exchange.opening_at, exchange.sent_at
-        if exchange.first_sent_at:  # sent again on a fresh socket: for the user, it has been on its way since the first
+        if exchange.first_sent_at:  # sent again on a new socket: the user has waited for it since the first time
             sent_at = exchange.first_sent_at
             opening_at = min(opening_at, sent_at)
         else:
@@ -151,7 +151,7 @@ class Recorder:
         self.errors[kind] += 1
 
     def take_counts(self) -> list[Counts]:
-        """The latencies counted since the last time."""
+        """Return the latencies counted since the last call, and begin anew."""
         taken = [
             Counts(phases, dict(counts))
             for phases, counts in (
@@ -171,12 +171,12 @@ class Recorder:
         return taken
 
     def totals(self) -> Totals:
-        """What was counted since the beginning."""
+        """Return the counts since the beginning."""
         return Totals(self.body_bytes, dict(self.status_codes), dict(self.errors), self.not_started)
 
 
 class ExpectingRecorder(Recorder):
-    """A recorder that looks at each answer, and counts what was not expected."""
+    """A recorder that also counts the answers that are not as expected."""
 
     __slots__ = ("_body", "_statuses")
 
@@ -208,7 +208,7 @@ class ExpectingRecorder(Recorder):
 
 
 def recorder_for(plan: LoadPlan) -> Recorder:
-    """The recorder that a plan needs."""
+    """Make the recorder that a plan needs."""
     if plan.expect_status or plan.expect_body is not None:
         return ExpectingRecorder(plan.expect_status, plan.expect_body)
     return Recorder()

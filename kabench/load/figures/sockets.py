@@ -1,4 +1,4 @@
-"""From an agent's status to `SocketCounts`."""
+"""`SocketCounts` of an agent, whichever kind it is. The agent's book counts; here its figures are only added up."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class KeepsSockets(Protocol):
-    """An agent of kabench, of whichever kind."""
+    """An agent of kabench, of any kind."""
 
     def get_current_status(self) -> AgentStatus:
-        """Its book."""
+        """Return what its book says now."""
 
     @property
     def tls_handshake_count(self) -> int:
-        """TLS handshakes finished."""
+        """The TLS handshakes finished."""
 
     @property
     def tls_resumed_count(self) -> int:
-        """TLS handshakes that resumed a session."""
+        """The TLS handshakes that resumed a session."""
 
 
 def counts_of(agent: KeepsSockets) -> SocketCounts:

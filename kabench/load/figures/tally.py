@@ -1,4 +1,8 @@
-"""From what workers say to an `AgentRun`: counts are added up exactly, and figures are made of them at the end."""
+"""`Tally`: makes an `AgentRun` of what workers say. Counts are added up exactly; figures are made of them at the end.
+
+A second goes into the series when every worker has said it, or has ended: only then do its counts add up. Until then
+it stays open as a `_Point`. How workers are heard does not stand here.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +24,13 @@ if TYPE_CHECKING:
     from kabench.result import AgentRun, WorkerRecord
 
 _SHORTEST_JUDGED_S = 0.5
-"""A worker's share of its core over less than this says nothing."""
+"""CPU time over less than this says nothing about how busy a worker was."""
 
 _LATE_TICK_S = 0.25
-"""A busy worker says its seconds late; so much later it is still that second."""
+"""A busy worker says its seconds late. Up to this much later, it is still that second."""
 
 _SHORTEST_POINT_S = 0.1
-"""What is left of a run after its last whole second belongs to that if it is shorter."""
+"""A rest of a run that is shorter belongs to the last whole second; a longer one is a point of its own."""
 
 
 _SOCKETS_OF_A_POINT = {each.name for each in dataclasses.fields(SeriesPoint)}.intersection(
@@ -35,7 +39,7 @@ _SOCKETS_OF_A_POINT = {each.name for each in dataclasses.fields(SeriesPoint)}.in
 
 
 class _WorkerTally:
-    """What one worker has said."""
+    """What one worker has said so far."""
 
     def __init__(self, record: WorkerRecord) -> None:
         self.record = record
@@ -48,10 +52,10 @@ class _WorkerTally:
         self.peak_cpu_pct = 0.0
 
     def judge(self, second: Second) -> None:
-        """See how much of its core the worker used in a second."""
+        """Note how much of a core the worker used in this second, if that is its peak."""
         seconds = second.elapsed_s - self.judged.elapsed_s
         if seconds >= _SHORTEST_JUDGED_S:
-            peak_pct = min(100.0, 100 * (second.cpu_s - self.judged.cpu_s) / seconds)  # their clocks have steps
+            peak_pct = min(100.0, 100 * (second.cpu_s - self.judged.cpu_s) / seconds)  # the two clocks have steps
             self.peak_cpu_pct = max(self.peak_cpu_pct, peak_pct)
         self.judged = second
 
@@ -66,7 +70,7 @@ class _WorkerTally:
 
 
 class _Point:
-    """One second of all workers, as far as they have said it."""
+    """One second of all workers, as far as they have said it. `seen` counts response times in microseconds."""
 
     def __init__(self) -> None:
         self.seen: Counter[int] = Counter()
@@ -77,7 +81,7 @@ class _Point:
 class Tally:
     """Adds up what the workers have measured of one agent.
 
-    Where workers are not all known from the beginning, `open_seconds` of the last stay open for what comes of them.
+    Where workers may join later, the last `open_seconds` seconds stay open for what late ones say.
     """
 
     def __init__(
@@ -97,19 +101,19 @@ class Tally:
         self.series: list[SeriesPoint] = []
 
     def add_worker(self, record: WorkerRecord) -> int:
-        """Take in a worker who came later; the times he says are to be of the whole. His number."""
+        """Add a worker that joins later, and return its number. Its times must count from the beginning of the load."""
         self._workers.append(_WorkerTally(record))
         self._at_point.append(NOTHING_YET)
         return len(self._workers) - 1
 
     def take_back(self, worker: int) -> None:
-        """A worker who was lost is heard again."""
+        """Take a lost worker back: it is heard again."""
         tally = self._workers[worker]
         tally.has_ended = False
         tally.lost_at_s = None
 
     def add_counts(self, worker: int, message: Counts) -> None:
-        """Take latencies of the second under way; they count once it has ended, together with its totals."""
+        """Take latencies of the second under way. They count when it ends, together with its totals."""
         self._workers[worker].waiting.append(message)
 
     def end_second(self, worker: int, message: Second) -> None:
@@ -121,9 +125,9 @@ class Tally:
         self._close_points()
 
     def add_part(self, worker: int, message: Second) -> None:
-        """Take the totals of a worker in the middle of a second, which goes on."""
+        """Take the totals of a worker within a second that goes on."""
         tally = self._workers[worker]
-        if self._open_seconds:  # workers come when they like, so a second is known by its time
+        if self._open_seconds:  # workers join at any time, so the time says which second it is
             tally.seconds = max(self._closed, math.ceil(message.elapsed_s - _LATE_TICK_S) - 1)
         index = tally.seconds - self._closed
         while len(self._points) <= index:
@@ -140,7 +144,7 @@ class Tally:
         tally.last = message
 
     def end_worker(self, worker: int, *, elapsed_s: float | None = None, lost: bool) -> None:
-        """No more will come of a worker; `elapsed_s` is how long its load took, without what was cut off later."""
+        """End a worker: it says no more. `elapsed_s` is how long its load took, without what was cut off later."""
         tally = self._workers[worker]
         tally.elapsed_s = elapsed_s
         tally.has_ended = True
@@ -150,7 +154,7 @@ class Tally:
         self._close_points()
 
     def _close_points(self) -> None:
-        """Put the seconds into the series that every worker has said, or will not say any more."""
+        """Move seconds to the series that every worker has said, or has ended without saying."""
         while len(self._points) > self._open_seconds and all(
             w.has_ended or w.seconds > self._closed for w in self._workers
         ):
@@ -159,7 +163,7 @@ class Tally:
             self._closed_at_s = max(self._closed_at_s, point.ended_at_s)
             self._at_point = [self._at_end_of(point, worker) for worker in range(len(self._workers))]
             if point.ended_at_s <= 0:
-                continue  # it was stopped in the warm-up
+                continue  # the run was stopped in the warm-up
             if self.series and point.ended_at_s - self.series[-1].t_s < _SHORTEST_POINT_S:
                 self._errors_before -= self.series.pop().socket_errors
                 point.seen.update(self._seen)
@@ -179,7 +183,7 @@ class Tally:
             self._errors_before = errors
 
     def _at_end_of(self, point: _Point, worker: int) -> Second:
-        """Where a worker stood at the end of a second of which he may have said nothing."""
+        """Return a worker's figures at the end of a second, about which it may have said nothing."""
         said = point.said.get(worker)
         if said is None:
             tally = self._workers[worker]
@@ -187,7 +191,7 @@ class Tally:
         return said
 
     def end(self) -> None:
-        """No more will come of anybody."""
+        """End all workers: none says any more."""
         self._open_seconds = 0
         for worker in self._workers:
             worker.has_ended = True
@@ -195,20 +199,20 @@ class Tally:
 
     @property
     def transactions(self) -> int:
-        """Finished exchanges so far, as of each worker's last second."""
+        """The finished exchanges so far, as of each worker's last second."""
         return sum(sum(worker.last.totals.status_codes.values()) for worker in self._workers)
 
     @property
     def sockets(self) -> SocketCounts:
-        """What became of the sockets so far, as of each worker's last second."""
+        """The sockets' counts so far, as of each worker's last second."""
         return SocketCounts.sum_of(worker.last.sockets for worker in self._workers)
 
     def percentile_s(self, percent: float) -> float | None:
-        """A percentile of all response times so far."""
+        """Return a percentile of all response times so far, in seconds."""
         return self._phases["total"].percentile_s(percent)
 
     def agent_run(self, *, interrupted: bool) -> AgentRun:
-        """The record of what was measured."""
+        """Return the record of what was measured."""
         lasts = [worker.last for worker in self._workers]
         totals = Totals.sum_of(last.totals for last in lasts)
         sockets = SocketCounts.sum_of(last.sockets for last in lasts)
@@ -245,6 +249,6 @@ class Tally:
 
 
 def sockets_of_the_lost(sockets: SocketCounts) -> SocketCounts:
-    """Return the sockets of a lost worker: those that were open have gone with it."""
+    """Return the sockets of a lost worker: those that were open closed when it was lost."""
     closed = sockets.closed + sockets.free + sockets.active
     return msgspec.structs.replace(sockets, closed=closed, **dict.fromkeys(SocketCounts.levels(), 0))
