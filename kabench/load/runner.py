@@ -1,4 +1,8 @@
-"""`run`: carries a plan out, agent by agent, each in fresh worker processes beside the server's."""
+"""`run`: carries a plan out through one agent after the other, each in new worker processes.
+
+New processes, so that no agent inherits sockets, memory or garbage of the one before it. What workers say goes into a
+tally; here is decided when they go, when the run has failed, and what is reported meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class TargetUnreachableError(ConnectionError):
-    """No user could open a socket to the target."""
+    """No worker could open a socket to the target."""
 
 
 class MeasurementError(RuntimeError):
-    """A run could not be finished. `result` is what was measured until then."""
+    """A run could not be finished. `result` holds what was measured until then."""
 
     def __init__(self, why: str, result: RunResult) -> None:
         super().__init__(why)
@@ -42,9 +46,9 @@ class AgentProgress:
     """How far one agent is, all workers together.
 
     `number` is the agent's place among those of the run, from 0, since a spec may be there twice. `elapsed_s` is below
-    0 in the warm-up. `expected_transactions` None: it ends with time, at `duration_s`. `second` is the last whole
-    second, `p50_s` and `p99_s` are those of all response times so far; None before the first second is over. `lost`
-    says which workers were lost, and how, where the others go on.
+    0 in the warm-up. Where `expected_transactions` is None, time ends the load, at `duration_s`. `second` is the last
+    whole second; `p50_s` and `p99_s` are of all response times so far; all three are None before the first second is
+    over. `lost` says which workers were lost, and how, where the others go on.
     """
 
     agent: str
@@ -67,19 +71,19 @@ class RunControl:
 
     def __init__(self) -> None:
         self.stopped = False
-        self._crew: Workers | None = None
+        self._workers: Workers | None = None
 
     def stop(self) -> None:
         """Stop the load; `run` returns what was measured, marked interrupted."""
         self.stopped = True
-        if self._crew is not None:
-            self._crew.stop()
+        if self._workers is not None:
+            self._workers.stop()
 
-    def attend(self, crew: Workers | None) -> None:
-        """Note whom to stop."""
-        self._crew = crew
-        if self.stopped and crew is not None:
-            crew.stop()
+    def set_workers(self, workers: Workers | None) -> None:
+        """Note which workers to stop; stop them at once if `stop` was called before."""
+        self._workers = workers
+        if self.stopped and workers is not None:
+            workers.stop()
 
 
 def run(
@@ -91,23 +95,23 @@ def run(
     control: RunControl | None = None,
     workers_for: Callable[[Sequence[Task]], Workers] = LocalWorkers,
 ) -> RunResult:
-    """Carry a plan out through each agent in turn. `workers_for` finds workers for as many tasks.
+    """Carry a plan out through each agent in turn. `workers_for` finds a worker for each task.
 
-    Raises `AgentSpecError` for an unknown agent, or one that cannot do what the plan asks for, `PlanError` for what
+    Raises `AgentSpecError` for an agent that does not exist or cannot do what the plan asks for, `PlanError` for what
     only a worker finds out, `ServerError` if kabench's own server cannot start, `TargetUnreachableError` if nobody
-    answers at the URL, and `MeasurementError` if the server or a worker died or an agent had no successful transaction:
-    that one carries what was measured.
+    answers at the URL, and `MeasurementError`, with what was measured, if the server or a worker died or an agent had
+    no successful transaction.
     """
     for spec in agents:
         check_spec(spec, plan)
     control = control or RunControl()
     started_at = now_as_text()
-    run_of = _Run(plan, on_progress, control, workers_for)
+    execution = _Execution(plan, on_progress, control, workers_for)
     server = _own_server(plan)
     try:
         _try_out_others(plan, agents, server)
         for spec in agents:
-            if not run_of.carry_out(spec, server) or control.stopped:
+            if not execution.carry_out(spec, server) or control.stopped:
                 break
     finally:
         if server is not None:
@@ -117,13 +121,13 @@ def run(
         name=name or "run",
         kabench_version=__version__,
         started_at=started_at,
-        environment=environment_of(run_of.event_loop, run_of.versions),
+        environment=environment_of(execution.event_loop, execution.versions),
         plan=plan.as_record(),
-        runs=run_of.runs,
+        runs=execution.runs,
     )
-    problem = run_of.problem
+    problem = execution.problem
     if problem is None and not control.stopped:
-        fruitless = [r.agent for r in run_of.runs if not r.successful_transactions]
+        fruitless = [r.agent for r in execution.runs if not r.successful_transactions]
         if fruitless:
             problem = f"{', '.join(fruitless)}: not one successful transaction"
     if problem is not None:
@@ -132,10 +136,10 @@ def run(
 
 
 def check_agents(plan: LoadPlan, agents: Sequence[str]) -> None:
-    """See that all agents can carry the plan out, before anything is sent.
+    """Check that all agents can carry the plan out, before anything is sent.
 
-    Raises `AgentSpecError`, `PlanError` and `ServerError` as `run` does. What is wrong with the first is left to `run`,
-    which finds it at once.
+    Raises `AgentSpecError`, `PlanError` and `ServerError` as `run` does. What is wrong with the first agent is left to
+    `run`, which finds it before it sends anything.
     """
     for spec in agents:
         check_spec(spec, plan)
@@ -149,7 +153,7 @@ def check_agents(plan: LoadPlan, agents: Sequence[str]) -> None:
 
 
 def _own_server(plan: LoadPlan) -> EmbeddedServer | None:
-    """kabench's own server, where the plan names no other."""
+    """Start kabench's own server, if the plan names no other."""
     if plan.url is not None or plan.targets:
         return None
     limits = ClientLimits(  # only the plan's own requests come to it
@@ -162,7 +166,7 @@ def _own_server(plan: LoadPlan) -> EmbeddedServer | None:
 
 
 def _try_out_others(plan: LoadPlan, agents: Sequence[str], server: EmbeddedServer | None) -> None:
-    """Try the clients of a user's own, but the first: what is wrong with that is found before anything is sent."""
+    """Try out a user's own clients, except the first agent: what is wrong with it shows before anything is sent."""
     for spec in agents[1:]:
         if is_factory(spec):
             _try_out(plan, spec, server)
@@ -174,20 +178,20 @@ def _task(plan: LoadPlan, spec: str, server: EmbeddedServer | None, index: int) 
 
 
 def _try_out(plan: LoadPlan, spec: str, server: EmbeddedServer | None) -> None:
-    """See whether a worker can make a user's own client. Raises `PlanError`."""
-    team = LocalWorkers([_task(plan, spec, server, 0)])
+    """Have a worker make a user's own client. Raises `PlanError` if it cannot."""
+    workers = LocalWorkers([_task(plan, spec, server, 0)])
     try:
-        for heard in team.messages():
+        for heard in workers.messages():
             if heard is not None and isinstance(heard[1], Failed):
                 raise PlanError(heard[1].why)
             if heard is not None and isinstance(heard[1], Ready):
                 return
     finally:
-        team.end()
+        workers.end()
 
 
-class _Run:
-    """One run under way."""
+class _Execution:
+    """A run under way: carries the plan out through an agent, and keeps each `AgentRun`."""
 
     def __init__(
         self,
@@ -199,7 +203,7 @@ class _Run:
         self._plan = plan
         self._on_progress = on_progress
         self._control = control
-        self._crew_of = workers_for
+        self._workers_for = workers_for
         self.runs: list[AgentRun] = []
         self._problems: list[str] = []
         self.event_loop = "unknown"
@@ -211,34 +215,34 @@ class _Run:
         return "; ".join(self._problems) or None
 
     def carry_out(self, spec: str, server: EmbeddedServer | None) -> bool:
-        """Send the load through one agent and add its `AgentRun`, or what there is of it; whether to go on."""
-        crew = self._crew_of([_task(self._plan, spec, server, index) for index in range(self._plan.workers)])
-        part = _Part(self._plan, spec, len(self.runs), server, crew, self._on_progress)
-        self._control.attend(crew)
+        """Send the load through one agent, and add its `AgentRun` or what there is of it. Return whether to go on."""
+        workers = self._workers_for([_task(self._plan, spec, server, index) for index in range(self._plan.workers)])
+        current = _AgentExecution(self._plan, spec, len(self.runs), server, workers, self._on_progress)
+        self._control.set_workers(workers)
         try:
-            part.listen()
+            current.listen()
         finally:
-            self._control.attend(None)
-            crew.end()
-        part.explain_losses()
-        self.event_loop = part.event_loop
-        self.versions |= part.versions
-        problem = part.problem
-        if part.failure is not None:
+            self._control.set_workers(None)
+            workers.end()
+        current.explain_losses()
+        self.event_loop = current.event_loop
+        self.versions |= current.versions
+        problem = current.problem
+        if current.failure is not None:
             if not self.runs:
-                raise PlanError(part.failure)
-            problem = f"{spec} could not begin: {part.failure}"
-        elif part.unreachable is not None:
+                raise PlanError(current.failure)
+            problem = f"{spec} could not begin: {current.failure}"
+        elif current.unreachable is not None:
             if not self.runs:
-                raise TargetUnreachableError(part.unreachable)
-            problem = f"nobody answers {spec}: {part.unreachable}"
+                raise TargetUnreachableError(current.unreachable)
+            problem = f"nobody answers {spec}: {current.unreachable}"
         self._problems += [problem] if problem is not None else []
-        self.runs.append(part.tally.agent_run(interrupted=self._control.stopped or not part.went_to_its_end))
-        return part.went_to_its_end
+        self.runs.append(current.tally.agent_run(interrupted=self._control.stopped or not current.is_complete))
+        return current.is_complete
 
 
-class _Part:
-    """One agent's part of a run: its workers, and what they say."""
+class _AgentExecution:
+    """The load through one agent: listens to its workers, tells them to go or stop, and reports progress."""
 
     def __init__(
         self,
@@ -246,7 +250,7 @@ class _Part:
         spec: str,
         number: int,
         server: EmbeddedServer | None,
-        crew: Workers,
+        workers: Workers,
         on_progress: Callable[[AgentProgress], None] | None,
     ) -> None:
         self._plan = plan
@@ -254,10 +258,10 @@ class _Part:
         self._number = number
         self._server = server
         self._on_progress = on_progress
-        self._crew = crew
+        self._workers = workers
         if server is not None:
-            crew.keep_apart_from(server.process)
-        self.tally = Tally(spec, crew.members, expects_status=bool(plan.expect_status))
+            workers.keep_apart_from(server.process)
+        self.tally = Tally(spec, workers.records, expects_status=bool(plan.expect_status))
         self._ready: set[int] = set()
         self._has_begun = self._was_stopped = False
         self._progress: dict[int, Progress] = {}
@@ -272,8 +276,8 @@ class _Part:
         self.versions: dict[str, str] = {}
 
     def listen(self) -> None:
-        """Hear the workers to their end."""
-        for heard in self._crew.messages():
+        """Hear the workers until all have ended."""
+        for heard in self._workers.messages():
             self._look_after_server()
             if heard is not None:
                 self._hear(*heard)
@@ -303,14 +307,14 @@ class _Part:
             case Done():
                 self._done[index] = message
             case Failed(why=why):
-                member = self._crew.members[index]
-                self.failure = f"{member.name} on {member.host}: {why}" if self._crew.goes_on else why
+                worker = self._workers.records[index]
+                self.failure = f"{worker.name} on {worker.host}: {why}" if self._workers.goes_on else why
                 self._stop()
             case None:
                 self._ended(index)
 
     def _report_seconds(self) -> None:
-        """Report each second that all workers have said. Percentiles are looked at then: that is a long walk."""
+        """Report each second that all workers have said. Only then are percentiles computed, which takes long."""
         if self._on_progress is None:
             return
         new = self.tally.series[self._seconds_seen :]
@@ -324,7 +328,7 @@ class _Part:
     def _go_if_all_are_ready(self) -> None:
         if not self._has_begun and len(self._ready.union(self._lost)) == self._plan.workers:
             self._has_begun = True
-            self._crew.go()
+            self._workers.go()
 
     def _ended(self, index: int) -> None:
         done = self._done.get(index)
@@ -332,7 +336,7 @@ class _Part:
         self.tally.end_worker(index, elapsed_s=None if done is None else done.elapsed_s, lost=is_lost)
         if is_lost and self.failure is None:
             self._lost.append(index)
-            if self._crew.goes_on:
+            if self._workers.goes_on:
                 last = self._progress.get(index)
                 if last is not None:
                     gone = sockets_of_the_lost(last.sockets)
@@ -344,29 +348,29 @@ class _Part:
 
     def _stop(self) -> None:
         self._was_stopped = True
-        self._crew.stop()
+        self._workers.stop()
 
     def explain_losses(self) -> None:
-        """Say which workers were lost, and how; their processes have ended."""
+        """Note as the problem which workers were lost, and how. Call it when their processes have ended."""
         if self._lost and self.problem is None:
             self.problem = f"{', '.join(self._losses)} while {self._spec} was under way"
 
     @property
     def _losses(self) -> tuple[str, ...]:
-        """Who was lost, and how."""
-        members = self._crew.members
-        verb = " was lost" if self._crew.goes_on else " died"
-        on = [f" on {member.host}" if self._crew.goes_on and member.host else "" for member in members]
-        return tuple(f"{members[i].name}{on[i]}{verb} ({self._crew.ending_of(i)})" for i in self._lost)
+        """Which workers were lost, and how."""
+        records = self._workers.records
+        verb = " was lost" if self._workers.goes_on else " died"
+        on = [f" on {record.host}" if self._workers.goes_on and record.host else "" for record in records]
+        return tuple(f"{records[i].name}{on[i]}{verb} ({self._workers.ending_of(i)})" for i in self._lost)
 
     @property
-    def went_to_its_end(self) -> bool:
-        """Whether some workers at least made all of their load."""
+    def is_complete(self) -> bool:
+        """Whether at least some workers made their whole load."""
         return bool(self._done) and not self._was_stopped and self.unreachable is None
 
     @property
     def unreachable(self) -> str | None:
-        """Why nobody could be reached, by any worker; some may have had nothing to send."""
+        """Why no worker could reach the target; workers with nothing to send do not count."""
         reasons = [done.unreachable for done in self._done.values() if done.unreachable is not None]
         return reasons[0] if reasons and not self.tally.transactions else None
 
@@ -389,6 +393,6 @@ class _Part:
                 second=second or (series[-1] if series else None),
                 p50_s=self._p50_s,
                 p99_s=self._p99_s,
-                lost=self._losses if self._lost and self._crew.goes_on else (),
+                lost=self._losses if self._lost and self._workers.goes_on else (),
             )
         )

@@ -319,7 +319,7 @@ class Client:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a user's modules, in which he starts kabench."""
+    """A folder with a user's modules, in which kabench is started."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path

@@ -1,4 +1,4 @@
-"""The cookies of one user: what a server may have him send."""
+"""The cookies of one user: what a server may have it send."""
 
 from __future__ import annotations
 

@@ -360,7 +360,7 @@ class ScriptedArrivals(Arrivals):
         while min([self.time.alarm_at, *self.answers_at[:1]]) <= end:
             if self.answers_at and self.answers_at[0] <= self.time.alarm_at:
                 self.time.now = max(self.time.now, heapq.heappop(self.answers_at))
-                self._ended_one(self.time.now)
+                self._request_ended(self.time.now)
             else:
                 self.time.go_off()
         self.time.now = max(self.time.now, end)

@@ -94,17 +94,17 @@ def test_users_who_have_not_begun_when_a_run_is_stopped_are_in_nobody_s_way(
 def test_a_worker_that_does_not_answer_is_ended_and_the_others_figures_are_kept(
     echo_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teams: list[LocalWorkers] = []
+    started_workers: list[LocalWorkers] = []
 
     def started(tasks: Sequence[Task]) -> LocalWorkers:
-        teams.append(LocalWorkers(tasks))
-        return teams[0]
+        started_workers.append(LocalWorkers(tasks))
+        return started_workers[0]
 
     monkeypatch.setattr(workers_module, "_PATIENCE_S", 1.0)
 
     def stop_one(progress: AgentProgress) -> None:
         if progress.transactions > 50:
-            os.kill(teams[0].processes[1].pid, signal.SIGSTOP)
+            os.kill(started_workers[0].processes[1].pid, signal.SIGSTOP)
 
     plan = plan_of(url=f"{echo_server.url}1", requests=10**6, workers=2)
     with pytest.raises(MeasurementError, match=r"worker-2 died \(it did not answer for") as caught:
@@ -126,8 +126,8 @@ def test_ctrl_c_ends_a_client_that_blocks(
     control = RunControl()
     go = LocalWorkers.go
 
-    def go_and_stop(team: LocalWorkers) -> None:
-        go(team)
+    def go_and_stop(workers: LocalWorkers) -> None:
+        go(workers)
         threading.Timer(0.5, control.stop).start()
 
     monkeypatch.setattr(LocalWorkers, "go", go_and_stop)

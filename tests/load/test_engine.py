@@ -172,15 +172,15 @@ def test_a_server_that_dies_ends_the_run_with_what_was_measured(monkeypatch: pyt
 
 
 def test_a_worker_that_dies_ends_the_run_with_what_it_had_said(echo_server: EmbeddedServer) -> None:
-    teams: list[LocalWorkers] = []
+    started_workers: list[LocalWorkers] = []
 
     def started(tasks: Any) -> LocalWorkers:
-        teams.append(LocalWorkers(tasks))
-        return teams[0]
+        started_workers.append(LocalWorkers(tasks))
+        return started_workers[0]
 
     def kill_late(progress: AgentProgress) -> None:
         if progress.elapsed_s > 1.15:
-            os.kill(teams[0].processes[0].pid, signal.SIGKILL)
+            os.kill(started_workers[0].processes[0].pid, signal.SIGKILL)
 
     with pytest.raises(MeasurementError, match=r"worker-1 died \(SIGKILL\) while keepalive") as caught:
         run(plan(url=f"{echo_server.url}1", requests=10**6), on_progress=kill_late, workers_for=started)

@@ -36,7 +36,7 @@ def test_parts_are_how_many_of_the_numbered_things_are_a_worker_s(whole: int, co
 
 @given(st.integers(0, 500), st.integers(0, 500), workers)
 def test_a_part_never_shrinks_when_the_whole_grows(one: int, other: int, count: int) -> None:
-    """So the users of a worker are a beginning of his most users, at each time of a ramp."""
+    """So, at each time of a ramp, a worker's users are the first of all the users it ever has."""
     low, high = sorted((one, other))
     assert all(share.of(low) <= share.of(high) for share in shares(count))
 
@@ -88,6 +88,7 @@ def test_users_of_a_ramp_add_up_at_each_time(level: list[float], count: int, ela
         ({"workers": 6, "options": {"max_sockets": 5}}, "workers: 6 of them cannot share 5 sockets"),
         ({"workers": 3, "options": {"max_total_sockets": 2}}, "workers: 3 of them cannot share 2 sockets over all"),
         ({"workers": 4, "concurrency": 3}, "workers: 4 of them cannot share 3 users"),
+        ({"workers": 2, "concurrency": 1}, r"workers: 2 of them cannot share 1 user\Z"),
         ({"workers": 4, "stages": (Stage(1, 3),)}, "workers: 4 of them cannot share 3 users"),
         ({"workers": 3, "rate": 10.0, "max_in_flight": 2}, "workers: 3 of them cannot share 2 requests in flight"),
         ({"workers": 0}, "workers: 0 is below 1"),

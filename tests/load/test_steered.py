@@ -1,4 +1,4 @@
-"""Users who come and go as a worker is told."""
+"""Users that come and go as a worker is told."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Steered:
         load.begin(perf_counter())
         self._number = 0
 
-    def have(self, users: int, *, abort: bool = False) -> None:
+    def set_users(self, users: int, *, abort: bool = False) -> None:
         self._number += 1
-        self.load.have(users, self._number, perf_counter(), abort=abort)
+        self.load.set_users(users, self._number, perf_counter(), abort=abort)
 
     @property
     def busy(self) -> int:
@@ -70,7 +70,7 @@ def test_users_come_and_go_as_they_are_told(run: Run, echo_server: EmbeddedServe
         steered = Steered(f"{echo_server.url}30")
         assert steered.busy == 0
         for users in (3, 10, 2, 5):
-            steered.have(users)
+            steered.set_users(users)
             await steered.until(lambda users=users: steered.busy == users)  # type: ignore[misc]  # bound now
         assert steered.levelled == [1, 2, 3, 4]
         await steered.end()
@@ -78,12 +78,12 @@ def test_users_come_and_go_as_they_are_told(run: Run, echo_server: EmbeddedServe
     run(main())
 
 
-def test_who_is_told_to_stop_finishes_what_he_has_under_way(run: Run, echo_server: EmbeddedServer) -> None:
+def test_a_user_that_is_told_to_stop_finishes_its_request_in_flight(run: Run, echo_server: EmbeddedServer) -> None:
     async def main() -> None:
         steered = Steered(f"{echo_server.url}200")
-        steered.have(4)
+        steered.set_users(4)
         await steered.until(lambda: steered.busy == 4)
-        steered.have(0)
+        steered.set_users(0)
         assert steered.levelled == [1]
         await steered.until(lambda: steered.levelled == [1, 2])
         assert steered.recorder.transactions == 4
@@ -94,15 +94,13 @@ def test_who_is_told_to_stop_finishes_what_he_has_under_way(run: Run, echo_serve
     assert echo_server.counts().requests == 4
 
 
-def test_an_abort_gives_up_what_is_under_way_of_those_who_go_and_of_those_who_have_gone(
-    run: Run, echo_server: EmbeddedServer
-) -> None:
+def test_an_abort_gives_up_requests_of_users_told_to_stop_now_or_before(run: Run, echo_server: EmbeddedServer) -> None:
     async def main() -> None:
         steered = Steered(f"{echo_server.url}30000")
-        steered.have(5)
+        steered.set_users(5)
         await steered.until(lambda: steered.busy == 5)
-        steered.have(3)
-        steered.have(1, abort=True)
+        steered.set_users(3)
+        steered.set_users(1, abort=True)
         assert steered.levelled == [1, 2, 3]
         assert steered.busy == 1
         assert steered.recorder.transactions == 0
@@ -112,13 +110,13 @@ def test_an_abort_gives_up_what_is_under_way_of_those_who_go_and_of_those_who_ha
     run(main())
 
 
-def test_who_is_wanted_again_before_he_has_stopped_goes_on(run: Run, echo_server: EmbeddedServer) -> None:
+def test_a_user_that_is_wanted_again_before_it_has_stopped_goes_on(run: Run, echo_server: EmbeddedServer) -> None:
     async def main() -> None:
         steered = Steered(f"{echo_server.url}100")
-        steered.have(2)
+        steered.set_users(2)
         await steered.until(lambda: steered.busy == 2)
-        steered.have(0)
-        steered.have(2)
+        steered.set_users(0)
+        steered.set_users(2)
         await steered.until(lambda: steered.recorder.transactions >= 4)
         assert steered.levelled == [1, 2, 3]
         assert steered.load.socket_counts().created == 2
@@ -130,21 +128,21 @@ def test_who_is_wanted_again_before_he_has_stopped_goes_on(run: Run, echo_server
 def test_a_user_goes_on_for_more_requests_than_a_plan_has_by_default(run: Run, echo_server: EmbeddedServer) -> None:
     async def main() -> None:
         steered = Steered(echo_server.url)
-        steered.have(1)
+        steered.set_users(1)
         await steered.until(lambda: steered.recorder.transactions > 1500)
         await steered.end()
 
     run(main())
 
 
-def test_who_pauses_after_an_error_and_is_wanted_again_sends_once_a_pause(run: Run) -> None:
+def test_a_user_that_pauses_after_an_error_and_is_wanted_again_sends_once_a_pause(run: Run) -> None:
     async def main() -> None:
         steered = Steered("http://127.0.0.1:1/", Steering(pauses_s=(0.3,)))
-        steered.have(1)
+        steered.set_users(1)
         await steered.until(lambda: steered.recorder.socket_errors == 1)
         for _ in range(5):
-            steered.have(0, abort=True)
-            steered.have(1)
+            steered.set_users(0, abort=True)
+            steered.set_users(1)
         await steered.until(lambda: steered.recorder.socket_errors >= 6)
         await asyncio.sleep(1.0)
         assert steered.recorder.socket_errors <= 6 + 4
@@ -153,12 +151,12 @@ def test_who_pauses_after_an_error_and_is_wanted_again_sends_once_a_pause(run: R
     run(main())
 
 
-def test_who_pauses_after_an_error_stops_at_once(run: Run) -> None:
+def test_a_user_that_pauses_after_an_error_stops_at_once(run: Run) -> None:
     async def main() -> None:
         steered = Steered("http://127.0.0.1:1/", Steering(pauses_s=(600.0,)))
-        steered.have(2)
+        steered.set_users(2)
         await steered.until(lambda: steered.recorder.socket_errors == 2)
-        steered.have(0)
+        steered.set_users(0)
         assert steered.levelled == [1, 2]
         await steered.end()
 
@@ -168,7 +166,7 @@ def test_who_pauses_after_an_error_stops_at_once(run: Run) -> None:
 def test_users_go_on_trying_where_nobody_answers(run: Run) -> None:
     async def main() -> None:
         steered = Steered("http://127.0.0.1:1/")
-        steered.have(2)
+        steered.set_users(2)
         await steered.until(lambda: steered.recorder.socket_errors >= 4)
         assert not steered.load.has_got_nowhere
         await steered.end()
@@ -181,7 +179,7 @@ def test_users_pause(run: Run, echo_server: EmbeddedServer, steering: Steering) 
     async def main() -> None:
         steered = Steered(echo_server.url, steering)
         began_at = perf_counter()
-        steered.have(1)
+        steered.set_users(1)
         await steered.until(lambda: steered.recorder.transactions == 4)
         assert perf_counter() - began_at >= 3 * 0.05 - 0.01  # the loop's timers have steps
         await steered.end()
@@ -193,7 +191,7 @@ def test_a_pacing_is_from_one_beginning_to_the_next(run: Run, echo_server: Embed
     async def main() -> None:
         steered = Steered(f"{echo_server.url}150", Steering(pacing_s=0.1))  # each takes longer: no pause at all
         began_at = perf_counter()
-        steered.have(1)
+        steered.set_users(1)
         await steered.until(lambda: steered.recorder.transactions == 3)
         took_s = perf_counter() - began_at
         await steered.end()
@@ -202,12 +200,12 @@ def test_a_pacing_is_from_one_beginning_to_the_next(run: Run, echo_server: Embed
     run(main())
 
 
-def test_who_pauses_stops_at_once(run: Run, echo_server: EmbeddedServer) -> None:
+def test_a_user_that_pauses_stops_at_once(run: Run, echo_server: EmbeddedServer) -> None:
     async def main() -> None:
         steered = Steered(echo_server.url, Steering(pauses_s=(600.0,)))
-        steered.have(3)
+        steered.set_users(3)
         await steered.until(lambda: steered.recorder.transactions == 3)
-        steered.have(0)
+        steered.set_users(0)
         assert steered.levelled == [1, 2]
         await steered.end()
 

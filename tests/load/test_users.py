@@ -171,7 +171,7 @@ def test_cookies_are_not_kept_unless_asked_for() -> None:
         assert [cookies_in(request) for peer in server.peers for request in peer.requests] == [[]] * 30
 
 
-def test_each_user_keeps_his_own_cookies_when_asked() -> None:
+def test_each_user_keeps_its_own_cookies_when_asked() -> None:
     with serving(_gives_cookies) as server:
         run_here(url=server.url, concurrency=3, requests=5, cookies=True, options={"max_sockets": 3})
         assert len(server.peers) == 3
@@ -184,7 +184,7 @@ def test_each_user_keeps_his_own_cookies_when_asked() -> None:
 
 
 def kept_after(*given: bytes) -> list[bytes]:
-    """The cookies that a user sends with his second request, after a first answer with these headers."""
+    """The cookies that a user sends with its second request, after a first answer with these headers."""
 
     async def gives(peer: Peer) -> None:
         while True:

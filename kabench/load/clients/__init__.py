@@ -1,4 +1,4 @@
-"""What sends besides kabench's asyncio agents: the contract of a client, its errors, and the peers behind it."""
+"""Clients: what sends a load besides kabench's asyncio agents. The contract of a client, its errors, and the peers."""
 
 from kabench.load.clients.contract import BadAnswerError, Client, ClientSettings
 

@@ -1,20 +1,20 @@
-"""What a client is to kabench, whoever wrote it: settings in, `send`, `close`, and perhaps `sockets_created`.
+"""The contract of a client, whoever wrote it: settings in, `send`, `close`, and perhaps `sockets_created`.
 
-To measure a client of your own, write a factory, name it `package.module:factory`, and give it no more than
+To measure a client of your own, write a factory, name it `package.module:factory`, and give it no more than this:
 
     class Client:
         def __init__(self, settings):             # a ClientSettings: limits, timeouts, TLS
             ...
         def send(self, request):                  # or async def; a Request: method, url, headers, body
-            return status, body                   # an int and bytes; what it raises is counted by its kind
+            return status, body                   # an int and bytes; an exception is counted by its kind
         def close(self):                          # or async def
             ...
-        def sockets_created(self):                # if it knows
+        def sockets_created(self):                # if it can tell
             return 0
 
 Tasks in one event loop drive a client whose `send` is a coroutine function; threads, which share the client, drive any
-other. A client must not follow redirects, keep cookies, or send failed requests again: what is measured is a request.
-If an exception has a `kind`, that is its name in reports.
+other. A client must not follow redirects, keep cookies, or send failed requests again, because single requests are
+measured. If an exception has a `kind`, that is its name in reports.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """What a client is to be like. Durations are seconds, and 0 is no limit; `max_sockets` None is none either.
+    """Limits, timeouts and TLS that a client has to obey. Durations are in seconds, and 0 is no limit.
 
-    `max_sockets` is for each of the `origins` that the requests go to.
+    `max_sockets` is for each of the `origins` that the requests go to; None is no limit.
 
-    `agent_options` are the same and more as a kabench agent would have them. `ssl_context` is for https URLs.
+    `agent_options` hold the same and more, as a kabench agent takes it. `ssl_context` is for https URLs.
     """
 
     max_sockets: int | None
@@ -56,28 +56,28 @@ class ClientSettings:
 
 
 class Client(Protocol):
-    """See above; `sockets_created` may be missing."""
+    """A client, as described above; `sockets_created` may be missing."""
 
     def send(self, request: Request) -> tuple[int, bytes] | Awaitable[tuple[int, bytes]]:
         """Send a request and return the response's status and body."""
 
     def close(self) -> Awaitable[None] | None:
-        """Let go of all sockets."""
+        """Close all sockets."""
 
 
 def is_async(client: Client) -> bool:
-    """Whether a client is driven by tasks."""
+    """Return whether a client is driven by tasks, not threads."""
     return inspect.iscoroutinefunction(client.send)
 
 
 class BadAnswerError(TypeError):
-    """What a client's `send` returned is no status and body."""
+    """A client's `send` returned something else than a status and a body."""
 
     kind = "bad_answer"
 
 
 def checked_answer(answer: object) -> tuple[int, bytes]:
-    """What a client has returned, if it is a status and a body. Raises `BadAnswerError`."""
+    """Return a client's answer if it is a status and a body. Raises `BadAnswerError` if not."""
     if isinstance(answer, tuple) and len(answer) == 2:
         status, body = answer
         if isinstance(status, int) and isinstance(body, bytes | bytearray | memoryview):
@@ -88,7 +88,7 @@ def checked_answer(answer: object) -> tuple[int, bytes]:
 
 
 async def close_client(client: Client) -> None:
-    """Close a client, in whichever way it is closed. What it raises is of no interest any more."""
+    """Close a client, by a coroutine or not. Ignore what it raises: everything has been measured."""
     with contextlib.suppress(Exception):
         closing = client.close()
         if inspect.isawaitable(closing):
@@ -96,7 +96,7 @@ async def close_client(client: Client) -> None:
 
 
 def socket_counts(client: Client, requests: int) -> SocketCounts:
-    """What a client says of its sockets, after `requests` finished ones; nothing, where it says nothing sensible."""
+    """Return a client's count of its sockets, after `requests` finished requests. A count that makes no sense is 0."""
     agent = getattr(client, "agent", None)
     if isinstance(agent, KeepsSockets):
         return counts_of(agent)
@@ -107,10 +107,10 @@ def socket_counts(client: Client, requests: int) -> SocketCounts:
 
 
 def load_factory(spec: str) -> Callable[[ClientSettings], Client]:
-    """The factory that `package.module:factory` names. Raises `ValueError`, saying what is wrong with it."""
+    """Return the factory that `package.module:factory` names. Raises `ValueError` that says what is wrong with it."""
     module_name, _, path = spec.partition(":")
     try:
-        found: Any = importlib.import_module(module_name)  # whatever the user has written there
+        found: Any = importlib.import_module(module_name)  # a user's own, of any kind
     except Exception as error:
         raise ValueError(f"{spec}: {module_name} cannot be imported: {type(error).__name__}: {error}") from None
     for name in path.split("."):
@@ -118,6 +118,6 @@ def load_factory(spec: str) -> Callable[[ClientSettings], Client]:
             raise ValueError(f"{spec}: there is no {path} in {module_name}")
         found = getattr(found, name)
     if not callable(found):
-        raise ValueError(f"{spec}: {path} cannot be called; it is to make a client")  # noqa: TRY004  # it is the spec
+        raise ValueError(f"{spec}: {path} cannot be called; it has to be a factory of clients")  # noqa: TRY004  # it is the spec
     factory: Callable[[ClientSettings], Client] = found
     return factory

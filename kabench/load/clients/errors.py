@@ -1,4 +1,7 @@
-"""The kinds of errors in reports: an exception of any client becomes a name that means the same for all of them."""
+"""The kinds of errors in reports: an exception of any client becomes a name that means the same for all clients.
+
+Libraries wrap errors in errors of their own, so the whole chain behind an exception is looked at.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,11 @@ if TYPE_CHECKING:
 
 CONNECT_FAILED, CONNECT_TIMEOUT = ConnectError.kind, ConnectTimeoutError.kind
 NOT_REACHED = frozenset({CONNECT_FAILED, CONNECT_TIMEOUT, TlsError.kind, CertificateError.kind})
-"""The kinds of errors of a request that had no socket: nobody was there, or not who should be."""
+"""The kinds of errors of a request that got no socket: no server answered, or one with the wrong certificate."""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it was made of and raised from."""
+    """Yield an error, and all errors that it was made or raised from."""
     seen: set[int] = set()
     waiting: list[object] = [error]
     while waiting:
@@ -35,7 +38,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def kind_of(error: BaseException) -> str:
-    """The name of an error in reports: that of an agent's error where it is one, else its own kind or class's name."""
+    """Return the name of an error in reports: of an agent's error in its chain, else its own `kind` or class name."""
     chain = list(_chain(error))
     for found in chain:
         if isinstance(found, AgentError):
@@ -55,11 +58,11 @@ def kind_of(error: BaseException) -> str:
 
 
 _CONNECT_TIMEOUTS = {"ConnectTimeout", "ConnectTimeoutError", "ConnectionTimeoutError"}
-"""What urllib3, requests, httpx and aiohttp call it."""
+"""The names of this error in urllib3, requests, httpx and aiohttp."""
 
 
 def described(error: BaseException, request: Request) -> str:
-    """An error that kept a request from being sent, in words, without what the request holds."""
+    """Return in words why a request could not be sent, without anything that the request holds."""
     parts = urlsplit(request.url)
     where = f"{parts.scheme}://{parts.netloc}"
     for found in _chain(error):

@@ -1,7 +1,7 @@
-"""The clients of other libraries, set up alike: urllib3, requests, httpx and aiohttp, and kabench's agent for threads.
+"""Clients of other libraries, set up alike: urllib3, requests, httpx and aiohttp; and kabench's agent for threads.
 
 Each gets the same limits and timeouts, follows no redirects, keeps no cookies and sends nothing twice. Each counts the
-sockets it opens; where its library does not tell, a subclass of one of its classes does.
+sockets it opens; if its library does not tell, a subclass of one of the library's classes counts.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def _or_none(seconds: float) -> float | None:
 
 
 def _headers_of(request: Request) -> list[tuple[str, str]]:
-    """The headers of a request; the body is wanted as it is, so that all clients get the same bytes."""
+    """Return the headers of a request. They ask for an unencoded body, so that all clients get the same bytes."""
     if any(name.lower() == "accept-encoding" for name, _ in request.headers):
         return list(request.headers)
     return [*request.headers, ("Accept-Encoding", "identity")]
 
 
 def _in_one(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers with those of one name in one line (RFC 9110 section 5.3), for who knows no others."""
+    """Return headers with one line for each name (RFC 9110 section 5.3), for libraries that take a dict."""
     merged: dict[str, tuple[str, str]] = {}
     for name, value in headers:
         first, before = merged.get(name.lower(), (name, ""))
@@ -39,7 +39,7 @@ def _in_one(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 class _SocketCounter:
-    """Counts the sockets that a urllib3 manager opens; with `keep_alive=False`, none is used again."""
+    """Counts the sockets that a urllib3 manager opens. With `keep_alive=False`, it also closes each after a request."""
 
     def __init__(self, *, keep_alive: bool = True) -> None:
         self._keep_alive = keep_alive
@@ -47,12 +47,12 @@ class _SocketCounter:
         self.created = 0
 
     def watch(self, manager: urllib3.PoolManager) -> None:
-        """Have the manager's pools tell of each socket they open."""
+        """Have the manager's pools count each socket they open."""
         manager.pool_classes_by_scheme = {
-            scheme: self._told(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+            scheme: self._counting(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
         }
 
-    def _told(self, pool_class: Any) -> Any:  # urllib3's classes, as they are
+    def _counting(self, pool_class: Any) -> Any:  # urllib3's classes; it has no types for what is needed here
         counter = self
 
         class Connection(pool_class.ConnectionCls):  # type: ignore[misc]  # either of two
@@ -73,7 +73,7 @@ class _SocketCounter:
 
 
 class Urllib3Client:
-    """Stock urllib3: a `PoolManager` that blocks at its limit."""
+    """Stock urllib3: a `PoolManager` that blocks when its limit is reached."""
 
     def __init__(self, settings: ClientSettings, *, keep_alive: bool = True) -> None:
         import urllib3
@@ -100,7 +100,7 @@ class Urllib3Client:
         return response.status, response.data
 
     def sockets_created(self) -> int:
-        """As its connections have told."""
+        """Return what its connections have counted."""
         return self._counter.created
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ class Urllib3Client:
 
 
 class Urllib3AgentClient:
-    """kabench's agent for threads, as urllib3's users have it."""
+    """kabench's agent for threads, as users of urllib3 have it."""
 
     def __init__(self, settings: ClientSettings) -> None:
         from urllib3 import HTTPHeaderDict
@@ -156,7 +156,7 @@ class RequestsClient:
                 return host, {"ssl_context": settings.ssl_context} if host["scheme"] == "https" else kw
 
             def cert_verify(self, *_: Any) -> None:
-                """The context does all of it."""
+                """Do nothing: the TLS context does all of it."""
 
         self._adapter = Adapter(
             pool_connections=100,
@@ -183,7 +183,7 @@ class RequestsClient:
         return response.status_code, response.content
 
     def sockets_created(self) -> int:
-        """As urllib3's connections below have told."""
+        """Return what urllib3's connections, which it uses, have counted."""
         return self._counter.created
 
     def close(self) -> None:
@@ -228,7 +228,7 @@ class HttpxClient:
         return response.status_code, response.content
 
     def sockets_created(self) -> int:
-        """By httpx's trace."""
+        """Return what httpx's trace has counted."""
         return self._created
 
     async def close(self) -> None:
@@ -247,7 +247,7 @@ class AiohttpClient:
         self._url = yarl.URL
         client = self
 
-        class Connector(aiohttp.TCPConnector):  # a trace would cost something with each request
+        class Connector(aiohttp.TCPConnector):  # a trace would cost time in each request
             async def _create_connection(self, *args: Any, **by_name: Any) -> Any:
                 connection = await super()._create_connection(*args, **by_name)
                 client._created += 1  # its own
@@ -282,7 +282,7 @@ class AiohttpClient:
             return response.status, await response.read()
 
     def sockets_created(self) -> int:
-        """As its connector has told."""
+        """Return what its connector has counted."""
         return self._created
 
     async def close(self) -> None:

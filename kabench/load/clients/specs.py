@@ -1,4 +1,7 @@
-"""Agent specs: the texts of `--agent`, what is behind each, and which of them can carry a plan out."""
+"""Agent specs: the texts of `--agent`, what each stands for, and which can carry a plan out.
+
+Nothing is made here; `schedules.factory` makes the agent or client.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,14 @@ _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w
 
 
 class AgentSpecError(ValueError):
-    """There is no such agent, it is not installed, or it cannot do what the plan asks for."""
+    """The agent does not exist, is not installed, or cannot do what the plan asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Peer:
-    """A client of another library: how it is made, and the package it needs.
+    """A client that is no asyncio agent of kabench: how it is made, and the package it needs.
 
-    `takes_agent_options`: it is an agent of kabench's, and obeys all of an agent's options.
+    `takes_agent_options`: it is an agent of kabench, for threads, and obeys all of an agent's options.
     """
 
     make: Callable[[ClientSettings], Client]
@@ -74,7 +77,7 @@ def check_spec(spec: str, plan: LoadPlan | None = None) -> None:
 
 
 def _check_agent_options(spec: str, options: AgentOptions) -> None:
-    """See that a client can carry out all options that are not as they are by default."""
+    """Raise `AgentSpecError` if an option is not at its default and the client cannot obey it."""
     if spec in PEERS and PEERS[spec].takes_agent_options:
         return
     by_default = type(options)()
@@ -85,7 +88,7 @@ def _check_agent_options(spec: str, options: AgentOptions) -> None:
 
 
 def peer_version(spec: str) -> dict[str, str]:
-    """The version of the package behind a spec, by its name."""
+    """Return the version of the package behind a spec, by the package's name."""
     if spec in OWN_AGENTS:
         return {}
     package = PEERS[spec].package if spec in PEERS else spec.partition(".")[0].partition(":")[0]
@@ -94,10 +97,10 @@ def peer_version(spec: str) -> dict[str, str]:
 
 
 def is_own(spec: str) -> bool:
-    """Whether a spec names one of kabench's asyncio agents."""
+    """Return whether a spec names one of kabench's asyncio agents."""
     return spec in OWN_AGENTS
 
 
 def is_factory(spec: str) -> bool:
-    """Whether a spec names a client of the user's own."""
+    """Return whether a spec names a user's own client."""
     return spec not in AGENT_SPECS

@@ -1,4 +1,8 @@
-"""The open model through a kabench agent. An exchange that is through carries the next request."""
+"""The open model through a kabench agent.
+
+A finished exchange is used again for a later request, so there are only as many objects as requests in flight. When
+requests are due is not decided here but in `open` and `dispatcher`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Arrival(LoadExchange):
-    """One request under way; when it is through, another may use the object."""
+    """One request in flight. When it has ended, a later request may use the object."""
 
     __slots__ = ("_arrivals", "due_at", "recorder")
 
@@ -31,12 +35,12 @@ class _Arrival(LoadExchange):
         self.due_at = 0.0
 
     def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
-        """Count it."""
+        """Count the answer."""
         self.recorder.record_due(self, head, body, self.due_at, now)
         self._arrivals.take_back(self, now)
 
     def failed(self, error: Exception, now: float) -> None:
-        """Count it as an error."""
+        """Count the error."""
         self._arrivals.failed(self, error, now)
 
 
@@ -63,13 +67,13 @@ class AgentArrivals(Arrivals):
         self._agent.start(arrival, now)
 
     def take_back(self, arrival: _Arrival, now: float) -> None:
-        """A request is through."""
+        """Take back the object of a request that has ended."""
         self._under_way.discard(arrival)
         self._idle.append(arrival)
-        self._ended_one(now)
+        self._request_ended(now)
 
     def failed(self, arrival: _Arrival, error: Exception, now: float) -> None:
-        """A request has died."""
+        """Count the error that ended a request, unless it was given up before."""
         if arrival not in self._under_way:
             return
         if not isinstance(error, AgentClosedError):
@@ -87,7 +91,7 @@ class AgentArrivals(Arrivals):
             self._agent.abort(arrival)
 
     def socket_counts(self) -> SocketCounts:
-        """What the agent's book says."""
+        """Return what the agent's book says."""
         return counts_of(self._agent)
 
     async def close(self) -> None:

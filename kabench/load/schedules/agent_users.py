@@ -1,8 +1,8 @@
 """The closed model through a kabench agent. A user is its own exchange, which it sends again and again.
 
-What a user can do besides, it is given: `Abilities` says what comes next, which cookies it keeps and how long it
-pauses. They are independent, so any of them go together. A user without any always sends the same, and nothing is
-allocated for its requests.
+Whatever else a user does, its `Abilities` say: what it sends next, which cookies it keeps, how long it pauses. They are
+independent, so any of them go together. A user without abilities always sends the same request, and nothing is
+allocated for it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abilities:
-    """What a user does besides sending the same request at once. None: it does not.
+    """What a user does besides sending the same request at once. What is None, it does not do.
 
-    `next_request` returns what it sends next. `cookies` are the user's own. `pause_s` returns how many seconds the user
-    waits after an answer or an error, by the seconds since it began to send.
+    `next_request` returns what the user sends next. `cookies` are its own. `pause_s` takes the seconds since it began
+    to send, and returns how many seconds it waits after the answer or error.
     """
 
     next_request: Callable[[], PreparedRequest] | None = None
@@ -45,7 +45,7 @@ NO_ABILITIES = Abilities()
 
 
 class AgentUser(LoadExchange, User):
-    """A user of a kabench agent. Its first request is `prepared`; without abilities, so are all others."""
+    """A user of a kabench agent. Its first request is `prepared`; without abilities, all others are too."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class AgentUser(LoadExchange, User):
         self._agent.start(self, now)
 
     def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
-        """Count the answer and go on."""
+        """Count the answer, and send the next request."""
         self._recorder.record(self, head, body, now)
         abilities = self._abilities
         if abilities is not None and abilities.cookies is not None:
@@ -92,7 +92,7 @@ class AgentUser(LoadExchange, User):
             self._pause = self._loop.call_later(abilities.pause_s(now - self.started_at), self._send_after_pause)
 
     def failed(self, error: Exception, now: float) -> None:
-        """Count the error and go on, after a pause if nobody was there."""
+        """Count the error and go on; after a pause, if no socket could be opened."""
         if self.is_finished:
             return
         if isinstance(error, AgentClosedError):
@@ -116,7 +116,7 @@ class AgentUser(LoadExchange, User):
         self._start(perf_counter())
 
     def stop(self) -> None:
-        """Send no more. A user who pauses is finished at once."""
+        """Send no more. A user that pauses is finished at once."""
         super().stop()
         if self._pause is not None:
             self._pause.cancel()
@@ -125,17 +125,17 @@ class AgentUser(LoadExchange, User):
 
     @property
     def waits(self) -> bool:
-        """Whether the request still waits for a socket."""
+        """Whether the request is pending."""
         return self.pending
 
     def cut_off(self, now: float) -> None:
-        """Count what is still under way as an error, and do not wait for it."""
+        """Count the request in flight as an error, and do not wait for it."""
         if not self.is_finished:
             self._recorder.record_error(CUT_OFF)
             self.abort(now)
 
     def abort(self, now: float) -> None:
-        """Send no more, and do not wait for what is under way."""
+        """Send no more, and do not wait for the request in flight."""
         self.stop()
         if not self.is_finished:
             self._agent.abort(self)
@@ -143,7 +143,7 @@ class AgentUser(LoadExchange, User):
 
 
 class AgentUsers(Users):
-    """Users who share one kabench agent."""
+    """Users that share one kabench agent."""
 
     def __init__(self, setup: ScheduleSetup, agent: AsyncAgent, source: PreparedSource) -> None:
         self._agent = agent

@@ -1,6 +1,7 @@
-"""The open model through a `Client`: a task for each request, or threads, as many as are needed at once.
+"""The open model through a `Client`: a task for each request, or a thread for each request in flight.
 
-As with users, whatever a client raises or returns, a request is counted once, under the recorder's lock.
+As with users (`client_users`), a request is counted once, whatever the client raises or returns, and under the
+recorder's lock.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
     from kabench.load.schedules.schedule import ScheduleSetup
 
 _MOST_THREADS = 512
-"""Of the open model: more do not make a client in threads any faster."""
+"""The most threads of the open model: more do not make a client any faster."""
 
 
 class _ClientArrivals(Arrivals):
-    """Requests of the open model through a client. `_unanswered` counts, for each recorder, those it is to hear of."""
+    """Requests of the open model through a client. `_unanswered` counts those in flight for each recorder."""
 
     def __init__(self, setup: ScheduleSetup, client: Client, source: Iterator[Request]) -> None:
         super().__init__(setup)
@@ -50,7 +51,7 @@ class _ClientArrivals(Arrivals):
     def _begin(self, due_at: float, recorder: Recorder) -> None:
         raise NotImplementedError
 
-    def _sends(self, due_at: float, recorder: Recorder) -> None:
+    def _note_sent(self, due_at: float, recorder: Recorder) -> None:
         with recorder.lock:
             if not self._is_given_up:
                 recorder.record_lag(perf_counter() - due_at)
@@ -73,7 +74,7 @@ class _ClientArrivals(Arrivals):
 
     def _ended(self, now: float) -> None:
         if not self._is_given_up:
-            self._ended_one(now)
+            self._request_ended(now)
 
     def _give_up(self, *, counted: bool) -> None:
         with self.recorder.lock, self.warmup_recorder.lock:
@@ -83,7 +84,7 @@ class _ClientArrivals(Arrivals):
                     recorder.record_error(CUT_OFF)
 
     def socket_counts(self) -> SocketCounts:
-        """What the client says of its sockets."""
+        """Return what the client says of its sockets."""
         return socket_counts(self._client, self.finished_requests)
 
     async def close(self) -> None:
@@ -92,7 +93,7 @@ class _ClientArrivals(Arrivals):
 
 
 class TaskArrivals(_ClientArrivals):
-    """Requests that are tasks."""
+    """Requests that are sent by a task each."""
 
     def __init__(self, setup: ScheduleSetup, client: Client, source: Iterator[Request]) -> None:
         super().__init__(setup, client, source)
@@ -105,7 +106,7 @@ class TaskArrivals(_ClientArrivals):
 
     async def _run(self, due_at: float, recorder: Recorder) -> None:
         request = self._requests.next()
-        self._sends(due_at, recorder)
+        self._note_sent(due_at, recorder)
         try:
             answer = checked_answer(await cast("Awaitable[tuple[int, bytes]]", self._client.send(request)))
         except (Exception, asyncio.CancelledError) as error:
@@ -121,7 +122,7 @@ class TaskArrivals(_ClientArrivals):
 
 
 class ThreadArrivals(_ClientArrivals):
-    """Requests that are sent by threads, of which there are as many as are needed at once, up to a limit."""
+    """Requests that are sent by threads: one for each request in flight, up to a limit."""
 
     def __init__(self, setup: ScheduleSetup, client: Client, source: Iterator[Request]) -> None:
         super().__init__(setup, client, source)
@@ -141,7 +142,7 @@ class ThreadArrivals(_ClientArrivals):
             if self._is_given_up:
                 return
             request = self._requests.next()
-            self._sends(due_at, recorder)
+            self._note_sent(due_at, recorder)
             try:
                 answer = checked_answer(self._client.send(request))
             except BaseException as error:  # even what would end the thread

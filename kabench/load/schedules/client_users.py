@@ -1,8 +1,7 @@
 """The closed model through a `Client`: users are tasks where its `send` is a coroutine function, threads elsewhere.
 
-A client is somebody else's code: whatever it raises or returns, a request is counted once, and the user goes on.
-Threads count under the recorder's lock, together with whether the request is still unanswered, so that a cut-off counts
-none twice.
+A client is somebody else's code: whatever it raises or returns, a request is counted once, and the user goes on. Under
+the recorder's lock, a thread counts a request and notes that it is answered, so that a cut-off cannot count it again.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class _ClientUser(User):
         self._is_unanswered = self._is_given_up = False
         self._loop = asyncio.get_running_loop()
 
-    def _sends(self) -> float:
+    def _note_sent(self) -> float:
         with self._recorder.lock:
             self._is_unanswered = True
         return perf_counter()
@@ -52,7 +51,7 @@ class _ClientUser(User):
         self.refusal = None
 
     def _failed(self, error: BaseException, request: Request) -> float:
-        """Count an error; how long to pause before the next request."""
+        """Count an error, and return how many seconds to pause before the next request."""
         kind = kind_of(error)
         recorder = self._recorder
         with recorder.lock:
@@ -65,7 +64,7 @@ class _ClientUser(User):
         return PAUSE_AFTER_CONNECT_ERROR_S
 
     def cut_off(self, now: float) -> None:
-        """Count what is still under way as an error, and do not wait for it."""
+        """Count the request in flight as an error, and do not wait for it."""
         with self._recorder.lock:
             if self._is_unanswered:
                 self._is_unanswered = False
@@ -73,7 +72,7 @@ class _ClientUser(User):
         self.abort(now)
 
     def abort(self, now: float) -> None:
-        """Send no more, and do not wait for what is under way."""
+        """Send no more, and do not wait for the request in flight."""
         self.stop()
         self._is_given_up = True
         if not self.is_finished:
@@ -83,7 +82,7 @@ class _ClientUser(User):
 
 
 class _TaskUser(_ClientUser):
-    """A user who is a task."""
+    """A user that is a task."""
 
     _task: asyncio.Task[None] | None = None
 
@@ -93,7 +92,7 @@ class _TaskUser(_ClientUser):
     async def _run(self) -> None:
         while next(self._tickets, None) is not None:
             request = self._requests.next()
-            began_at = self._sends()
+            began_at = self._note_sent()
             try:
                 answer = checked_answer(await cast("Awaitable[tuple[int, bytes]]", self._client.send(request)))
             except (Exception, asyncio.CancelledError) as error:
@@ -105,14 +104,14 @@ class _TaskUser(_ClientUser):
         self._finish(perf_counter())
 
     def abort(self, now: float) -> None:
-        """Send no more, and cancel what is under way."""
+        """Send no more, and cancel the request in flight."""
         super().abort(now)
         if self._task is not None:
             self._task.cancel()
 
 
 class _ThreadUser(_ClientUser):
-    """A user who is a thread."""
+    """A user that is a thread."""
 
     def _start(self, now: float) -> None:  # noqa: ARG002
         threading.Thread(target=self._run, daemon=True).start()
@@ -120,7 +119,7 @@ class _ThreadUser(_ClientUser):
     def _run(self) -> None:
         while next(self._tickets, None) is not None:
             request = self._requests.next()
-            began_at = self._sends()
+            began_at = self._note_sent()
             try:
                 answer = checked_answer(self._client.send(request))
             except BaseException as error:  # even what would end the thread
@@ -131,7 +130,7 @@ class _ThreadUser(_ClientUser):
 
 
 class ClientUsers(Users):
-    """Users who share one client."""
+    """Users that share one client."""
 
     def __init__(self, setup: ScheduleSetup, client: Client, source: Iterator[Request]) -> None:
         self._client = client
@@ -143,7 +142,7 @@ class ClientUsers(Users):
         return self._make(self._client, self._requests, self._user_finished)
 
     def socket_counts(self) -> SocketCounts:
-        """What the client says of its sockets."""
+        """Return what the client says of its sockets."""
         return socket_counts(self._client, self.finished_requests)
 
     async def close(self) -> None:

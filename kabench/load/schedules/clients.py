@@ -1,4 +1,4 @@
-"""What users and arrivals of a `Client` share: its requests, drawn by tasks or threads, and the way into the loop."""
+"""What users and arrivals of a `Client` share: where tasks and threads get requests, and how threads call the loop."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class SharedRequests:
         self._lock = threading.Lock()
 
     def next(self) -> Request:
-        """The next one."""
+        """Return the next request."""
         with self._lock:
             return next(self._source)
 
 
 def call_into(loop: asyncio.AbstractEventLoop, what: Callable[[float], None], now: float) -> None:
-    """Call from a thread into the loop, if that has not ended."""
+    """Call `what(now)` in the event loop, from a thread. Do nothing if the loop has ended."""
     try:
         loop.call_soon_threadsafe(what, now)
     except RuntimeError:

@@ -1,4 +1,9 @@
-"""`Users`: the users of the closed model, as many as the plan has at each time, whatever they send with."""
+"""`Users`: the users of the closed model, as many as the plan wants at each time.
+
+How many requests a user may send is a supply of tickets, one a request: its own, one that all users share, or one
+without an end. A user draws a ticket before it sends, and has finished when there is none. How a user sends is the
+subclasses' part: `agent_users` and `client_users`.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +22,16 @@ if TYPE_CHECKING:
     from kabench.load.schedules.schedule import ScheduleSetup
 
 PAUSE_AFTER_CONNECT_ERROR_S = 0.1
-"""So that users whose server is down do not spend the machine on finding out."""
+"""While a server is down, its users would else use up the machine with trying."""
 
 _LOOK_AT_LEVEL_EVERY_S = 0.02
 _ROUNDING = 1e-9
 
 
 class User(ABC):
-    """A user: he sends, waits for the answer, and sends again as long as he has tickets.
+    """A user: it sends, waits for the answer, and sends again as long as it has tickets.
 
-    `finished(self, now)` is called when he has stopped. `refusal` is why his last socket could not be opened.
+    `finished(self, now)` is called when it has stopped. `refusal` says why its last socket could not be opened.
     """
 
     _recorder: Recorder
@@ -38,7 +43,7 @@ class User(ABC):
         self.refusal: str | None = None
 
     def begin(self, tickets: Iterator[int], recorder: Recorder, now: float) -> None:
-        """Send, with these tickets."""
+        """Begin to send, with these tickets, and record there."""
         self.is_finished = False
         self._tickets = tickets
         self._recorder = recorder
@@ -53,7 +58,7 @@ class User(ABC):
         self._tickets = self._measured(tickets, recorder)
 
     def _measured(self, tickets: Iterator[int], recorder: Recorder) -> Iterator[int]:
-        """What is drawn from first after the warm-up, when its last request is through."""
+        """Yield the first ticket after the warm-up. When it is drawn, the last request of the warm-up has ended."""
         self._recorder = recorder
         self._tickets = tickets
         yield from itertools.islice(tickets, 1)
@@ -64,11 +69,11 @@ class User(ABC):
 
     @property
     def waits(self) -> bool:
-        """Whether his request still waits for a socket."""
+        """Whether its request is pending."""
         return False
 
     def count_in(self, recorder: Recorder) -> None:
-        """Have what is under way recorded there."""
+        """Have the request in flight recorded there."""
         self._recorder = recorder
 
     @abstractmethod
@@ -81,7 +86,7 @@ class User(ABC):
 
     @property
     def has_got_nowhere(self) -> bool:
-        """Whether he is through, or the last he heard is that nobody is there."""
+        """Whether it has finished, or its last socket could not be opened."""
         return self.is_finished or self.refusal is not None
 
     def _finish(self, now: float) -> None:
@@ -105,10 +110,10 @@ class Users(Schedule):
 
     @abstractmethod
     def _make_user(self) -> User:
-        """A user whose `finished` is `self._user_finished`."""
+        """Make a user whose `finished` is `self._user_finished`."""
 
     def begin(self, zero: float) -> None:
-        """Let as many users begin as there are at first."""
+        """Let the first users begin: as many as the ramp has at its start."""
         self._zero = zero
         recorder = self.warmup_recorder if self.plan.warmup_s else self.recorder
         self._level = self._level_at(0.0)
@@ -120,7 +125,7 @@ class Users(Schedule):
             self._follow_ramp()
 
     def measure(self) -> None:
-        """Let the users know, and let the stages begin."""
+        """Tell the users that requests count from now on, and let the stages begin."""
         for user, tickets in zip(self._users[: self._level], self._tickets, strict=False):
             if not user.is_finished:
                 user.measure(tickets, self.recorder)
@@ -131,15 +136,15 @@ class Users(Schedule):
         return self.share.of(int(self._ramp.level_at(elapsed_s) + _ROUNDING))
 
     def _follow_ramp(self) -> None:
-        """Have as many users as the ramp says, and look again."""
+        """Have as many users as the ramp says now, and look again later."""
         if self._has_ended:
             return
         now = perf_counter()
-        self._have(self._level_at(max(0.0, now - self._zero)), now)
+        self._set_level(self._level_at(max(0.0, now - self._zero)), now)
         self._loop.call_later(_LOOK_AT_LEVEL_EVERY_S, self._follow_ramp)
 
-    def _have(self, level: int, now: float) -> None:
-        """Have so many users: tell those who are too many to stop, and let new ones begin."""
+    def _set_level(self, level: int, now: float) -> None:
+        """Have `level` users: tell the others to stop, or let new ones begin."""
         for user in self._users[level : self._level]:
             user.stop()
         for user, tickets in list(zip(self._users, self._tickets, strict=True))[self._level : level]:
@@ -150,7 +155,7 @@ class Users(Schedule):
         if user.is_finished:
             self._busy_users += 1
             user.begin(tickets, self.recorder, now)
-        else:  # he was told to stop, and is still at his last request
+        else:  # it was told to stop, and still waits for its last answer
             user.measure(tickets, self.recorder)
 
     def _user_finished(self, _: User, now: float) -> None:
@@ -164,7 +169,7 @@ class Users(Schedule):
             self.over(now)
 
     def end(self, now: float) -> None:
-        """Let every user finish what he has under way."""
+        """Let every user finish its request in flight."""
         self._has_ended = True
         for user in self._users:
             user.stop()
@@ -172,19 +177,19 @@ class Users(Schedule):
             self._say_over(now)
 
     def cut_off(self, now: float) -> None:
-        """End every user. Who has waited since the warm-up has waited all the time that counts."""
-        for user in self._those_who_wait_first():
+        """End every user. A request from the warm-up counts too: it was unanswered all the time that counts."""
+        for user in self._waiting_first():
             user.count_in(self.recorder)
             user.cut_off(now)
 
     def abort(self, now: float) -> None:
         """End every user."""
         self.end(now)
-        for user in self._those_who_wait_first():
+        for user in self._waiting_first():
             user.abort(now)
 
-    def _those_who_wait_first(self) -> list[User]:
-        """All users, so that none who waits gets the socket of one who is ended."""
+    def _waiting_first(self) -> list[User]:
+        """Return all users, pending ones first: else they would get the sockets of users that are ended."""
         return sorted(self._users, key=lambda user: not user.waits)
 
     @property

@@ -1,4 +1,8 @@
-"""`Dispatcher`: starts each request of the open model when it is due, whatever became of those before."""
+"""`Dispatcher`: starts each request of the open model when it is due, whatever became of earlier ones.
+
+It knows times, a clock and an alarm, but neither sockets nor answers. When an alarm goes off late, all that is due by
+then is started at once, each with the time it was due; so lateness is measured and no request is lost.
+"""
 
 from __future__ import annotations
 
@@ -20,29 +24,29 @@ if TYPE_CHECKING:
     from kabench.system.alarm import Alarm
 
 _BATCH = 64
-"""Requests started before the event loop has its turn, so that answers are read while many are due."""
+"""The most requests started before the event loop gets its turn, so that answers are read even while many are due."""
 
 _LEAST_SLEEP_S = 0.0001
-"""Between two wake-ups: at 100 000 requests/s each would otherwise cost one. It shows in the lag."""
+"""Between two wake-ups. Without it, each request would cost one at 100 000 requests/s. It shows in the lag."""
 
 _FAR_OFF_S = 3600.0
 _ROUNDING = 1e-6
 _LEAST_BEFORE_S = 1e-6
-"""What is due in the warm-up is due before its end by what a clock can show."""
+"""A request of the warm-up is due at least this long before its end: a difference that a clock can show."""
 
 
 class Times(Protocol):
     """Times in order, and how many are left of them."""
 
     def __iter__(self) -> Iterator[float]:
-        """The times."""
+        """Return an iterator over the times."""
 
     def rest(self) -> int:
-        """How many are left."""
+        """Return how many times are left."""
 
 
 class DueTimes:
-    """When the requests of a worker are due, in seconds from the end of the warm-up; those of the warm-up are below 0.
+    """The times at which requests of a worker are due, in seconds from the end of the warm-up; before it, below 0.
 
     The warm-up has the first rate that is not 0.
     """
@@ -63,7 +67,7 @@ class DueTimes:
         return self._times
 
     def rest(self) -> int:
-        """How many are left. Those at random are counted, one by one."""
+        """Return how many times are left. Random ones are counted one by one."""
         return sum(1 for _ in self._times) if self._numbers is None else operator.length_hint(self._numbers)
 
 
@@ -77,9 +81,9 @@ def _warmup_times(plan: LoadPlan, share: Share) -> Iterator[float]:
 
 
 def _numbers(ramp: Ramp, share: Share, ends_after_s: float | None, total: int | None) -> Iterator[int]:
-    """The numbers of a worker's requests: all workers together have as many as the area says, or as the total.
+    """Return the numbers of a worker's requests. All workers together have as many as the area, or the total, says.
 
-    That is a number, and not a time: no rounding of times may put one request more into it.
+    The end is a number and not a time, so that no rounding of times adds a request.
     """
     whole = math.ceil(ramp.area_at(ends_after_s) - _ROUNDING) if ends_after_s is not None else total or 0
     return iter(range(share.index, whole, share.workers))
@@ -91,9 +95,9 @@ def _at_random(plan: LoadPlan, share: Share, ramp: Ramp, ends_after_s: float | N
 
 
 class Dispatcher:
-    """Calls `start(due_at, now)` for each of `times`; `idle` says that there are no more.
+    """Calls `start(due_at, now)` for each of `times`.
 
-    The clock and the alarm are given, so that time can be made up; `make_alarm` gets what the alarm is to call.
+    The clock and the alarm are arguments, so that tests can make time up. `make_alarm` gets what the alarm is to call.
     """
 
     def __init__(
@@ -119,7 +123,7 @@ class Dispatcher:
         return self._next_at == inf
 
     def begin(self, zero: float) -> None:
-        """Begin with the first; `zero` is what the times count from."""
+        """Begin with the first time; times count from `zero`."""
         self._zero = zero
         self._next_at = zero + next(self._times, inf)
         self._set_alarm(self._clock())
@@ -141,7 +145,7 @@ class Dispatcher:
             return
         self._next_at = next_at
         if next_at <= now:
-            self._alarm.set(now)  # as soon as others have had their turn
+            self._alarm.set(now)  # as soon as the event loop has had its turn
         else:
             self._set_alarm(now)
 
@@ -159,7 +163,7 @@ class Dispatcher:
             self._next_at = inf
 
     def count_rest(self) -> int:
-        """How many were left at the `end`, once."""
+        """Return how many were left at the `end`; after the first call, 0."""
         rest = 1 + self._given.rest() if self._has_more else 0
         self._has_more = False
         return rest

@@ -1,4 +1,4 @@
-"""From a task to the schedule that carries it out: which agent or client, users or arrivals."""
+"""Makes the schedule that carries a task out: with which agent or client, and as users or as arrivals."""
 
 from __future__ import annotations
 
@@ -39,14 +39,13 @@ def make_agent(spec: str, options: AgentOptions, tls: TlsOptions | None, plan: L
 
 
 def schedule_for(task: Task, share: Share, recorder: Recorder, over: Callable[[float], None]) -> Schedule:
-    """Make the load of a task. Raises `ValueError` and its kinds for what cannot be used."""
+    """Make the schedule of a task. Raises `ValueError`, or a subclass, for an agent or client that cannot be made."""
     plan, spec = task.plan, task.agent
     setup = ScheduleSetup(plan, share, recorder, over)
     options = share.of_options(plan.agent_options)
     tls = plan.tls_options(task.ca_data)
     if is_own(spec):
         agent = make_agent(spec, options, tls, plan)
-
         source = PreparedSource(
             plan,
             task.url,
@@ -73,7 +72,7 @@ def schedule_for(task: Task, share: Share, recorder: Recorder, over: Callable[[f
     )
     try:
         client = make(settings)
-    except Exception as error:  # whatever the user has written there
+    except Exception as error:  # a user's own code raises what it likes
         raise AgentSpecError(f"{spec}: it makes no client: {type(error).__name__}: {error}") from None
     if not callable(getattr(client, "send", None)) or not callable(getattr(client, "close", None)):
         raise AgentSpecError(f"{spec}: what it makes has no send and close")
@@ -81,7 +80,7 @@ def schedule_for(task: Task, share: Share, recorder: Recorder, over: Callable[[f
 
 
 def client_schedule(setup: ScheduleSetup, client: Client, source: Iterator[Request]) -> Schedule:
-    """Return the schedule of a plan through a client."""
+    """Make the schedule of a plan through a client."""
     if not setup.plan.is_open:
         return ClientUsers(setup, client, source)
     kind = TaskArrivals if is_async(client) else ThreadArrivals

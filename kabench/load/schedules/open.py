@@ -1,4 +1,8 @@
-"""The open model: requests are due on a schedule, whether or not earlier ones have been answered."""
+"""The open model: requests are due on a schedule, whether or not earlier ones have been answered.
+
+Here is counted what is in flight, what was not started, and when the load is over. The dispatcher decides when to start
+a request; the subclasses send it.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,13 @@ if TYPE_CHECKING:
     from kabench.load.schedules.schedule import ScheduleSetup
 
 GIVES_UP_AFTER_S = 1.0
-"""How long a target may refuse every socket before nobody believes any more that it is there."""
+"""A target that has refused every socket for this long, and answered nothing, is taken to be unreachable."""
 
 
 class Arrivals(Schedule):
     """Requests of the open model: what is common to all ways of sending them.
 
-    `in_flight` are under way. What is due while `max_in_flight` are is not started, and counted.
+    While `max_in_flight` requests are in flight, what is due is counted as not started.
     """
 
     def __init__(self, setup: ScheduleSetup) -> None:
@@ -36,13 +40,13 @@ class Arrivals(Schedule):
         self._refusal: str | None = None
 
     def begin(self, zero: float) -> None:
-        """Start what is due, from now on."""
+        """Start what is due from now on."""
         self._zero = zero
         self._dispatcher.begin(zero)
-        self._look_whether_over(perf_counter())
+        self._finish_if_over(perf_counter())
 
     def measure(self) -> None:
-        """What was due before the end of the warm-up knows that it was."""
+        """Do nothing: when a request was due says whether it belongs to the warm-up."""
 
     def _start(self, due_at: float, now: float) -> None:
         recorder = self.recorder if due_at >= self._zero else self.warmup_recorder
@@ -56,15 +60,15 @@ class Arrivals(Schedule):
         raise NotImplementedError
 
     def _refused(self, why: str) -> None:
-        """A socket could not be opened."""
+        """Note why a socket could not be opened."""
         self._refusal = why
 
-    def _ended_one(self, now: float) -> None:
+    def _request_ended(self, now: float) -> None:
         self.in_flight -= 1
         if not self.in_flight and self._dispatcher.is_idle:
-            self._look_whether_over(now)
+            self._finish_if_over(now)
 
-    def _look_whether_over(self, now: float) -> None:
+    def _finish_if_over(self, now: float) -> None:
         is_due = self._has_ended or self.plan.ends_after_s is None
         if is_due and not self.in_flight and self._dispatcher.is_idle and not self._is_over:
             self._is_over = True
@@ -73,37 +77,37 @@ class Arrivals(Schedule):
             self.over(now)
 
     def end(self, now: float) -> None:
-        """Start nothing more; what is due and was not started is counted as that."""
+        """Start nothing more. What was due and was not started is counted as that."""
         self._has_ended = True
         self._dispatcher.end()
-        self._look_whether_over(now)
+        self._finish_if_over(now)
 
     def cut_off(self, now: float) -> None:
-        """Count what is under way as errors."""
+        """Count the requests in flight as errors, and do not wait for them."""
         self._has_ended = True
         self._dispatcher.stop()
         self._give_up(counted=True)
         self.in_flight = 0
-        self._look_whether_over(now)
+        self._finish_if_over(now)
 
     def abort(self, now: float) -> None:
-        """Stop at once."""
+        """Stop at once, and count nothing of what is in flight."""
         self._has_ended = True
         self._dispatcher.stop()
         self._give_up(counted=False)
         self.in_flight = 0
-        self._look_whether_over(now)
+        self._finish_if_over(now)
 
     def _give_up(self, *, counted: bool) -> None:
-        """Stop what is under way, and record it as cut off if it is `counted`."""
+        """Give up the requests in flight, and if `counted`, record them as cut off."""
         raise NotImplementedError
 
     @property
     def refusal(self) -> str | None:
-        """Why a socket could not be opened."""
+        """Why the last socket that failed could not be opened; None if none failed."""
         return self._refusal
 
     @property
     def has_got_nowhere(self) -> bool:
-        """Whether sockets have been refused for long enough."""
+        """Whether a socket was refused, and the load has lasted long enough."""
         return self._refusal is not None and perf_counter() - self._zero >= GIVES_UP_AFTER_S - self.plan.warmup_s

@@ -1,4 +1,7 @@
-"""`Schedule`: what a worker drives. Users or arrivals, through kabench's agents or others: they begin and end alike."""
+"""`Schedule`: what a worker drives. Users and arrivals, through kabench's agents or other clients, begin and end alike.
+
+The worker says when to begin, to measure, to end, to cut off or to abort; the schedule says when it is over.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ if TYPE_CHECKING:
     from kabench.load.plan.share import Share
 
 CUT_OFF = "cut_off"
-"""The kind of error of a request that was still unanswered a while after the end of the run."""
+"""The kind of error of a request that was still unanswered when the grace after the end was over."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleSetup:
-    """What every load is made from: the plan, the worker's share of it, where it records, and whom it tells.
+    """What every schedule is made from: the plan, the worker's share of it, a recorder, and a callback.
 
     `over` is called once, with the time, when nothing more will happen.
     """
@@ -36,8 +39,8 @@ class ScheduleSetup:
 class Schedule(ABC):
     """The load of one worker.
 
-    What starts before the end of the warm-up is recorded in `warmup_recorder`, which nobody reads; the rest in
-    `recorder`. `refusal` says why a socket could not be opened, if that is the last that was heard.
+    A request that starts before the end of the warm-up is recorded in `warmup_recorder`, which goes into no figures.
+    Any other is recorded in `recorder`.
     """
 
     def __init__(self, setup: ScheduleSetup) -> None:
@@ -59,50 +62,50 @@ class Schedule(ABC):
 
     @property
     def finished_requests(self) -> int:
-        """Answers so far, those of the warm-up included."""
+        """The answers so far, including those of the warm-up."""
         return self.recorder.transactions + self.warmup_recorder.transactions
 
     @property
     @abstractmethod
     def refusal(self) -> str | None:
-        """Why a socket could not be opened; None where that is not what was heard last."""
+        """Why a socket could not be opened; None where there is no such failure."""
 
     @property
     @abstractmethod
     def has_got_nowhere(self) -> bool:
-        """Whether there is no sense in going on, as long as nothing has been answered."""
+        """Whether to give up, if nothing has been answered either."""
 
     @abstractmethod
     def begin(self, zero: float) -> None:
-        """Begin now: with the warm-up, if there is one. `zero` is when it ends, and the first second begins."""
+        """Begin now, with the warm-up if there is one. `zero` is when that ends, and the first second begins."""
 
     @abstractmethod
     def measure(self) -> None:
-        """The warm-up is over: what starts from now on counts."""
+        """Count what starts from now on: the warm-up is over."""
 
     @abstractmethod
     def end(self, now: float) -> None:
-        """Time is over: start nothing more. What is under way may finish."""
+        """Start nothing more: time is over. What is in flight may finish."""
 
     @abstractmethod
     def cut_off(self, now: float) -> None:
-        """Count what is still under way as errors, and do not wait for it."""
+        """Count the requests in flight as errors, and do not wait for them."""
 
     @abstractmethod
     def abort(self, now: float) -> None:
-        """Stop at once, and count nothing of what is under way."""
+        """Stop at once, and count nothing of what is in flight."""
 
     @abstractmethod
     def socket_counts(self) -> SocketCounts:
-        """What became of the sockets."""
+        """Return what became of the sockets."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of everything."""
+        """Close the agent or client."""
 
 
 def tickets_for(plan: LoadPlan, share: Share, users: int) -> list[Iterator[int]]:
-    """For each of a worker's users, an iterator with a ticket for every request he may send. Those of a total share."""
+    """Return for each user an iterator with a ticket for every request it may send. With a `total`, they share one."""
     if plan.total is not None:
         shared = iter(range(share.of(plan.total)))
         return [shared] * users

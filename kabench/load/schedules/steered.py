@@ -1,4 +1,7 @@
-"""`SteeredUsers`: users who come and go as somebody else says, and may pause after each answer."""
+"""`SteeredUsers`: users that come and go as the worker is told, and may pause after each answer.
+
+A distributed run needs them: there, the master decides how many users there are.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,15 @@ if TYPE_CHECKING:
 
 
 class SteeredUsers(AgentUsers):
-    """As many users as was said last (`have`), from none on, until the load is ended.
+    """As many users as the last `set_users` asked for, and none at first, until the load is ended.
 
-    `levelled` is called with the number of a level when no more users than that are busy.
+    `levelled` is called with the number of a level when no more users are busy than it asked for.
     """
 
     def __init__(self, setup: ScheduleSetup, agent: AsyncAgent, source: PreparedSource, steering: Steering) -> None:
         self._steering = steering
         super().__init__(setup, agent, source)
-        self._users.clear()  # the plan's, who would end as the plan says
+        self._users.clear()  # those of the plan, which would end as the plan says
         self._tickets.clear()
         self._awaited: deque[tuple[int, int]] = deque()
         self.levelled: Callable[[int], None] = lambda _: None
@@ -48,38 +51,39 @@ class SteeredUsers(AgentUsers):
         return max(0.0, self._steering.pacing_s - since_s)
 
     def begin(self, zero: float) -> None:
-        """Wait for users."""
+        """Begin without users: the first level brings them."""
         self._zero = zero
 
-    def have(self, users: int, number: int, now: float, *, abort: bool) -> None:
-        """Have so many users, and say so by this number; with `abort`, do not wait for what the others have under way.
+    def set_users(self, users: int, number: int, now: float, *, abort: bool) -> None:
+        """Have `users` users. When no more are busy, `levelled` is called with `number`.
 
-        Those who wait for a socket are among the first to go, so that none of them gets the socket of one who goes.
+        With `abort`, the others give up their requests in flight; pending ones first, because they would otherwise get
+        the sockets of those that are given up.
         """
         if self._has_ended:
             return
         while len(self._users) < users:
             self._users.append(self._make_user())
             self._tickets.append(itertools.repeat(0))
-        self._have(users, now)
+        self._set_level(users, now)
         if abort:
             for user in sorted(self._users[users:], key=lambda user: not user.waits):
                 if not user.is_finished:
                     user.abort(now)
         self._awaited.append((users, number))
-        self._look_at_levels()
+        self._report_levels()
 
-    def _look_at_levels(self) -> None:
+    def _report_levels(self) -> None:
         while self._awaited and self._busy_users <= max(self._awaited[0][0], self._level):
             self.levelled(self._awaited.popleft()[1])
 
     def _user_finished(self, _: User, now: float) -> None:
         self._busy_users -= 1
-        self._look_at_levels()
+        self._report_levels()
         if not self._busy_users and self._has_ended:
             self._say_over(now)
 
     @property
     def has_got_nowhere(self) -> bool:
-        """Never: users go on trying until they are told to stop."""
+        """Always False: users go on trying until they are told to stop."""
         return False

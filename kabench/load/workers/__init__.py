@@ -1,1 +1,1 @@
-"""The processes of this machine that carry a load out, and how they are heard."""
+"""The processes of this machine that carry a load out, and how they are heard. Workers elsewhere: `distributed`."""

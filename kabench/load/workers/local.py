@@ -1,4 +1,7 @@
-"""`LocalWorkers`: worker processes of this machine, one a task."""
+"""`LocalWorkers`: worker processes of this machine, one for each task, and the cores they run on.
+
+What a worker does stands in `worker`; what it says, in `figures.messages`.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,11 @@ if TYPE_CHECKING:
 WORKER_COMMAND = [sys.executable, "-P", "-m", "kabench.load.workers"]
 
 LEAD_S = 0.02
-"""Between the word to go and the first request: all workers have heard it by then."""
+"""Seconds between `Go` and the first request: by then, all workers have heard it."""
 
 
 class LocalWorkers(ListeningWorkers):
-    """Workers who are processes of this machine."""
+    """Workers that are processes of this machine."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         host = socket.gethostname()
@@ -46,15 +49,15 @@ class LocalWorkers(ListeningWorkers):
 
     @property
     def processes(self) -> list[subprocess.Popen[bytes]]:
-        """Their processes."""
+        """The workers' processes."""
         return [worker.process for worker in self._workers]
 
     def keep_apart_from(self, server: subprocess.Popen[bytes]) -> None:
-        """Give the server a core of its own, where there are enough."""
+        """Give the server a core of its own, if there are enough."""
         separate(server, self.processes)
 
     def go(self) -> None:
-        """Have all begin at the same time."""
+        """Have all workers begin at the same time."""
         at = monotonic() + LEAD_S
         for worker in self._workers:
             worker.tell(encode(Go(at)))
@@ -70,7 +73,7 @@ class LocalWorkers(ListeningWorkers):
         return ending(self._workers[index].process)
 
     def end(self) -> None:
-        """See their processes end."""
+        """End the processes, and wait until they have ended."""
         for worker in self._workers:
             worker.close()
         for worker in self._workers:
@@ -89,7 +92,7 @@ class WorkerProcess:
         self.tell(encode(task))
 
     def tell(self, line: bytes) -> None:
-        """Say a line to it."""
+        """Write a line to the worker."""
         write_line(self.process, line)
 
     def _listen(self) -> None:
@@ -98,17 +101,17 @@ class WorkerProcess:
                 try:
                     self._heard.put((self._index, decode(line)))
                 except msgspec.DecodeError:
-                    break  # cut off in the middle: it is dying
+                    break  # the line was cut off: the worker is dying
         self._heard.put((self._index, None))
 
     def close(self) -> None:
-        """End its standard input, which ends it."""
+        """Close the worker's standard input, which ends it."""
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
 
     def end(self) -> None:
-        """See it end."""
+        """Wait until the process has ended."""
         end_child(self.process)
         self._listener.join()
         if self.process.stdout is not None:
@@ -116,19 +119,20 @@ class WorkerProcess:
 
 
 def separate(server: subprocess.Popen[bytes], workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Give the server the last core and the workers the others, where there are enough and the system lets one: they
-    wake each other all the time, and a scheduler that puts both on one core makes them take turns.
+    """Give the server the last core and the workers the others, if there are enough and the system allows it.
+
+    They wake each other all the time; if the scheduler puts both on one core, they take turns.
     """
     if sys.platform != "linux":
         return
     cores = sorted(os.sched_getaffinity(0))
     if len(workers) < len(cores):
         for process, on in ((server, cores[-1:]), *((worker, cores[:-1]) for worker in workers)):
-            with contextlib.suppress(OSError):  # not allowed, or it has ended; the load does not depend on it
+            with contextlib.suppress(OSError):  # not allowed, or the process has ended; the load does without
                 os.sched_setaffinity(process.pid, on)
 
 
 def usable_workers(at_most: int, *, with_server: bool) -> int:
-    """As many workers as this machine has cores for, one left to a server on it; `at_most` can share the load."""
+    """Return how many workers to use here: one a core, one core left to a server here, and no more than `at_most`."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, min(cores - with_server, at_most))

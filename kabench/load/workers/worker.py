@@ -1,6 +1,7 @@
 """A worker: `python -m kabench.load.workers`, a process that makes its share of the load through one agent.
 
-`messages` is how to speak to it.
+It runs the clock of a load: when to begin, to measure, to end and to cut off. The schedule sends, the recorder counts,
+and once a second the worker says what was counted. `figures.messages` says how to speak to a worker.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _MOST_UNCOLLECTED = 500_000
 
 
 class _Timer:
-    """Calls at a time of `perf_counter`, and not before, whatever steps the event loop's timers have."""
+    """Calls `what` at a time of `perf_counter`, and not before, although the event loop's timers have coarse steps."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, at: float, what: Callable[[], None]) -> None:
         self._loop = loop
@@ -73,12 +74,12 @@ class _Timer:
             self._what()
 
     def cancel(self) -> None:
-        """Do not call."""
+        """Do not call any more."""
         self._handle.cancel()
 
 
 class Worker:
-    """Makes one worker's load and tells standard output how it goes."""
+    """Makes one worker's load, and says how it goes."""
 
     def __init__(self, task: Task) -> None:
         self._loop = asyncio.get_running_loop()
@@ -97,7 +98,7 @@ class Worker:
         self._zero = self._load_ended_at = self._ended_at = self._cpu_at_zero = 0.0
 
     async def work(self, at: float) -> None:
-        """Make the load, to its end, from a time of the monotonic clock on."""
+        """Begin the load at a time of the monotonic clock, and make the whole of it."""
         await asyncio.sleep(max(0.0, at - monotonic()))
         begins_at = perf_counter()
         self._zero = begins_at + self._plan.warmup_s
@@ -119,7 +120,7 @@ class Worker:
         await self._close()
 
     async def _close(self) -> None:
-        """Close the load. A client that hangs there is left behind: all it has measured has been said."""
+        """Close the schedule. If its client hangs, the process ends anyway: all that was measured has been said."""
         leaving = threading.Timer(_CLOSE_PATIENCE_S, _leave, (0,))
         leaving.daemon = True
         leaving.start()
@@ -130,18 +131,18 @@ class Worker:
         return _Timer(self._loop, at, what)
 
     def hear(self, line: bytes) -> None:
-        """Do as a line says."""
+        """Do what a line says."""
         if line == STOP:
             self.interrupt()
         elif isinstance(self._load, SteeredUsers):
             level = msgspec.json.decode(line, type=Level)
-            self._load.have(level.users, level.number, perf_counter(), abort=level.abort)
+            self._load.set_users(level.users, level.number, perf_counter(), abort=level.abort)
 
     def _say_levelled(self, number: int) -> None:
         self._say(Levelled(number))
 
     def interrupt(self) -> None:
-        """Stop now; what is under way is given up."""
+        """Stop now, and give up what is in flight."""
         self._interrupted = True
         if self._has_begun:
             self._load.abort(perf_counter())
@@ -160,7 +161,7 @@ class Worker:
         self._loop.call_later(self._plan.grace_s, self._patience_is_over)
 
     def _look_for_answers(self, before: int) -> None:
-        """Note when the last of the answers came that were owed when time was over."""
+        """Note when the last answer came of the requests that were in flight when time was over."""
         finished = self._load.finished_requests
         if finished != before:
             self._load_ended_at = perf_counter()
@@ -199,7 +200,7 @@ class Worker:
         return self._load.has_been_answered or self._load.socket_counts().created > 0
 
     def _why_unreachable(self) -> str | None:
-        """Why no socket could ever be opened, if that is so."""
+        """Return why no socket could ever be opened; None if one was."""
         if self._has_reached_anybody() or self._interrupted or not self._load.error_kinds <= _CONNECT_ERRORS:
             return None
         return self._load.refusal
@@ -233,11 +234,11 @@ def _say(message: Message) -> None:
 
 
 _out: BinaryIO
-"""What the one who started this worker listens to. Standard output is not: a client may print there what it likes."""
+"""The stream for messages. It is not standard output any more, because a client may print there what it likes."""
 
 
 def _take_over_output() -> None:
-    global _out  # a process has one
+    global _out  # a process has only one
     _out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
@@ -251,7 +252,7 @@ async def _main() -> None:
     loop = asyncio.get_running_loop()
     _say(Up())
     line = sys.stdin.buffer.readline()
-    warnings.simplefilter("ignore", InsecureTlsWarning)  # the report says it, and so of urllib3's below
+    warnings.simplefilter("ignore", InsecureTlsWarning)  # the report says it instead; urllib3's own is next
     warnings.filterwarnings("ignore", "Unverified HTTPS request")
     try:
         task = msgspec.json.decode(line, type=Task)
@@ -274,7 +275,7 @@ async def _main() -> None:
 
 
 def _keep_collections_out(agent: str) -> None:
-    """See to it that no garbage collection pauses the load. kabench's own agents make no cycles; others' may."""
+    """Keep garbage collections from pausing the load. kabench's own agents make no cycles, but other clients may."""
     gc.collect()
     gc.freeze()
     if is_own(agent):
@@ -282,7 +283,7 @@ def _keep_collections_out(agent: str) -> None:
 
 
 def _listen(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
-    """Hear what there is to do, and the end. In a thread: a client may block the event loop."""
+    """Hear the lines of standard input, and its end. This runs in a thread, as a client may block the event loop."""
     for line in sys.stdin.buffer:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(worker.hear, line)
@@ -293,6 +294,6 @@ def main() -> None:
     """Take a task from standard input and carry it out."""
     allow_open_sockets()
     _take_over_output()
-    sys.path.append(str(Path.cwd()))  # for a client of the user's own; at the end, so that it hides nothing
+    sys.path.append(str(Path.cwd()))  # for a user's own client; at the end, so that it hides no other module
     run(_main())
     _leave(0)
