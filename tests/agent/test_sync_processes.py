@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import importlib.util
@@ -27,6 +28,7 @@ from kabench.agent import (
 from tests.agent.threads import get
 from tests.responses import HALF, always, answer, path_of
 from tests.sockets import (
+    OK,
     PATIENCE_S,
     Peer,
     answering_after,
@@ -46,15 +48,25 @@ def reapers() -> list[str]:
 
 def test_the_reaper_starts_with_the_first_free_socket_and_ends_with_the_last() -> None:
     wait_until(lambda: reapers() == [])
-    with serving(answering_after(0.05)) as server, KeepAliveAgent(free_socket_timeout=0.2) as agent:
+    may_answer = threading.Semaphore(0)
+
+    async def answer_when_told(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await asyncio.to_thread(may_answer.acquire)
+            await peer.send(OK)
+
+    with serving(answer_when_told) as server, KeepAliveAgent(free_socket_timeout=0.5) as agent:
         for _ in range(2):
             request = start(lambda: get(agent, server.url))
             wait_until(lambda: server.open_now == 1)
             assert reapers() == []
+            may_answer.release()
             request.result(PATIENCE_S)
             assert reapers() == ["kabench-reaper"]
             wait_until(lambda: server.open_now == 0)
             wait_until(lambda: reapers() == [])
+        may_answer.release()
         get(agent, server.url)
         assert reapers() == ["kabench-reaper"]
     wait_until(lambda: reapers() == [])
