@@ -43,7 +43,7 @@ class User(ABC):
         self.refusal: str | None = None
 
     def begin(self, tickets: Iterator[int], recorder: Recorder, now: float) -> None:
-        """Begin to send, with these tickets, and record there."""
+        """Begin to send with these tickets, and record in `recorder`."""
         self.is_finished = False
         self._tickets = tickets
         self._recorder = recorder
@@ -73,16 +73,16 @@ class User(ABC):
         return False
 
     def count_in(self, recorder: Recorder) -> None:
-        """Have the request in flight recorded there."""
+        """Record the request in flight in `recorder`."""
         self._recorder = recorder
 
     @abstractmethod
     def cut_off(self, now: float) -> None:
-        """Count what is still under way as an error, and do not wait for it."""
+        """Count the request in flight as an error, and do not wait for it."""
 
     @abstractmethod
     def abort(self, now: float) -> None:
-        """Send no more, and do not wait for what is under way."""
+        """Send no more, and do not wait for the request in flight."""
 
     @property
     def has_got_nowhere(self) -> bool:

@@ -200,7 +200,7 @@ class Worker:
         return self._load.has_been_answered or self._load.socket_counts().created > 0
 
     def _why_unreachable(self) -> str | None:
-        """Return why no socket could ever be opened; None if one was."""
+        """Return why no socket could ever be opened, if that is what happened; else None."""
         if self._has_reached_anybody() or self._interrupted or not self._load.error_kinds <= _CONNECT_ERRORS:
             return None
         return self._load.refusal
