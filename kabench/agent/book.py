@@ -6,9 +6,9 @@ Two rules keep it that way:
 
 * All that decides about a socket's life lives here. A driver never chooses a socket, drops one or wakes a pending
   request by itself.
-* The book knows nothing of HTTP, of transports or of who asks. A socket's `handle` is the driver's and is not looked
-  at; a request is a `BookedRequest`, which a driver subclasses. `on_event` and `on_deadline` are told in the middle of
-  a decision: they may take note, and not ask back.
+* The book knows nothing of HTTP, of transports or of callers. A socket's `handle` is the driver's and is not looked
+  at; a request is a `BookedRequest`, which a driver subclasses. `on_event` and `on_deadline` are called in the
+  middle of a decision: they may take note, but must not call the book.
 
 A socket takes one of its origin's places from the moment it is to be opened: CONNECTING -> ACTIVE <-> FREE -> CLOSED.
 It is *created* once it is connected, so at any time `created = closed + free + active`.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class SocketState(Enum):
-    """Where in its life a socket is."""
+    """The stage of its life that a socket is in."""
 
     CONNECTING = "connecting"
     ACTIVE = "active"
@@ -47,14 +47,14 @@ class SocketState(Enum):
 
 
 class CloseReason(StrEnum):
-    """Why a socket is to be closed, or was."""
+    """The reason why a socket is to be closed, or was closed."""
 
     NOT_REUSABLE = "not_reusable"
     """its response does not allow another one on this socket"""
     NOT_KEEP_ALIVE = "not_keep_alive"
     """the agent pools nothing"""
     NOBODY_PENDING = "nobody_pending"
-    """a hand-off agent with no pending request"""
+    """the agent only hands sockets over, and no request was pending"""
     POOL_FULL = "pool_full"
     """`max_free_sockets` are free already"""
     TTL = "ttl"
@@ -74,15 +74,15 @@ class CloseReason(StrEnum):
     ERROR = "error"
     """the socket failed, or what came was not HTTP"""
     STRAY_BYTES = "stray_bytes"
-    """bytes that nobody asked for"""
+    """bytes came while it carried no request"""
     ABORTED = "aborted"
     """its request was cancelled"""
     FORGOTTEN = "forgotten"
-    """idle as long as one of its origin's that nobody answered on: a gateway on the way has probably forgotten both"""
+    """idle for as long as another socket of its origin that got no answer: a gateway has probably forgotten both"""
     GAVE_WAY = "gave_way"
     """closed for a request to another origin, at `max_total_sockets`"""
     CLEARED = "cleared"
-    """its pool was emptied from outside"""
+    """the user cleared its pool, or dropped it"""
     AGENT_CLOSED = "agent_closed"
 
 
@@ -126,8 +126,8 @@ RequestT = TypeVar("RequestT", bound=BookedRequest)
 class BookedSocket(Generic[HandleT, RequestT]):
     """The book's side of a socket. `handle` is what the driver passed to `opened`; None before and after.
 
-    `request_count` counts the requests it was given, the present one included, so `reused` is simply more than one.
-    `idle_s` is how long it was free before the present one; 0.0 where it was handed over.
+    `request_count` counts the requests it was given, the present one included; it is `reused` if there are more than
+    one. `idle_s` is how many seconds it was free before the present request; 0.0 if it was handed over.
     """
 
     __slots__ = (
@@ -205,7 +205,7 @@ class ToClose(Generic[HandleT, RequestT]):
 
 @dataclass(slots=True)
 class Due(Generic[HandleT, RequestT]):
-    """What has come due: sockets to close, and pending requests that have waited too long."""
+    """All that has come due: sockets to close, and pending requests that have waited too long."""
 
     close: list[ToClose[HandleT, RequestT]] = field(default_factory=list)
     late: list[RequestT] = field(default_factory=list)
@@ -214,9 +214,9 @@ class Due(Generic[HandleT, RequestT]):
 class SocketBook(Generic[HandleT, RequestT]):
     """The bookkeeping of one agent over all its origins. Times are seconds of any one monotonic clock.
 
-    `next_deadline` is when `due` has something to look at (`inf`: never). A driver calls `due` before `checkout` when
-    that time has come, so that no socket whose time is over is handed out. `on_deadline` is told of each deadline that
-    is nearer than the one before.
+    `next_deadline` is the time at which `due` next has something to do (`inf`: never). A driver calls `due` before
+    `checkout` when that time has come, so that no socket whose time is over is handed out. `on_deadline` is called with
+    each deadline that is nearer than the one before.
     """
 
     def __init__(self, options: AgentOptions) -> None:
@@ -261,7 +261,7 @@ class SocketBook(Generic[HandleT, RequestT]):
     def checkout(
         self, request: RequestT, now: float
     ) -> BookedSocket[HandleT, RequestT] | ToOpen[HandleT, RequestT] | None:
-        """Find a socket for a request: a free one to reuse, a new one to open, or None: the request is pending."""
+        """Return the socket for a request: a free one to reuse, or a new one to open; None if it is now pending."""
         pool = self._pools.get(request.origin)
         if pool is None:
             pool = self._pools[request.origin] = _OriginPool(request.origin)
@@ -286,7 +286,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         return None
 
     def opened(self, socket: BookedSocket[HandleT, RequestT], handle: HandleT, now: float) -> None:
-        """A socket is connected and carries its request from now on; its age counts from here."""
+        """Note that a socket is connected. It carries its request from now on, and its age counts from `now`."""
         socket.handle = handle
         socket.state = _ACTIVE
         socket.opened_at = now
@@ -300,7 +300,7 @@ class SocketBook(Generic[HandleT, RequestT]):
     def open_failed(
         self, socket: BookedSocket[HandleT, RequestT], now: float
     ) -> BookedSocket[HandleT, RequestT] | None:
-        """A socket could not be connected. Its place goes to the next pending request: open that one."""
+        """Note that a socket could not be connected; return the socket to open for the next pending request, if any."""
         if socket.state is _CONNECTING:
             self._count_create_error(socket, CloseReason.ERROR, now)
         return self.remove(socket, CloseReason.ERROR, now)
@@ -312,7 +312,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         reusable: bool = True,
         hint: KeepAliveHint | None = None,
     ) -> RequestT | ToClose[HandleT, RequestT] | None:
-        """A response is finished. Hand the socket to the pending request returned, close it, or (None) it is free."""
+        """Note that a response is finished; return the pending request to serve, `ToClose`, or None: it is free."""
         self.request_count += 1
         if hint is not None and self._respects_hints:
             self._note_hint(socket, hint)
@@ -327,7 +327,7 @@ class SocketBook(Generic[HandleT, RequestT]):
             reason = CloseReason.TTL
         elif socket.free_time <= 0:
             reason = CloseReason.HINT
-        elif self._total_is_limited and self._an_older_one_waits_elsewhere(pool):
+        elif self._total_is_limited and self._an_older_request_waits_elsewhere(pool):
             reason = CloseReason.GAVE_WAY
         elif pool.pending:
             request = pool.pending[0]
@@ -357,7 +357,7 @@ class SocketBook(Generic[HandleT, RequestT]):
     def remove(
         self, socket: BookedSocket[HandleT, RequestT], reason: CloseReason, now: float
     ) -> BookedSocket[HandleT, RequestT] | None:
-        """A socket is gone, whyever. Its place goes to the next pending request: open the socket returned for it.
+        """Note that a socket is gone; return the socket to open in its place for the next pending request, if any.
 
         A socket that is closed already is left as it is.
         """
@@ -369,7 +369,7 @@ class SocketBook(Generic[HandleT, RequestT]):
     def reopen(
         self, socket: BookedSocket[HandleT, RequestT], reason: CloseReason, now: float
     ) -> BookedSocket[HandleT, RequestT]:
-        """Replace a dead socket by a fresh one in the same place, for the same request: it is sent again."""
+        """Replace a dead socket by a fresh one in the same place, for the same request, which is sent again."""
         request = socket.request
         if request is None:
             raise ValueError("a socket without a request has nothing to send again")
@@ -382,9 +382,10 @@ class SocketBook(Generic[HandleT, RequestT]):
     def replace(
         self, socket: BookedSocket[HandleT, RequestT], reason: CloseReason, now: float
     ) -> tuple[BookedSocket[HandleT, RequestT], BookedSocket[HandleT, RequestT] | None]:
-        """A reused socket turned out to be dead before its request was sent: another for it, which keeps its turn.
+        """Return another socket for a request whose reused socket was found dead before the request was sent.
 
-        That is a free one, or a fresh one in the dead one's place; then open the second, where there is one.
+        The request keeps its turn. Its socket is a free one, or a fresh one in the dead one's place. The second value
+        is a socket to open for a pending request, or None.
         """
         request = socket.request
         if request is None:
@@ -403,9 +404,9 @@ class SocketBook(Generic[HandleT, RequestT]):
         self.stale_socket_count += 1
 
     def doubt_idle(self, socket: BookedSocket[HandleT, RequestT], now: float) -> list[ToClose[HandleT, RequestT]]:
-        """A reused socket saw no byte until it was given up: close the free ones that have been idle as long (AK-62).
+        """Close the free sockets that have been idle for as long as a reused one that timed out silently (AK-62).
 
-        One that was never idle speaks for none. Call it before the socket itself is removed, or just after.
+        A socket that was never idle says nothing of others. Call this before the socket is removed, or just after.
         """
         pool = self._pools.get(socket.origin)
         if pool is None or not socket.idle_s:
@@ -416,21 +417,21 @@ class SocketBook(Generic[HandleT, RequestT]):
         ]
 
     def touch(self, socket: BookedSocket[HandleT, RequestT], now: float) -> None:
-        """Bytes moved on an active socket: its activity timeout starts again."""
+        """Note that bytes moved on an active socket: its activity timeout starts again."""
         if socket.state is _ACTIVE and socket.request is not None:
             self._set_deadline(socket, now + socket.request.timeout)
 
     def retire(self, socket: BookedSocket[HandleT, RequestT]) -> None:
-        """The other side has said that it will close: the request on this socket is its last."""
+        """Make the request on this socket its last: the other side has said that it will close."""
         socket.max_requests = 0
 
     def hold(self, socket: BookedSocket[HandleT, RequestT]) -> None:
-        """No byte is expected on an active socket for now: its activity timeout waits for the next `touch`."""
+        """Stop the activity timeout of an active socket until the next `touch`: no byte is expected for now."""
         if socket.state is _ACTIVE:
             socket.deadline = inf
 
     def cancel(self, request: RequestT) -> None:
-        """A pending request gave up; those behind it keep their order."""
+        """Take out a pending request that gave up; those behind it keep their order."""
         if not request.pending:
             return
         request.pending = False
@@ -439,17 +440,17 @@ class SocketBook(Generic[HandleT, RequestT]):
         self._drop_if_empty(pool)
 
     def abandon(self, request: RequestT, now: float) -> list[ToClose[HandleT, RequestT]]:
-        """A request is gone, at whatever point: take it out of the queue, and close whatever socket it was given."""
+        """Give up a request, whatever its state: take it out of the queue, and close any socket it was given."""
         if request.pending:
             self.cancel(request)
         given = [socket for socket in self._sockets if socket.request is request]
         return [ToClose(socket, CloseReason.ABORTED, self.remove(socket, CloseReason.ABORTED, now)) for socket in given]
 
     def mend(self, now: float) -> list[BookedSocket[HandleT, RequestT]]:
-        """Make good what an exception in the middle of a decision (Ctrl-C) has left half done.
+        """Repair what an exception in the middle of a decision (Ctrl-C) has left half done.
 
-        What the sockets themselves say is true, and all else is counted from them anew. Returns those that carry a
-        request, which may not have heard of it.
+        The state of each socket is taken as true, and all else is counted again from it. Returns the sockets that
+        carry a request; that request may not have been told.
         """
         self._sockets = {socket for socket in self._sockets if socket.state is not _CLOSED}
         carried = {id(socket.request) for socket in self._sockets}
@@ -462,7 +463,7 @@ class SocketBook(Generic[HandleT, RequestT]):
             pool = socket.pool = self._pools.setdefault(socket.origin, socket.pool)
             pool.places += 1
             if socket.state is _FREE and socket not in pool.free:
-                socket.deadline = now  # nobody knows what it was to be used for
+                socket.deadline = now  # what it was to be used for is unknown
                 self._wake(socket, now)
                 pool.free.append(socket)
             elif socket.state is _ACTIVE and socket.request is None:
@@ -484,7 +485,7 @@ class SocketBook(Generic[HandleT, RequestT]):
     # -- time --------------------------------------------------------------------------------------------------------
 
     def due(self, now: float) -> Due[HandleT, RequestT]:
-        """Everything whose time is over at `now`. The sockets are already out of the book: close them."""
+        """Return everything whose time is over at `now`. The sockets are already out of the book: close them."""
         due: Due[HandleT, RequestT] = Due()
         waits = self._queue_deadlines
         while waits and waits[0][0] <= now:
@@ -517,12 +518,12 @@ class SocketBook(Generic[HandleT, RequestT]):
     # -- the end, and looking in ---------------------------------------------------------------------------------------
 
     def free_sockets(self, origin: str | None = None) -> list[BookedSocket[HandleT, RequestT]]:
-        """The free sockets of an origin, or all; `remove` takes them out."""
+        """Return the free sockets of an origin, or all; `remove` takes them out."""
         pools = self._pools.values() if origin is None else [p for p in [self._pools.get(origin)] if p is not None]
         return [socket for pool in pools for socket in pool.free]
 
     def close(self, now: float) -> tuple[list[BookedSocket[HandleT, RequestT]], list[RequestT]]:
-        """End the book: all sockets, connecting ones too, to be closed, and all pending requests, to be failed."""
+        """End the book; return all sockets, connecting ones too, to close, and all pending requests, to fail."""
         self.is_closed = True
         pending = sorted((request for pool in self._pools.values() for request in pool.pending), key=_arrival)
         for request in pending:
@@ -539,7 +540,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         return sockets, pending
 
     def status(self) -> AgentStatus:
-        """The counters and the sockets and pending requests by origin, as they are now."""
+        """Return the counters, and the sockets and pending requests by origin, as they are now."""
         pools = self._pools.items()
         return AgentStatus(
             *self._counters(),
@@ -550,7 +551,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         )
 
     def contradictions(self) -> list[str]:
-        """What does not add up: nothing, unless the book or its driver is wrong. It looks at every socket."""
+        """Return what does not add up: nothing, unless the book or its driver is wrong. It looks at every socket."""
         found = []
         free = [socket for pool in self._pools.values() for socket in pool.free]
         open_now = [socket for socket in self._sockets if socket.state is not SocketState.CONNECTING]
@@ -575,7 +576,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         return found
 
     def status_changed(self) -> bool:
-        """Whether any counter moved since this was last asked."""
+        """Return whether any counter moved since the last call."""
         counters = self._counters()
         changed = counters != self._status_seen
         self._status_seen = counters
@@ -654,7 +655,7 @@ class SocketBook(Generic[HandleT, RequestT]):
     def _open_for_next_pending(
         self, pool: _OriginPool[HandleT, RequestT], now: float
     ) -> BookedSocket[HandleT, RequestT] | None:
-        """Give a place that has just become empty to whoever has waited longest and may use it."""
+        """Give a place that has just become empty to the request that has waited longest and may use it."""
         if self._total_is_limited:
             waiting = [p for p in self._pools.values() if p.pending and p.places < self._max_sockets]
             if not waiting:
@@ -668,7 +669,7 @@ class SocketBook(Generic[HandleT, RequestT]):
         request.pending = False
         return socket
 
-    def _an_older_one_waits_elsewhere(self, pool: _OriginPool[HandleT, RequestT]) -> bool:
+    def _an_older_request_waits_elsewhere(self, pool: _OriginPool[HandleT, RequestT]) -> bool:
         oldest_here = pool.pending[0].sequence if pool.pending else inf
         return any(
             other.pending[0].sequence < oldest_here

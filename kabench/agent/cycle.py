@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from kabench.agent.reader import ResponseHead, ResponseReader
 
 WRITTEN_AT_ONCE_BYTES = 65_536
-"""What a driver sends of a large request before it looks whether the server has already answered."""
+"""Bytes of a large request that a driver sends before it checks whether the server has already answered."""
 
 _FIRST_UNWANTED_STATUS = 300
 """An early answer of this status or more means that the rest of the request is not wanted; a server that answers as it
@@ -67,7 +67,7 @@ _SWITCHING_PROTOCOLS = 101
 
 
 class RequestTraits(Protocol):
-    """What the cycle must know of a request."""
+    """The facts about a request that the cycle needs."""
 
     @property
     def closes(self) -> bool:
@@ -75,7 +75,7 @@ class RequestTraits(Protocol):
 
     @property
     def repeatable(self) -> bool:
-        """Whether AK-34 may send it again by itself: its method or a header allows it, and its body can be."""
+        """Whether the agent may send it again by itself (AK-34): its method or a header, and its body, allow that."""
 
     @property
     def expects_continue(self) -> bool:
@@ -92,7 +92,7 @@ class RequestTraits(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SentRequest:
-    """`RequestTraits` as a value, for a driver whose requests are somebody else's objects."""
+    """`RequestTraits` as a value, for a driver whose requests are another library's objects."""
 
     closes: bool = False
     repeatable: bool = False
@@ -112,7 +112,7 @@ class Go(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The response is whole. `is_stale`: it was meant for the idle socket, and is delivered all the same."""
+    """The response is whole. `is_stale`: the server ended the idle socket with it, and it is delivered all the same."""
 
     reusable: bool
     is_stale: bool = False
@@ -145,7 +145,7 @@ Step: TypeAlias = Go | Finished | SendAgain | Failed
 def why_idle_ended(error: Exception | None, *, stray_bytes: bool = False) -> CloseReason:
     """Return why a socket that carries no request cannot be used any more (AK-15 to AK-17).
 
-    The other side has closed it, it has failed with `error`, or something came that nobody asked for.
+    The other side has closed it, it has failed with `error`, or bytes came that no request had asked for.
     """
     if stray_bytes:
         return CloseReason.STRAY_BYTES
@@ -164,10 +164,10 @@ _REUSABLE, _NOT_REUSABLE = Finished(reusable=True), Finished(reusable=False)
 
 
 class Cycle:
-    """One exchange on one socket; `reader` is where the driver feeds what comes, begun for this request.
+    """One exchange on one socket; the driver feeds what comes to `reader`, which was begun for this request.
 
-    `reused` says whether the socket has carried a request before, `origin` is the key for the text of errors. The
-    request counts as being sent until the driver says `sent`.
+    `reused` says whether the socket has carried a request before, `origin` is the key that errors name. The request
+    counts as being sent until the driver calls `sent`.
     """
 
     __slots__ = ("_answered", "_failure", "_is_early", "_origin", "_request", "_reused", "_sending", "reader")
@@ -184,14 +184,14 @@ class Cycle:
     # -- the way out ---------------------------------------------------------------------------------------------------
 
     def sent(self) -> None:
-        """All of the request has left."""
+        """Note that all of the request has left."""
         if self._sending is _SENDING:
             self._sending = _SENT
 
     def send_failed(self, error: Exception | None = None) -> None:
-        """Nothing more can be sent. What the server had to say before may still be there to be read.
+        """Note that nothing more can be sent. What the server said before may still be there to be read.
 
-        The system tells of an `error` once: the end that is read after it was no clean one.
+        The system reports an `error` only once: an end of stream that is read after it was not a clean one.
         """
         if self._sending is _SENDING:
             self._sending = _STOPPED
@@ -210,7 +210,7 @@ class Cycle:
         return not self.reader.started
 
     def received(self) -> Step:
-        """Say what to do now that the reader was fed."""
+        """Return what to do now that the reader has been fed."""
         reader = self.reader
         head = reader.head
         if head is None:
@@ -238,7 +238,7 @@ class Cycle:
         return None
 
     def _is_for_the_idle_socket(self, head: ResponseHead) -> bool:
-        """Whether a server that gave up waiting for a request has crossed it on the wire (RFC 9110 section 15.5.9)."""
+        """Return whether this is a 408 to the idle socket that has crossed the request (RFC 9110 section 15.5.9)."""
         return head.status == _REQUEST_TIMEOUT and not head.keep_alive and self._reused and not self._is_early
 
     def _may_be_reused(self, head: ResponseHead) -> bool:
@@ -249,17 +249,17 @@ class Cycle:
             and not reader.interim_closes
             and not self._is_early
             and not request.closes
-            # AK-52: nobody knows whether a server that did not say 100 takes what follows for the body or a request
+            # AK-52: a server that did not say 100 may take what follows for the body, or for a request
             and (reader.saw_continue or not request.expects_continue)
         )
 
     def distrust(self, error: AgentError) -> Failed:
-        """What came cannot be trusted, or is not wanted any more; `error` says why."""
+        """Return the failure of a response that cannot be trusted, or is not wanted any more; `error` says why."""
         reason = CloseReason.ERROR if isinstance(error, ResponseParseError) else CloseReason.ABORTED
         return Failed(error, reason)
 
     def closed(self, *, cut_off: bool = False) -> Step:
-        """The server has closed the socket. `cut_off`: without the goodbye that TLS asks for."""
+        """Return what to do now that the server has closed the socket. `cut_off`: without the close_notify of TLS."""
         if self._failure is not None:
             return self.broken(self._failure)
         if self._answered and (not cut_off or self._is_refused()) and self.reader.eof():
@@ -267,9 +267,9 @@ class Cycle:
         return self._gone(CloseReason.SERVER_CLOSED, None)
 
     def broken(self, error: Exception, timeout_s: float = 0.0) -> Step:
-        """The socket has failed with the system's or the TLS layer's `error`.
+        """Return what to do now that the socket has failed with the system's or the TLS layer's `error`.
 
-        `timeout_s` is how long the system was told to wait for an acknowledgement (0.0: as long as it likes).
+        `timeout_s` is how long the system was told to wait for an acknowledgement (0.0: it was told nothing).
         """
         if isinstance(error, OSError) and error.errno == errno.ETIMEDOUT:
             how_long = f" for {timeout_s:g} s" if timeout_s else ""
@@ -279,12 +279,12 @@ class Cycle:
         return self._gone(CloseReason.ERROR, error)
 
     def _is_refused(self) -> bool:
-        """Whether a body is refused: a server that does not read all of a request resets the socket that it closes."""
+        """Return whether a body is refused: a server that closes without reading all of a request resets the socket."""
         head = self.reader.head
         return self._request.has_body and head is not None and head.status >= _FIRST_UNWANTED_STATUS
 
     def timed_out(self, silent_s: float) -> Failed:
-        """No byte has moved for `silent_s` seconds."""
+        """Return the failure of a request for which no byte has moved for `silent_s` seconds."""
         return self._too_silent(f"{self._origin}: no byte for {silent_s:g} s", silent_s, None)
 
     def _too_silent(self, text: str, timeout_s: float, cause: Exception | None) -> Failed:

@@ -1,4 +1,4 @@
-"""What an agent raises. Every error is an `AgentError`, and also the standard exception a caller would look for."""
+"""The errors of an agent. Each is an `AgentError`, and also the standard exception that a caller would look for."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class ResponseParseError(AgentError, ValueError):
 
 
 class ConflictingLengthsError(ResponseParseError):
-    """The response has two Content-Lengths that differ: nobody knows where it ends (RFC 9110 section 8.6)."""
+    """The response has two Content-Lengths that differ, so its end is unknown (RFC 9110 section 8.6)."""
 
 
 class ResponseTooLargeError(AgentError, ValueError):
@@ -144,7 +144,7 @@ class WrongLoopError(AgentError, RuntimeError):
 
 
 class UploadCancelledError(AgentError):
-    """The iterator that a request's body was read from was cancelled, and not by whoever awaits the request."""
+    """The iterator that a request's body was read from was cancelled, but not by the task that awaits the request."""
 
     kind = "upload_cancelled"
 
@@ -156,10 +156,10 @@ class StreamConsumedError(AgentError, RuntimeError):
 
 
 def reused_socket(error: BaseException) -> bool | None:
-    """Whether the socket that an error is about had carried a request before; None: the error is about no socket.
+    """Return whether the socket that an error is about had carried a request before; None if it is about no socket.
 
-    It looks through what the error was made of and raised from, so it takes urllib3's, requests' and httpx's errors as
-    well as this package's.
+    Follows the errors that this one was raised from or contains, so it takes urllib3's, requests' and httpx's errors
+    as well as this package's.
     """
     seen: set[int] = set()
     waiting: list[object] = [error]
@@ -176,7 +176,7 @@ def reused_socket(error: BaseException) -> bool | None:
 
 
 def connect_error(where: str, host: str, error: Exception) -> ConnectError:
-    """Say why no socket could be opened to `where`, and what to do where the cause is on this machine."""
+    """Return the error that says why no socket to `where` opened, and what to do if the cause is on this machine."""
     if isinstance(error, ConnectError):
         return error
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -192,8 +192,8 @@ def connect_error(where: str, host: str, error: Exception) -> ConnectError:
         return ConnectError(f"{where}: {type(error).__name__}: {error}")
     if error.errno == errno.EADDRNOTAVAIL:
         return LocalPortsExhaustedError(
-            f"{where}: this machine has no local port left for another socket; closed ones rest for a minute. "
-            "Use a keep-alive agent, fewer requests, or a wider net.ipv4.ip_local_port_range"
+            f"{where}: this machine has no local port left for another socket; those of closed ones are free again "
+            "after a minute. Use a keep-alive agent, fewer requests, or a wider net.ipv4.ip_local_port_range"
         )
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return TooManyOpenFilesError(f"{where}: too many open files; raise the limit (ulimit -n)")

@@ -1,7 +1,7 @@
-"""What happens to an agent's sockets, as it happens: `AgentEvent`, and how it reaches those who listen.
+"""`AgentEvent`: something that happens to an agent's sockets; `EventSink`, which tells listeners of it.
 
-A book tells while it decides, and a driver may hold a lock then. So an `EventSink` keeps what it is told until the
-driver delivers it, outside: a listener may ask the agent anything, or close it.
+A book reports events while it decides, when a driver may hold a lock. So an `EventSink` keeps them until the driver
+delivers them, outside the lock: a listener may call any method of the agent, or close it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger("kabench.agent")
 
 
 class EventKind(StrEnum):
-    """What has happened."""
+    """The kind of an event."""
 
     CREATED = "created"
     """a socket is connected"""
@@ -39,7 +39,7 @@ class EventKind(StrEnum):
 class AgentEvent:
     """One event. `origin` is the key the socket is pooled by.
 
-    `reason` is a `CloseReason`, `queue_timeout`, or empty where there is none to tell; `request_count` counts the
+    `reason` is a `CloseReason`, `queue_timeout`, or empty where there is none; `request_count` counts the
     requests that the socket was given, and `age_s` is the time since it was connected, in seconds.
     """
 
@@ -56,7 +56,7 @@ EventListener: TypeAlias = "Callable[[AgentEvent], None]"
 class EventSink:
     """Takes an agent's events from its book. `deliver` logs them at debug level and calls the listeners.
 
-    What happens once a request is not logged: a closed socket's line says how many requests it carried.
+    Reuse, which happens with each request, is not logged: a closed socket's line says how many requests it carried.
     """
 
     __slots__ = ("_listeners", "_waiting")
@@ -68,32 +68,32 @@ class EventSink:
             self.add(listener)
 
     def add(self, listener: EventListener, kinds: Collection[EventKind] | None = None) -> None:
-        """Have one more listener called, with events of these kinds; None: of all."""
+        """Add a listener, to be called with events of these kinds (None: of all kinds)."""
         self._listeners.append((listener, frozenset(EventKind if kinds is None else kinds)))
 
     @property
     def wants_reuse(self) -> bool:
-        """Whether anybody listens to what happens once a request."""
+        """Whether a listener wants events of reuse, which come with each request."""
         return any(EventKind.REUSED in kinds for _, kinds in self._listeners)
 
     def tell(self, kind: EventKind, origin: str, reason: str, request_count: int, age_s: float) -> bool:
-        """Keep an event, if anybody wants it; whether it was kept."""
+        """Keep an event, if it is logged or a listener wants it; return whether it was kept."""
         if not self._listeners and not log.isEnabledFor(logging.DEBUG):
             return False
         self._waiting.append(AgentEvent(kind, origin, reason, request_count, age_s))
         return True
 
     def forget(self) -> None:
-        """Drop what waits to be delivered."""
+        """Drop the events that wait to be delivered."""
         self._waiting.clear()
 
     @property
     def has_news(self) -> bool:
-        """Whether something waits to be delivered."""
+        """Whether events wait to be delivered."""
         return bool(self._waiting)
 
     def deliver(self) -> None:
-        """Log and pass on what waits. A listener that raises is logged and keeps nobody else from hearing."""
+        """Log the events that wait, and pass them on. A listener that raises is logged; the others are still called."""
         while self._waiting:
             try:
                 event = self._waiting.popleft()
@@ -111,7 +111,7 @@ class EventSink:
 
 
 def _as_text(event: AgentEvent) -> str:
-    """Return what has happened, in words."""
+    """Return an event in words."""
     because = f" ({event.reason.replace('_', ' ')})" if event.reason else ""
     if event.kind is EventKind.CREATED:
         return "a socket was connected"

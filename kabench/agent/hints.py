@@ -17,14 +17,14 @@ _PARAMETER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class KeepAliveHint:
-    """What the header says; None where it says nothing."""
+    """The parameters of the header; None for one that is not there."""
 
     timeout_s: float | None = None
     max_requests: int | None = None
 
     @property
     def free_time_s(self) -> float | None:
-        """Seconds a free socket may be kept: the server's timeout less a margin for the way there.
+        """Seconds a free socket may be kept: the server's timeout less a margin for the way to it.
 
         The margin is the smaller of 1 s and half the timeout: a request that leaves the client at the last moment
         must still arrive before the server closes.
@@ -36,7 +36,7 @@ class KeepAliveHint:
 
 @lru_cache(maxsize=256)  # a server says the same thing again and again
 def parse_keep_alive(value: str) -> KeepAliveHint | None:
-    """Read a `Keep-Alive` header; text that is no number is ignored, and None means that nothing was said."""
+    """Return what a `Keep-Alive` header says; None if that is nothing. Values that are not numbers are ignored."""
     timeout_s: float | None = None
     max_requests: int | None = None
     for name, number in _PARAMETER.findall(value):

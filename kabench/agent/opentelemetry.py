@@ -26,16 +26,16 @@ class Agent(Protocol):
     """Any of this package's agents."""
 
     def get_current_status(self) -> AgentStatus:
-        """Counters, and sockets and pending requests by origin."""
+        """Return counters, and sockets and pending requests by origin."""
 
     def add_event_listener(self, listener: EventListener, kinds: Collection[EventKind]) -> None:
-        """Have a listener called."""
+        """Call a listener with each event of these kinds from now on."""
 
 
 def instrument(agent: Agent, meter_provider: metrics.MeterProvider | None = None) -> None:
     """Report an agent's sockets: `http.client.open_connections` and, in seconds, `http.client.connection.duration`.
 
-    `meter_provider` None: the global one.
+    Where `meter_provider` is None, the global one is used.
     """
     meter = metrics.get_meter("kabench.agent", __version__, meter_provider)
 

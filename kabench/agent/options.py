@@ -26,17 +26,17 @@ RetryStale: TypeAlias = Literal["safe", "idempotent", False]
 
 _LEAST_ACTIVITY_TIMEOUT_S = 8.0
 DROP_IN_USER_TIMEOUT_S = 30.0
-"""What threads and adapters without a `timeout` tell the system. A peer that lives acknowledges within milliseconds;
-half a minute outlasts a link that is down for a moment."""
+"""`tcp_user_timeout` of threaded agents and adapters that are given no `timeout`. A live peer acknowledges within
+milliseconds; half a minute outlasts a link that is down for a moment."""
 
 _SECONDS_PER_UNIT: Mapping[str, float] = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_TEXT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|)", re.ASCII)
 
 
 def parse_duration(value: object) -> float:
-    """Turn a `Duration` into seconds.
+    """Return a `Duration` in seconds.
 
-    Raises `TypeError` for another type and `ValueError` for text that is none, or a negative or infinite one.
+    Raises `TypeError` for another type, and `ValueError` for other text and for a negative or infinite duration.
     """
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
@@ -59,7 +59,7 @@ def _optional_limit(value: object) -> int | None:
 
 
 def parse_limit(name: str, value: object) -> int | None:
-    """Check a limit that is no option: None or a whole number above 0. Raises `TypeError` and `ValueError` by name."""
+    """Return a limit that is None or a whole number above 0. Raises `TypeError` and `ValueError`, both with `name`."""
     try:
         return _optional_limit(value)
     except (TypeError, ValueError) as error:
@@ -67,7 +67,7 @@ def parse_limit(name: str, value: object) -> int | None:
 
 
 def refuse_response_limit(options: AgentOptions) -> None:
-    """For adapters to libraries that read bodies by themselves. Raises `ValueError` where a limit is asked for."""
+    """Raise `ValueError` for a `max_response_bytes`, which an adapter to a library that reads bodies cannot keep."""
     if options.max_response_bytes is not None:
         raise ValueError(
             "max_response_bytes: the library above the agent reads the bodies, so the agent cannot limit them"
@@ -117,7 +117,7 @@ def _retry_stale(value: object) -> RetryStale:
 
 
 class OptionKind(Enum):
-    """What sort of value an option takes."""
+    """The kind of value that an option takes."""
 
     DURATION = "duration"
     LIMIT = "limit"
@@ -138,11 +138,12 @@ _CHECKS: Mapping[OptionKind, Callable[[object], object]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """All there is to say of an option that its type and its default do not say.
+    """The description of an option, beyond its type and its default.
 
-    `help` is a line for a command line, where the option is called `flag`; without one, it has no place there.
-    `is_shared`: where several agents make one load, each has a part of the limit, and the parts add up. `is_common`:
-    clients of other libraries can do it too; what is not common is not asked of them. `called` is its name in errors.
+    `help` is its line of help on a command line, where the option is called `flag`; without `help`, it is not offered
+    there. `is_shared`: where several agents make one load, each gets a part of the limit, and the parts add up.
+    `is_common`: clients of other libraries have it too; other options are not passed to them. `called` is its name in
+    errors.
     """
 
     kind: OptionKind
@@ -168,9 +169,9 @@ def _option(
     check: Callable[[object], object] | None = None,
     choices: tuple[str, ...] = (),
 ) -> dict[str, Option]:
-    """Return the metadata of a field. A limit or a count says whether it `is_shared`; nothing else is."""
+    """Return the metadata of a field. `is_shared` is given for a limit and a count, and for no other kind."""
     if (is_shared is None) != (kind not in (OptionKind.LIMIT, OptionKind.COUNT)):
-        raise TypeError("is_shared: it is to be said of limits and counts, and of nothing else")
+        raise TypeError("is_shared: give it for limits and counts, and for nothing else")
     option = Option(
         kind=kind,
         check=check or _CHECKS[kind],
@@ -223,7 +224,7 @@ class AgentOptions:
     keep_alive_delay: float = field(
         default=1.0,
         metadata=_option(
-            OptionKind.DURATION, "Send TCP keep-alive probes after this time, and as often.", is_common=False
+            OptionKind.DURATION, "Send a TCP keep-alive probe each time a socket is idle this long.", is_common=False
         ),
     )
     """Idle seconds before the first TCP keep-alive probe, and between probes; Node's default."""
@@ -232,7 +233,7 @@ class AgentOptions:
         default=4.0,
         metadata=_option(OptionKind.DURATION, "Close a socket that is free for this long; 0: never.", is_common=True),
     )
-    """Seconds a free socket is kept; 0 keeps it. 4, because the servers with the shortest wait (Node, uvicorn) close
+    """Seconds a free socket is kept; 0: for ever. 4, because the servers with the shortest wait (Node, uvicorn) close
     at 5, and the client must be the one that closes first."""
 
     timeout: float | None = field(
@@ -244,7 +245,7 @@ class AgentOptions:
             is_common=True,
         ),
     )
-    """Seconds without a byte after which an active socket is closed; 0 turns it off. None: not given, which is
+    """Seconds without a byte after which an active socket is closed; 0 turns it off. None, not given:
     `activity_timeout` on asyncio, and no limit in threads and adapters, as in the libraries they replace."""
 
     max_sockets: int | None = field(
@@ -336,7 +337,7 @@ class AgentOptions:
         default=None,
         metadata=_option(
             OptionKind.LIMIT,
-            "Close a socket after so many requests.",
+            "Close a socket after this many requests.",
             is_optional=True,
             is_common=False,
             is_shared=False,
@@ -386,7 +387,7 @@ class AgentOptions:
     )
     """Seconds that sent data may stay unacknowledged before the system gives the socket up (TCP_USER_TIMEOUT, where
     it has that); never less than a request's own timeout; 0 leaves it to the system. None: 30 in threads and adapters
-    without a `timeout`, so that a silent gateway costs no quarter of an hour, else as 0."""
+    without a `timeout`, so that a silent gateway does not cost a quarter of an hour, else as 0."""
 
     def __init__(self, **given: Unpack[AgentOptionArguments]) -> None:
         arguments: dict[str, object] = dict(given)
@@ -405,12 +406,12 @@ class AgentOptions:
 
     @classmethod
     def described(cls) -> dict[str, Option]:
-        """Return what there is to say of each option, by name."""
+        """Return the description of each option, by name."""
         return dict(_described())
 
     @classmethod
     def chosen(cls, options: AgentOptions | None, given: Mapping[str, Any]) -> AgentOptions:
-        """The options of an agent that takes them as one thing or by name. Raises `TypeError` for both."""
+        """Return the options of an agent that takes them as one object or by name. Raises `TypeError` for both."""
         if options is None:
             return cls(**given)
         if given:
@@ -419,22 +420,22 @@ class AgentOptions:
 
     @property
     def activity_timeout(self) -> float:
-        """`timeout` in seconds, or where it is None what the asyncio agents take: twice the free timeout, at least 8.
+        """`timeout` in seconds, or if it is None the default of the asyncio agents: twice the free timeout, at least 8.
 
-        So an active socket is never less patient than a free one. 0 is none.
+        So an active socket never has less time than a free one. 0: no limit.
         """
         return max(2 * self.free_socket_timeout, _LEAST_ACTIVITY_TIMEOUT_S) if self.timeout is None else self.timeout
 
     @property
     def effective_connect_timeout(self) -> float:
-        """`connect_timeout` in seconds, or `activity_timeout` where it is None; 0 is none."""
+        """`connect_timeout` in seconds, or `activity_timeout` if it is None; 0: no limit."""
         return self.activity_timeout if self.connect_timeout is None else self.connect_timeout
 
     def in_place_of_a_library(self) -> AgentOptions:
-        """These options for an agent that replaces a library without limits of its own.
+        """Return these options for an agent that replaces a library without limits of its own.
 
-        It makes no request fail that the library would have answered: what was not given is no limit. A silent peer is
-        noticed by `tcp_user_timeout` instead, which cuts off nobody who is only slow.
+        Such an agent makes no request fail that the library would have answered: a timeout that was not given is no
+        limit. `tcp_user_timeout` notices a silent peer instead, and does not cut off one that is only slow.
         """
         if self.timeout is not None:
             return self

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 
 _LONGEST_KEEP_IDLE_S = 32_767
-"""What Linux takes (tcp(7), MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL); it counts in whole seconds."""
+"""The most that Linux accepts (tcp(7), MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL); it counts in whole seconds."""
 
 _PROBES = 10
-"""Unanswered ones after which the system gives a socket up; Node's (libuv's uv_tcp_keepalive)."""
+"""Unanswered probes after which the system gives a socket up, as in Node (libuv's uv_tcp_keepalive)."""
 
 _KEEP_IDLE = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 _KEEP_INTERVAL = getattr(socket, "TCP_KEEPINTVL", None)
@@ -17,7 +17,7 @@ _USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 def probe_options(delay_s: float) -> list[tuple[int, int, int]]:
-    """Return options (level, name, value) that turn probes on: each after `delay_s` idle seconds, the first one too.
+    """Return socket options (level, name, value) for TCP keep-alive probes after every `delay_s` idle seconds.
 
     The time between probes matters as much as the first: a gateway forgets a socket that is idle for longer than it
     allows, and Linux's own interval is 75 s.
@@ -31,6 +31,6 @@ def probe_options(delay_s: float) -> list[tuple[int, int, int]]:
 
 
 def set_user_timeout(sock: socket.socket, seconds: float) -> None:
-    """Have the system give a socket up whose data stays unacknowledged for so long, where it can be told."""
+    """Make the system give up a socket whose data stays unacknowledged for `seconds`, where it has that option."""
     if _USER_TIMEOUT is not None:
         sock.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, max(1, round(seconds * 1000)))

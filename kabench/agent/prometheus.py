@@ -1,4 +1,4 @@
-"""`AgentCollector`: what agents say about their pools, for Prometheus. Needs prometheus-client (extra `prometheus`)."""
+"""`AgentCollector`: the counters and pools of agents, for Prometheus. Needs prometheus-client (extra `prometheus`)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _COUNTERS = {
     "request_count": ("requests", "Responses finished."),
     "retry_count": ("requests_retried", "Requests sent again because their reused socket was stale."),
 }
-_PATIENCE = 10
+_MOST_ATTEMPTS = 10
 
 
 class Agent(Protocol):
     """Any of this package's agents."""
 
     def get_current_status(self) -> AgentStatus:
-        """Counters, and sockets and pending requests by origin."""
+        """Return counters, and sockets and pending requests by origin."""
 
 
 class AgentCollector(Collector):
@@ -49,11 +49,11 @@ class AgentCollector(Collector):
         self._agents = dict(agents)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing in advance, so that registering asks no agent."""
+        """Return nothing, so that registering the collector reads no agent."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
+        """Yield the metrics as they are now."""
         statuses = {name: _status(agent) for name, agent in self._agents.items()}
         for field, (metric, text) in _COUNTERS.items():
             counter = CounterMetricFamily(f"kabench_agent_{metric}", text, labels=["agent"])
@@ -61,7 +61,7 @@ class AgentCollector(Collector):
                 counter.add_metric([name], getattr(status, field))
             yield counter
         by_reason = CounterMetricFamily(
-            "kabench_agent_sockets_closed_by_reason", "Sockets closed, by why.", labels=["agent", "reason"]
+            "kabench_agent_sockets_closed_by_reason", "Sockets closed, by reason.", labels=["agent", "reason"]
         )
         for name, status in statuses.items():
             for reason, count in status.closed_by.items():
@@ -82,8 +82,8 @@ class AgentCollector(Collector):
 
 
 def _status(agent: Agent) -> AgentStatus:
-    """An agent's status; an asyncio agent's loop may be at work in another thread while it is read."""
-    for _ in range(_PATIENCE):
+    """Return an agent's status, which an asyncio agent's loop may be changing in another thread meanwhile."""
+    for _ in range(_MOST_ATTEMPTS):
         try:
             return agent.get_current_status()
         except RuntimeError:  # a dict changed while it was read

@@ -1,15 +1,16 @@
 """Reading responses: bytes in, one response at a time out. No I/O.
 
 What comes off the wire decides whether a socket may be reused, so nothing is guessed: the grammar is that of RFC 9112,
-and what does not fit it is an error. The only thing that is mended is what the RFC asks a client to mend: a folded line
-becomes a space (section 5.2), equal lengths are one (RFC 9110 section 8.6). Neither is done where it would frame.
+and what does not fit it is an error. Only what the RFC asks a client to mend is mended: the line end of a folded line
+becomes a space (section 5.2), unless the line decides the framing, and equal lengths count as one (RFC 9110 section
+8.6).
 
 Each head is taken whole, up to its empty line, and understood by itself; nothing of one message is left behind for the
-next. Trailers are read and dropped: they have no say in anything (RFC 9110 section 6.5.1).
+next. Trailers are read and dropped: they change nothing (RFC 9110 section 6.5.1).
 
 In front of it stands a small cache of heads that were understood before: servers send the same head again and again
-(it changes with the Date header, once a second), and the meaning of a head is a pure function of its bytes. So where a
-chunk of bytes is exactly a known head and the body length that head announces, there is nothing to add.
+(it changes with the Date header, once a second), and the meaning of a head is a pure function of its bytes. So if the
+bytes that came are exactly a known head and a body of the length that it announces, nothing needs to be parsed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _START = b"HTTP/"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
 _STATUS_LINE = re.compile(rb"HTTP/([0-9]\.[0-9]) ([1-9][0-9]{2})(?: (" + _VALUE + rb"))?\r\n")
 _FIELD_LINES = re.compile(rb"(?:(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:|[ \t])" + _VALUE + rb"\r\n)*")
-"""Lines of a head, those that go on from the line before among them (RFC 9112 section 5)."""
+"""Lines of a head, including those that continue the line before (RFC 9112 section 5)."""
 
 _FOLDED_FRAMING = re.compile(
     rb"\n(?:content-length|transfer-encoding|connection):" + _VALUE + rb"\r\n[ \t]", re.IGNORECASE
@@ -50,26 +51,26 @@ _FIRST_FINAL_STATUS = 200
 _MAX_CACHED_HEADS = 64
 _MAX_CACHED_HEAD_BYTES = 2048
 _MAX_HEAD_BYTES = 65_536
-"""Of a response's status line and headers, and of its trailers. Servers stop at less: nginx at 4 or 8 KiB for an
-upstream's, Node at 16."""
+"""The most that a response's status line and headers may have, and its trailers. Others stop at less: nginx at 4 or
+8 KiB of an upstream's head, Node at 16 KiB."""
 
 _MAX_REASON_BYTES = 8_192
 _MAX_STATUS_LINE_BYTES = _MAX_REASON_BYTES + len("HTTP/1.1 200 \r\n")
 _MAX_CHUNK_LINE_BYTES = 4_096
 _SMALL_BYTES = 256
 _MOST_SMALL_PIECES = 1_024
-"""Of a body that nobody has taken yet: an object costs some 40 bytes, so more of them become one."""
+"""Small pieces of a body that may wait to be taken: an object costs some 40 bytes, so more of them are joined."""
 
 _LONG_CHUNK_LINE = f"the line of a chunk is over {_MAX_CHUNK_LINE_BYTES} bytes"
 _MAX_INFORMATIONAL_BYTES = 262_144
-"""Of all informational responses before a final one."""
+"""The most that all informational responses before a final one may have."""
 
 
-@dataclass(slots=True, eq=False)  # not frozen, which would double what it costs to make; nobody changes one
+@dataclass(slots=True, eq=False)  # not frozen, which would double the cost of making one; none is changed
 class ResponseHead:
     """Status line and headers of a final response.
 
-    `body_length` is in bytes, -1 where only the body itself tells (chunked, or until the connection closes).
+    `body_length` is in bytes, -1 if only the body itself shows its end (chunked, or until the connection closes).
     `keep_alive` says whether the socket may carry another request after it, as far as the head can tell.
     """
 
@@ -86,10 +87,10 @@ _NO_HEAD = ResponseHead(0, "", "", (), 0, False, None)
 
 
 class HeadCache:
-    """Heads that were understood before and let their socket carry another request; one cache an agent, bounded.
+    """Heads that were parsed before and let their socket carry another request; one cache per agent, bounded.
 
-    The head of the response before is most often the one: `last_raw` is its bytes with the empty line, and
-    `last_size` those and the body's. `find` knows some more.
+    Most responses have the same head as the one before: `last_raw` is its bytes with the empty line, and `last_size`
+    their number with the body's. `find` searches the other known heads.
     """
 
     __slots__ = ("_heads", "last_head", "last_raw", "last_size")
@@ -101,7 +102,7 @@ class HeadCache:
         self.last_head = _NO_HEAD
 
     def find(self, data: bytes) -> bool:
-        """Whether `data` is a head that is known and exactly its body; if so, that head is now the last one."""
+        """Return whether `data` is a known head and exactly its body; if so, make that head the last one."""
         end = data.find(_HEAD_END) + len(_HEAD_END)
         raw = data[:end]
         head = self._heads.get(raw)
@@ -111,7 +112,7 @@ class HeadCache:
         return True
 
     def learn(self, raw: bytes, head: ResponseHead) -> None:
-        """Remember a head by its bytes, the empty line included."""
+        """Remember a head by its bytes, including the empty line."""
         if len(raw) > _MAX_CACHED_HEAD_BYTES:
             return
         if len(self._heads) >= _MAX_CACHED_HEADS:
@@ -120,7 +121,7 @@ class HeadCache:
 
 
 class _Framing(Enum):
-    """What the bytes that come next are."""
+    """The kind of bytes that come next."""
 
     HEAD = "head"
     LENGTH = "length"
@@ -135,14 +136,12 @@ _UNTIL_CLOSE, _NOTHING = _Framing.UNTIL_CLOSE, _Framing.NOTHING
 
 
 class ResponseReader:
-    """Reads the responses of one socket, one after the other; `begin` before each, `feed` until it says True.
+    """Reads the responses of one socket in turn. Call `begin` before each, then `feed` until it returns True.
 
-    It adds the heads it reads to `cache`, where there is one.
-
-    Then `head` and `body()` are the response, and `overrun` says whether bytes came behind its end. Who wants the body
-    as it comes takes its pieces with `body()` before: what has been taken is not in the next one. `body_bytes` counts
-    all of it. `interim_closes` says whether an informational response before it forbids to reuse the socket, and
-    `saw_continue` whether a 100 was among them.
+    Then `head` and `body()` are the response, and `overrun` says whether bytes came behind its end. To take the body as
+    it comes, call `body()` earlier: each call returns what came since the one before. `body_bytes` counts all of it.
+    `interim_closes` says whether an informational response before it forbids reusing the socket, and `saw_continue`
+    whether one of those was a 100. Heads that are read are added to `cache`, if there is one.
     """
 
     __slots__ = (
@@ -186,7 +185,7 @@ class ResponseReader:
         self._informational_bytes = self._passed_bytes = 0
 
     def feed_known(self, data: bytes) -> bool:
-        """Take a response that came in one piece and has a known head; False: `feed` it. Needs a cache."""
+        """Take a response that came in one piece and has a known head; return False if it has not: then `feed` it."""
         cache = self._cache
         if self.started or self._is_head_request or cache is None or not cache.find(data):
             return False
@@ -200,7 +199,7 @@ class ResponseReader:
         return True
 
     def feed(self, data: bytes) -> bool:
-        """Take bytes from the socket; True when the response is whole. Raises `ResponseParseError`."""
+        """Take bytes from the socket; return True when the response is whole. Raises `ResponseParseError`."""
         if not data:
             return self.complete
         begins = not self.started
@@ -227,7 +226,7 @@ class ResponseReader:
         return self.complete
 
     def eof(self) -> bool:
-        """The other side has finished: True if the response is whole by that."""
+        """Note that the other side has finished; return whether the response is whole."""
         if self._framing is _UNTIL_CLOSE:
             self.complete = True
             self._framing = _NOTHING
@@ -239,12 +238,12 @@ class ResponseReader:
         return self._framing is _UNTIL_CLOSE
 
     def pieces(self) -> list[bytes]:
-        """The same as `body`, as it came: a chunk is a piece, unless it was cut on its way."""
+        """Return the same as `body`, in pieces as it came: a chunk is a piece, unless it was cut on its way."""
         pieces, self._body = self._body, []
         return pieces
 
     def body(self) -> bytes:
-        """What has come of the body since the last call, decoded of its transfer coding."""
+        """Return what has come of the body since the last call, without its transfer coding."""
         pieces = self._body
         if not pieces:
             return b""
@@ -254,7 +253,7 @@ class ResponseReader:
     # -- heads ---------------------------------------------------------------------------------------------------------
 
     def _read_heads(self, data: bytes) -> bytes | None:
-        """Take heads up to a final one; what is behind it, or None: it is not there yet."""
+        """Take heads up to a final one; return what is behind it, or None if it has not come yet."""
         before = len(self._partial)
         if before:
             data = self._partial + data
@@ -275,7 +274,7 @@ class ResponseReader:
             return data
 
     def _keep_partial_head(self, data: bytes) -> None:
-        """Keep what has come of a head; what can no longer become one is an error at once."""
+        """Keep the part of a head that has come. Raises `ResponseParseError` once it can no longer become one."""
         if not data.startswith(_START[: len(data)]):
             raise ResponseParseError(f"not an HTTP response: it begins with {data[:16]!r}")
         if len(data) > _MAX_HEAD_BYTES:
@@ -284,7 +283,7 @@ class ResponseReader:
         if b"\0" in data[before:]:
             raise ResponseParseError("not an HTTP response: there is a NUL in its head")
         self._partial = data
-        if b"\n" not in data[before:]:  # no line has ended, so that none is looked at again and again
+        if b"\n" not in data[before:]:  # no line has ended: each is checked once, when it ends
             if not at and len(data) > _MAX_STATUS_LINE_BYTES:
                 raise ResponseParseError(f"not an HTTP response: its status line is over {_MAX_REASON_BYTES} bytes")
             return
@@ -300,7 +299,7 @@ class ResponseReader:
         self._passed_bytes = at
 
     def _understand(self, raw: bytes) -> ResponseHead:
-        """Return what a head means. Raises `ResponseParseError`."""
+        """Parse a head. Raises `ResponseParseError`."""
         status_line = _STATUS_LINE.match(raw)
         if status_line is None:
             raise ResponseParseError(f"not an HTTP response: it begins with {_shown(raw)}")
@@ -353,7 +352,7 @@ class ResponseReader:
             body_length = length
         else:
             body_length = 0
-            if status == _NO_CONTENT:  # AK-53: a server that frames what may not be there may well send it
+            if status == _NO_CONTENT:  # AK-53: a server that announces a body which must not be there may well send it
                 is_persistent = is_persistent and not coding and length <= 0
         return ResponseHead(
             status,
@@ -374,7 +373,7 @@ class ResponseReader:
             raise ResponseParseError(f"{self._informational_bytes} bytes of informational responses, and no other")
 
     def _frame(self, head: ResponseHead) -> None:
-        """Expect what the final head announces."""
+        """Set the framing that the final head announces."""
         self.head = head
         if self._is_head_request or head.status in _WITHOUT_BODY or head.body_length == 0:
             self.complete = True
@@ -469,7 +468,7 @@ class ResponseReader:
         self._partial = rest
 
     def _read_trailers(self, data: bytes) -> None:
-        """Pass over trailers, whatever they say."""
+        """Read trailers, and drop them whatever they say."""
         has_ended_a_line = b"\n" in data
         if self._partial:
             data, self._partial = self._partial + data, b""
@@ -506,7 +505,7 @@ def _length(value: bytes, before: int) -> int:
 def _unfolded(raw: bytes, begins_at: int) -> bytes:
     """Return the fields of a head with its folded lines made one (RFC 9112 section 5.2). Raises `ResponseParseError`.
 
-    A field that frames is not mended: who folds it is understood differently by different readers.
+    A folded field that decides the framing is an error, since different readers understand it differently.
     """
     if raw[begins_at : begins_at + 1] in (b" ", b"\t") or _FOLDED_FRAMING.search(raw, begins_at - 1):
         raise ResponseParseError("not an HTTP response: a line that frames it is folded")
@@ -520,5 +519,5 @@ def _unfolded(raw: bytes, begins_at: int) -> bytes:
 
 
 def _shown(data: bytes) -> str:
-    """Return the beginning of what came, as an error may show it."""
+    """Return the beginning of what came, for an error."""
     return repr(data.split(_LINE_END, 1)[0][:16])

@@ -1,4 +1,4 @@
-"""What an agent says about itself: `AgentStatus`."""
+"""`AgentStatus`: an agent's counters and pool at one moment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypedDict, cast
 
 
 class AgentStatusDict(TypedDict):
-    """`AgentStatus.as_dict()`: JSON-ready."""
+    """What `AgentStatus.as_dict()` returns, ready for JSON."""
 
     create_socket_count: int
     create_socket_error_count: int
@@ -28,9 +28,9 @@ class AgentStatusDict(TypedDict):
 class AgentStatus:
     """A snapshot of an agent's counters and pool.
 
-    `create_socket_count` sockets were connected, `close_socket_count` of them closed for whatever reason, among them
-    `timeout_socket_count` by a free or active timeout and `error_socket_count` by another error, and all of them in
-    `closed_by`, by `CloseReason`. `stale_socket_count` requests met a stale socket, `retry_count` of them were sent
+    `create_socket_count` sockets were connected. `close_socket_count` of them were closed for whatever reason:
+    `timeout_socket_count` by a free or active timeout, `error_socket_count` by another error; `closed_by` counts all of
+    them by `CloseReason`. `stale_socket_count` requests met a stale socket, and `retry_count` of them were sent
     again; `request_count` responses were finished. `free_sockets`, `sockets` (active and connecting) and `requests`
     (pending) are by origin key, empty ones left out.
     """
@@ -49,5 +49,5 @@ class AgentStatus:
     closed_by: dict[str, int]
 
     def as_dict(self) -> AgentStatusDict:
-        """The same as a dict that `json.dumps` takes."""
+        """Return the same as a dict that `json.dumps` takes."""
         return cast("AgentStatusDict", dataclasses.asdict(self))

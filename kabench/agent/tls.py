@@ -27,13 +27,14 @@ _ALPN = ["http/1.1"]
 class TlsOptions:
     """How https sockets are secured. By default: certificates are verified against the system's authorities.
 
-    `verify=False` accepts any certificate, which protects against nobody who can reach the wire. `ca_file`, `ca_folder`
+    `verify=False` accepts any certificate, so anybody on the way can pose as the server. `ca_file`, `ca_folder`
     (hashed names, see openssl-rehash) and `ca_data` (PEM text) name the authorities instead of the system's.
     `cert_file` is the client's certificate, `key_file` its key where it is not in the same file, and `key_password`
     opens the key. `server_name` is what is sent as server name (SNI) and looked for in the certificate; without it, the
-    URL's host. `context` is an `ssl.SSLContext` to use as it is, for whatever else; only `server_name` goes with it.
+    URL's host. `context` is an `ssl.SSLContext` that is used as it is, for all other settings; only
+    `server_name` can be given with it.
 
-    Raises `TypeError` and `ValueError` for what does not fit together, naming the option.
+    Raises `TypeError` for a wrong type and `ValueError` for values that do not fit together; both name the option.
     """
 
     verify: bool = True
@@ -77,7 +78,7 @@ class TlsOptions:
         return digest_of([str(getattr(self, option.name)) for option in fields(self)])
 
     def make_context(self) -> ssl.SSLContext:
-        """The context of these options. Raises `ValueError`, naming the file, where one cannot be read or used."""
+        """Return the context of these options. Raises `ValueError`, naming the file, if one cannot be used."""
         if self.context is not None:
             return self.context
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -125,7 +126,7 @@ _TEXTS = frozenset({"ca_file", "ca_folder", "ca_data", "cert_file", "key_file", 
 
 
 def digest_of(settings: list[str]) -> str:
-    """Eight hex digits that tell one list of settings from another."""
+    """Return eight hex digits that tell one list of settings from another."""
     return hashlib.sha256("\0".join(settings).encode()).hexdigest()[:8]
 
 
@@ -142,7 +143,7 @@ class InsecureTlsWarning(UserWarning):
 
 
 class TlsContexts:
-    """The contexts of one agent: of its own options, and of those that single requests came with.
+    """The contexts of one agent: that of its own options, and those of options given with single requests.
 
     Raises `ValueError` for options that cannot be used, and warns of those that verify nothing.
     """
@@ -154,7 +155,7 @@ class TlsContexts:
             self._make(None)
 
     def unless_default(self, options: TlsOptions | None) -> TlsOptions | None:
-        """The options of a request, if they are not the agent's own anyway."""
+        """Return the options of a request, or None if they are the agent's own."""
         if options is None or options == self._default:
             return None
         if options not in self._contexts:
@@ -162,7 +163,7 @@ class TlsContexts:
         return options
 
     def get(self, options: TlsOptions | None) -> tuple[ssl.SSLContext, str | None]:
-        """The context of options (None: the agent's own), and the server name they ask for."""
+        """Return the context of options (None: the agent's own), and the server name that they set, if any."""
         context = self._contexts.get(options) or self._make(options)
         return context, (options or self._default).server_name
 
@@ -178,7 +179,7 @@ class TlsContexts:
 
 
 class SessionCache:
-    """The last session of each origin, the least recently used one leaving first; and what handshakes there were.
+    """The last session of each origin, and counts of handshakes. The least recently used session is dropped first.
 
     `handshake_count` handshakes were finished, `resumed_count` of them with a session from here. Safe for threads.
     """
@@ -194,11 +195,11 @@ class SessionCache:
         return len(self._sessions)
 
     def after_fork(self) -> None:
-        """In a child process: its parent's threads may have held the lock."""
+        """Replace the lock in a child process: a thread of the parent may have held it."""
         self._lock = threading.Lock()
 
     def get(self, origin: str) -> ssl.SSLSession | None:
-        """The session to resume at an origin, if there is one."""
+        """Return the session to resume at an origin, if there is one."""
         with self._lock:
             session = self._sessions.get(origin)
             if session is not None:
@@ -217,11 +218,11 @@ class SessionCache:
             self.resumed_count += resumed
 
     def keep(self, origin: str, tls: ssl.SSLObject | ssl.SSLSocket, now: float) -> bool:
-        """Keep a connection's session, if it can be resumed and the one that is kept has lived half its life by `now`.
+        """Keep a connection's session, if it can be resumed and the one kept before has lived half its life by `now`.
 
-        False: there is none yet. In TLS 1.3 a session comes with a ticket, some time after the handshake (RFC 8446
-        section 4.6.1). Taking one out of OpenSSL costs about as much as resuming it saves, hence not each. `now` is
-        the time as OpenSSL has it, `time.time()`.
+        Returns False if there is no session yet. In TLS 1.3 a session comes with a ticket, some time after the
+        handshake (RFC 8446 section 4.6.1). Taking a session out of OpenSSL costs about as much as resuming it saves, so
+        not every one is taken. `now` is OpenSSL's time, `time.time()`.
         """
         if not self._max_sessions or (tls.session_reused and self._is_young(origin, now)):
             return True

@@ -22,7 +22,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """RFC 9110 section 9.2.1: they ask for nothing to be changed."""
 
 IDEMPOTENT_METHODS = SAFE_METHODS | {"PUT", "DELETE"}
-"""RFC 9110 section 9.2.2: to do them twice is meant to be the same as once."""
+"""RFC 9110 section 9.2.2: doing one twice is meant to have the effect of doing it once."""
 
 BODY_EXPECTED = frozenset({"POST", "PUT", "PATCH"})
 """Methods that send `Content-Length: 0` when there is no body (RFC 9110 section 8.6)."""
@@ -104,9 +104,9 @@ def _bracketed(host: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where sockets lead to. `key` is what they are pooled by: `scheme://host:port`, IPv6 in brackets.
+    """The server that sockets lead to. `key` is what they are pooled by: `scheme://host:port`, IPv6 in brackets.
 
-    `tls` are TLS options that are not the agent's own; the key has `#` and their digest behind it then.
+    `tls` are TLS options that are not the agent's own; the key then ends with `#` and their digest.
     """
 
     scheme: str
@@ -139,7 +139,7 @@ class Target:
 
 
 def parse_url(url: str) -> Target:
-    """Take an absolute http or https URL apart. Raises `ValueError` where it is none."""
+    """Take an absolute http or https URL apart. Raises `ValueError` if it is not one."""
     shown = shown_url(url)
     if has_control_characters(url):
         raise ValueError(f"{shown!r} holds a control character")
@@ -147,7 +147,8 @@ def parse_url(url: str) -> Target:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        why = "its port is no number up to 65535" if "ort" in str(error) else "its host is none"  # not what it quotes
+        # the error's own text quotes the URL, and with it perhaps a password
+        why = "its port is no number up to 65535" if "ort" in str(error) else "its host is none"
         raise ValueError(f"{shown!r} is no URL: {why}") from None
     if parts.scheme not in DEFAULT_PORTS:
         raise ValueError(f"{shown!r} is no http URL (it starts with http:// or https://)")
@@ -169,7 +170,7 @@ def parse_url(url: str) -> Target:
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Return a host and a port from `host:port`, IPv6 in brackets. Raises `ValueError` where it is none."""
+    """Return a host and a port from `host:port`, IPv6 in brackets. Raises `ValueError` if the text is not one."""
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port

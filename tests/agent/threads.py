@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from urllib3 import Retry
 
-from kabench.agent.sync.pool import not_asked_for
+from kabench.agent.sync.pool import as_adapter_default
 
 if TYPE_CHECKING:
     import urllib3
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kabench.agent.sync.response import AgentResponse
 
 
-ONCE = not_asked_for(Retry(False))
+ONCE = as_adapter_default(Retry(False))
 """As `retries=False`, but that it leaves the agent's own second attempt (AK-34), as an adapter's does."""
 
 

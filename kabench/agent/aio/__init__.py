@@ -1,4 +1,4 @@
-"""The agents for asyncio: a protocol a socket, a timer an agent."""
+"""The agents for asyncio: one protocol per socket, one timer per agent."""
 
 from kabench.agent.aio.agent import AsyncAgent, AsyncKeepAliveAgent, AsyncPlainAgent
 from kabench.agent.aio.exchange import Exchange

@@ -1,4 +1,4 @@
-"""The asyncio agents: they carry requests to the book, and set the one timer. Sockets are opened by the connector."""
+"""The asyncio agents: they take requests to the book, and set the one timer. Their connector opens the sockets."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 
 _CLOSED = "the agent is closed"
 _TIMER_SLACK_S = 0.001
-"""Event loops count timers in milliseconds; a wake-up a moment too early would only have to be set again."""
+"""Event loops count timers in milliseconds; a timer that goes off a moment too early would have to be set again."""
 
 
 class AsyncAgent:
-    """What both asyncio agents are; use `AsyncKeepAliveAgent` or `AsyncPlainAgent`.
+    """The base of both asyncio agents; use `AsyncKeepAliveAgent` or `AsyncPlainAgent`.
 
     An agent belongs to the event loop it is first used in. Options are given by name or as an `AgentOptions`, not both.
     `tls` says how https sockets are secured; without it, certificates are verified against the system's authorities.
@@ -55,7 +55,7 @@ class AsyncAgent:
     or `unix_socket` (a path) all sockets lead there, whatever a URL says; `Host`, the name in the certificate and the
     key that sockets are pooled by stay the URL's.
 
-    Raises `ValueError` for a `connect_to` that is none, or both.
+    Raises `ValueError` for a `connect_to` that is not an address, and where both are given.
     """
 
     def __init__(
@@ -97,12 +97,13 @@ class AsyncAgent:
         body: bytes | Upload | None = None,
         tls: TlsOptions | None = None,
     ) -> PreparedRequest:
-        """Check and encode a request once, for `send` to send as often as one likes.
+        """Check and encode a request once, for `send` to send any number of times.
 
-        With an `Upload` it is the request of an `Exchange` that has the same one, and is sent once. `tls` are TLS
+        With an `Upload` as its body, it is for an `Exchange` with the same `Upload`, and is sent once. `tls` are TLS
         options for this request; sockets with other options than the agent's are pooled apart.
 
-        Raises `ValueError` for what may not go on the wire: a URL that is none, a header that would split a line.
+        Raises `ValueError` for what may not go on the wire, such as an invalid URL or a header that would split a
+        line, and `TypeError` for another body.
         """
         if body is not None and not isinstance(body, bytes | bytearray | memoryview | Upload):
             raise TypeError(f"the body of a prepared request is bytes, not {type(body).__name__}; use request()")
@@ -134,9 +135,9 @@ class AsyncAgent:
     ) -> Response:
         """Send a request and return the whole response.
 
-        `body` is bytes, a file opened for reading bytes, or an iterable or async iterable of bytes; what has no known
-        length goes in chunks, and no `Content-Length` among the headers. What an iterator raises is raised here, and
-        closes the socket. `prepare` and `send` say the rest.
+        `body` is bytes, a file opened for reading bytes, or an iterable or async iterable of bytes; a body whose
+        length is neither known nor in a `Content-Length` header goes in chunks. What an iterator raises is raised here,
+        and closes the socket. See `prepare` and `send` for the other arguments and errors.
         """
         payload = payload_of(body)
         upload = payload if isinstance(payload, Upload) else None
@@ -201,14 +202,14 @@ class AsyncAgent:
         timeout: Duration | None = None,  # noqa: ASYNC109  # as above
         tls: TlsOptions | None = None,
     ) -> AsyncIterator[StreamedResponse]:
-        """Send a request and read the response as it comes; arguments and errors as `request` has them.
+        """Send a request and read the response as it comes; arguments and errors are those of `request`.
 
         async with agent.stream("GET", url) as response:
             async for piece in response.aiter_bytes():
                 ...
 
-        The socket is read from no faster than the pieces are taken, and while 256 KiB wait to be, `timeout` does not
-        run. On leaving, a socket whose response was not read to its end is closed.
+        The socket is read no faster than the pieces are taken; while 256 KiB wait to be taken, `timeout` does not run.
+        On leaving, a socket whose response was not read to its end is closed.
         """
         payload = payload_of(body)
         upload = payload if isinstance(payload, Upload) else None
@@ -226,7 +227,7 @@ class AsyncAgent:
                 exchange.failed(StreamConsumedError("the response was left before it was read to its end"), now)
 
     def _bind(self) -> asyncio.AbstractEventLoop:
-        """The running loop, which is this agent's. Raises `WrongLoopError`."""
+        """Return the running loop, which becomes this agent's. Raises `WrongLoopError` if the agent has another."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             if self._loop is not None and not self.book.is_closed:
@@ -237,7 +238,7 @@ class AsyncAgent:
         return loop
 
     def start(self, exchange: Exchange, now: float) -> None:
-        """Set an exchange going; `now` is `time.perf_counter()`. Its `succeeded` or `failed` will be called.
+        """Start an exchange; `now` is `time.perf_counter()`. Its `succeeded` or `failed` will be called.
 
         Raises `AgentClosedError` if the agent is closed.
         """
@@ -246,7 +247,7 @@ class AsyncAgent:
             raise AgentClosedError(_CLOSED)
         if book.next_deadline <= now:
             self._look_at_deadlines(now)
-            if book.is_closed:  # by one who was told of a timeout
+            if book.is_closed:  # by an exchange that was told of a timeout
                 raise AgentClosedError(_CLOSED)
         exchange.started_at = now
         if exchange.is_used:
@@ -262,7 +263,7 @@ class AsyncAgent:
             self._connector.open(decision.socket)
 
     def abort(self, exchange: Exchange) -> None:
-        """Give an exchange up. Its socket is closed, since bytes are outstanding on it; neither callback is called."""
+        """Give up an exchange. Its socket is closed, since bytes are outstanding on it; neither callback is called."""
         if exchange.pending:
             self.book.cancel(exchange)
             return
@@ -274,7 +275,7 @@ class AsyncAgent:
     # -- the agent itself ----------------------------------------------------------------------------------------------
 
     def get_current_status(self) -> AgentStatus:
-        """Counters, and sockets and pending requests by origin, as they are now."""
+        """Return counters, and sockets and pending requests by origin, as they are now."""
         return self.book.status()
 
     @property
@@ -293,9 +294,9 @@ class AsyncAgent:
         return self._connector.tls_sessions.resumed_count
 
     def add_event_listener(self, listener: EventListener, kinds: Collection[EventKind] | None = None) -> None:
-        """Have `listener` called with each `AgentEvent` of these kinds (None: all) from now on, as `on_event` is.
+        """Call `listener` with each `AgentEvent` of these kinds (None: all) from now on, as `on_event` is called.
 
-        To be told of each `EventKind.REUSED` costs something with each request.
+        Listening to `EventKind.REUSED` costs something with each request.
         """
         self._events.add(listener, kinds)
         self.book.tells_reuse = self._events.wants_reuse
@@ -310,7 +311,7 @@ class AsyncAgent:
             self._is_telling = True
 
     def _deliver(self) -> None:
-        """Tell what has happened; one that raises what is no `Exception` does not keep the rest from being told."""
+        """Tell the listeners. If one raises a `BaseException` such as SystemExit, the rest is told in a later turn."""
         self._is_telling = False
         try:
             self._events.deliver()
@@ -319,9 +320,9 @@ class AsyncAgent:
                 self._tell_soon()
 
     async def close(self) -> None:
-        """Close all sockets. Requests in flight and pending ones fail with `AgentClosedError`; twice is fine.
+        """Close all sockets. Requests in flight and pending ones fail with `AgentClosedError`; closing twice is fine.
 
-        Raises `WrongLoopError` in another event loop than the agent's, unless that has ended.
+        Raises `WrongLoopError` in another event loop than the agent's, unless the agent's is closed.
         """
         loop = self._loop
         if loop is not None and loop is not asyncio.get_running_loop() and not loop.is_closed():
@@ -330,7 +331,7 @@ class AsyncAgent:
         await asyncio.sleep(0)  # let the transports finish
 
     def close_now(self) -> None:
-        """`close` for callers that cannot await."""
+        """Close as `close` does, for callers that cannot await."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -355,7 +356,7 @@ class AsyncAgent:
         await self.close()
 
     def _fail(self, exchange: Exchange, error: AgentError, now: float) -> None:
-        """Tell one of several. One that raises must not keep the others from hearing."""
+        """Fail one of several exchanges. If its `failed` raises, the others are still told."""
         try:
             exchange.failed(error, now)
         except Exception as raised:
@@ -365,7 +366,7 @@ class AsyncAgent:
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def _wake_at(self, deadline: float) -> None:
-        """Set the one timer. Told by the book of each deadline that is nearer than the one before."""
+        """Set the one timer. The book calls this with each deadline that is nearer than the one before."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -379,7 +380,7 @@ class AsyncAgent:
         self._look_at_deadlines(perf_counter())
 
     def _look_at_deadlines(self, now: float) -> None:
-        """Do what the book finds due. First all that is to be done, then tell, since who is told may call back."""
+        """Do what the book finds due; only then tell the exchanges, since they may call back."""
         book = self.book
         due = book.due(now)
         failures: list[tuple[Exchange, AgentError]] = []
@@ -403,7 +404,7 @@ class AsyncAgent:
     def _timeout_error(
         self, closed: ToClose[Carrier, Exchange], exchange: Exchange, now: float
     ) -> tuple[AgentError, list[ToClose[Carrier, Exchange]]]:
-        """What a request whose socket came due fails with, and other sockets that go with it."""
+        """Return the error of a request whose socket came due, and other sockets to close with it."""
         booked = closed.socket
         if booked.handle is None:
             limit = self.options.effective_connect_timeout

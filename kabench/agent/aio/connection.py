@@ -2,13 +2,13 @@
 
 Theory of operation. A connection tells three others what happens on its socket, and does what they answer: the book
 (who gets the socket next, and how long it may stay), the `Cycle` (whether a response is whole, whether the socket may
-be used again, what an end means) and the exchange (here is your response). Here lives what is left: in which order
-these three are asked, how fast is sent and read, and the look at what waits in the kernel before a socket is used
-again. Not here: connecting and choosing sockets (`Connector`, the book), framing (`ResponseReader`), TLS
-(`TlsConnection`), and time: whoever calls says what time it is, and the agent has the only timer.
+be used again, what an end means) and the exchange (here is your response). What is left lives here: the order in
+which these three are asked, how fast bytes are sent and read, and the look at what waits in the kernel before a socket
+is used again. Not here: connecting and choosing sockets (`Connector`, the book), framing (`ResponseReader`), TLS
+(`TlsConnection`), and time: the caller says what time it is, and the agent has the only timer.
 
-The book is told first and the exchange last. Whoever is told of a response may start the next request, or close the
-agent, from within the call.
+The book is told first and the exchange last: an exchange may start the next request, or close the agent, from within
+that call.
 
 This is the hot path: nothing here is done per request that could be done per socket or per agent. So there are two ways
 through it. A routine request (see `PreparedRequest`) whose response comes whole, with a head that is known, needs no
@@ -16,10 +16,11 @@ through it. A routine request (see `PreparedRequest`) whose response comes whole
 one as soon as anything about its response is not routine.
 
 What is not ideal:
-* The short way says again, in fewer words, what the cycle says. That both agree is held by tests, not by the code.
+* The short way says again, in fewer words, what the cycle says. Tests make sure that both agree, not the code.
 * A look reads from the file descriptor behind the event loop's back, since no loop can be asked to read now. It relies
   on the descriptor being non-blocking and on the loop holding no bytes of its own that it has not delivered.
-* What is sent is "sent" when the transport has taken it. Of a routine request nobody asks whether it has left.
+* What is sent is "sent" when the transport has taken it. Whether a routine request has left
+  is not checked.
 * `TlsConnection` is a subclass that changes how bytes come and go, and so knows much of what is private here.
 """
 
@@ -53,11 +54,11 @@ if TYPE_CHECKING:
 
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _LEAST_COUNTED_BYTES = 512
-"""What a piece of an upload counts for at least: to draw a small one takes as long as to send it."""
+"""The least that a piece of an upload counts for: getting a small one takes as long as sending it."""
 
 _LOOKED_AT_AFTER_S = 0.002
-"""How long ago a socket's last request was sent before the next one is preceded by a look at what waits in the kernel
-(AK-61). A look costs 0.3 us, a request 12; no server gives up a socket in so short a time."""
+"""The time since a socket's last request was sent after which the next one is preceded by a look at what waits in the
+kernel (AK-61). A look costs 0.3 us, a request 12; no server gives up a socket in less than 2 ms."""
 
 _READ_BYTES = 65_536
 
@@ -66,7 +67,7 @@ class Connecting(Protocol):
     """A socket on its way to being ready."""
 
     def cancel(self) -> object:
-        """Give it up."""
+        """Give up connecting."""
 
 
 class Owner(Protocol):
@@ -79,19 +80,19 @@ class Owner(Protocol):
     tls_sessions: SessionCache
 
     def connecting(self, booked: Booked, connection: Connecting) -> bool:
-        """A socket is there, but not ready yet; False if nobody wants it any more."""
+        """Note that a socket is there, but not ready yet; return False if it is no longer wanted."""
 
     def connected(self, booked: Booked) -> bool:
-        """A socket is ready; False if nobody wants it any more."""
+        """Note that a socket is ready; return False if it is no longer wanted."""
 
     def connect_failed(self, booked: Booked, origin: Origin, error: Exception) -> None:
-        """A socket could not be made ready."""
+        """Tell the book and the request that a socket could not be made ready."""
 
     def open(self, booked: Booked | None) -> None:
         """Open a socket for the request it carries."""
 
     def replace(self, booked: Booked, reason: CloseReason, now: float) -> None:
-        """Give the request of a socket that was found dead another one."""
+        """Give another socket to the request of one that was found dead."""
 
     def release_all(self, to_close: list[ToClose[Carrier, Exchange]]) -> None:
         """Close sockets that the book has let go of."""
@@ -187,7 +188,7 @@ class Connection(asyncio.Protocol):
             set_user_timeout(raw, self._user_timeout_s)
 
     def _wait_no_less_than(self, timeout_s: float) -> None:
-        """The system is no less patient with a socket than its request is."""
+        """Give the system's user timeout at least as much time as the request's own timeout."""
         seconds = max(self._owner.options.tcp_user_timeout or 0.0, 0.0 if timeout_s == inf else timeout_s)
         if seconds != self._user_timeout_s:
             self._user_timeout_s = seconds
@@ -196,12 +197,12 @@ class Connection(asyncio.Protocol):
     # -- looking before a socket is used again -------------------------------------------------------------------------
 
     def look(self, now: float) -> CloseReason | None:
-        """Why this socket, which carries no request, cannot be used, if so: by what the system holds for it (AK-61).
+        """Return why this socket, which carries no request, cannot be used, by what the system holds for it (AK-61).
 
         The event loop reads what comes when it turns, and it may have been held, by a blocking call or with the whole
         process, since this socket was last read from.
         """
-        self.exchange = None  # of a socket that is handed over it is the one before, and what comes now is not its
+        self.exchange = None  # a socket handed over has the one before, which gets none of what comes now
         if self._has_ended():
             return why_idle_ended(None)
         if self._poll is None:
@@ -218,7 +219,7 @@ class Connection(asyncio.Protocol):
         return self._found
 
     def _read_what_waits(self) -> OSError | bool:
-        """Read what the system holds for this socket, as the event loop would; whether, or with what, it has ended."""
+        """Read what the system holds for this socket, as the event loop would; return whether, or why, it has ended."""
         try:
             file_descriptor = self._raw_socket().fileno()
             while self._found is None and self.booked.state is not SocketState.CLOSED:
@@ -232,8 +233,8 @@ class Connection(asyncio.Protocol):
             return error
         return False
 
-    def _unasked(self, reason: CloseReason, now: float) -> None:
-        """Something came on a socket that carries no request."""
+    def _end_idle(self, reason: CloseReason, now: float) -> None:
+        """End a socket on which something came while it carries no request; during a look, only note why."""
         if self._is_looking:
             self._found = reason
         else:
@@ -242,7 +243,7 @@ class Connection(asyncio.Protocol):
     # -- sending -------------------------------------------------------------------------------------------------------
 
     def send(self, exchange: Exchange, now: float) -> None:
-        """Write a request that the book has given this socket, if the socket stands a look."""
+        """Write a request that the book has given this socket, if the socket is still alive."""
         if now - self._sent_at > _LOOKED_AT_AFTER_S or self._has_ended():
             found = self.look(now)
             if found is not None:
@@ -252,7 +253,7 @@ class Connection(asyncio.Protocol):
         exchange.reused_socket = booked.request_count > 1
         exchange.sent_at = self._sent_at = now
         self.exchange = exchange
-        if self._user_timeout_s:  # else the system was told nothing, and has no patience to be lengthened
+        if self._user_timeout_s:  # else the system has no timeout that is to be lengthened
             self._wait_no_less_than(exchange.timeout)
         if exchange.is_routine:
             self._write(exchange.prepared.wire)
@@ -264,7 +265,7 @@ class Connection(asyncio.Protocol):
             self._upload_task = asyncio.get_running_loop().create_task(self._send_upload(exchange, exchange.upload))
 
     def _start_cycle(self, exchange: Exchange, *, is_sent: bool = True) -> Cycle:
-        """Follow a request that is not routine, or whose response is not."""
+        """Start a cycle for a request that is not routine, or whose response is not."""
         reader = self._reader
         if reader is None:
             reader = self._reader = ResponseReader(self._heads)
@@ -279,7 +280,7 @@ class Connection(asyncio.Protocol):
         """Write as much of a large request as the transport takes for now."""
         while self._unsent and not self._is_paused:
             if self._has_ended():
-                return  # connection_lost sees to the rest
+                return  # connection_lost does the rest
             piece, self._unsent = self._unsent[:WRITTEN_AT_ONCE_BYTES], self._unsent[WRITTEN_AT_ONCE_BYTES:]
             self._write(piece)
 
@@ -291,7 +292,7 @@ class Connection(asyncio.Protocol):
             async with contextlib.aclosing(upload.pieces()) as pieces:
                 async for piece in pieces:
                     if self.exchange is not exchange:
-                        return  # it was told to stop, and would not
+                        return  # the upload was told to stop, and did not
                     self._waits_for_caller = False
                     self._touch(perf_counter())
                     rest = memoryview(piece)
@@ -305,14 +306,14 @@ class Connection(asyncio.Protocol):
                     written += max(len(piece), _LEAST_COUNTED_BYTES)
                     if written > WRITTEN_AT_ONCE_BYTES:
                         written = 0
-                        await asyncio.sleep(0)  # others have their turn too, and the server's answer is seen
+                        await asyncio.sleep(0)  # other tasks get their turn, and the server's answer is seen
                     self._wait_for_caller()
         except (Exception, asyncio.CancelledError) as error:
             if self._upload_task is not asyncio.current_task():
-                raise  # it was told to stop
+                raise  # the upload was told to stop
             self._upload_task = None
             self._waits_for_caller = False
-            # The error is the caller's own, and they wait for it.
+            # The error is the caller's own, and the caller waits for it.
             own = error if isinstance(error, Exception) else UploadCancelledError("the body's iterator was cancelled")
             self.shut(CloseReason.ABORTED, perf_counter())
             exchange.failed(own, perf_counter())
@@ -322,7 +323,7 @@ class Connection(asyncio.Protocol):
             self._touch(perf_counter())
 
     def _wait_for_caller(self) -> None:
-        """While the caller has nothing to send, the server need not answer."""
+        """Stop the activity timeout: while the caller has nothing to send, the server need not answer."""
         self._waits_for_caller = True
         self._owner.book.hold(self.booked)
 
@@ -336,11 +337,11 @@ class Connection(asyncio.Protocol):
             task.cancel()
 
     def pause_writing(self) -> None:
-        """The transport has enough for now."""
+        """Stop writing: the transport has enough for now."""
         self._is_paused = True
 
     def resume_writing(self) -> None:
-        """Bytes have gone out, which is activity; go on."""
+        """Go on writing: bytes have gone out, which is activity."""
         self._is_paused = False
         if self.exchange is not None:
             if not self._waits_for_caller:
@@ -350,7 +351,7 @@ class Connection(asyncio.Protocol):
                 self._resumed.set()
 
     def pause_reading(self) -> None:
-        """Whoever reads the body has enough for now; as long as they wait, no byte is missed."""
+        """Stop reading: the exchange has enough for now. The activity timeout stops until it takes more."""
         exchange = self.exchange
         if exchange is not None and not self._is_reading_held and not self.transport.is_closing():
             self._is_reading_held = True
@@ -365,8 +366,8 @@ class Connection(asyncio.Protocol):
             self._touch(perf_counter())
 
     def _touch(self, now: float) -> None:
-        """Bytes have moved, perhaps for the first time since none were expected."""
-        if not self._is_reading_held:  # whoever reads the body has not asked for more
+        """Start the activity timeout again: bytes have moved."""
+        if not self._is_reading_held:  # the exchange has not asked for more
             self._owner.book.touch(self.booked, now)
 
     # -- receiving -----------------------------------------------------------------------------------------------------
@@ -376,7 +377,7 @@ class Connection(asyncio.Protocol):
         now = perf_counter()
         exchange = self.exchange
         if exchange is None:
-            self._unasked(why_idle_ended(None, stray_bytes=True), now)
+            self._end_idle(why_idle_ended(None, stray_bytes=True), now)
             return
         cycle = self._cycle
         if cycle is None:
@@ -402,9 +403,9 @@ class Connection(asyncio.Protocol):
                 exchange.is_used = True
                 exchange.progressed(reader.head, reader)
                 if self.exchange is not exchange:
-                    return  # given up by whoever was told
+                    return  # the exchange gave up when it was told
         except AgentError as error:
-            error.__traceback__ = None  # whose frames hold `step`, and so the error: a cycle that only a collector ends
+            error.__traceback__ = None  # its frames hold `step`, and so the error: a cycle only a collector ends
             step = cycle.distrust(error)
         self._follow(exchange, cycle, step, now)
 
@@ -444,20 +445,20 @@ class Connection(asyncio.Protocol):
         exchange.succeeded(head, body, now)  # last: see above
 
     def _is_all_sent(self) -> bool:
-        """Whether nothing of a request is left to send."""
+        """Return whether nothing of a request is left to send."""
         return not self._unsent and self._upload_task is None and self.transport.get_write_buffer_size() == 0
 
     def eof_received(self) -> bool:
-        """The other side has finished sending, and so have we."""
+        """End the socket: the other side has finished sending, and so have we."""
         self._lost(None, perf_counter())
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The socket is closed, by whichever side. What refers back here lets go, so that no collection is needed."""
+        """End what the closed socket carried. References back to this object go, so that no collection is needed."""
         now = perf_counter()
         cycle, exchange = self._cycle, self.exchange
         # A server that refuses may close before even a routine request has left (AK-50). On a reused socket that looks
-        # the same as an idle socket that was given up, which the cycle takes it for.
+        # like an idle socket that was given up, and the cycle treats it as one.
         if cycle is None and exchange is not None and not self.booked.reused:
             cycle = self._start_cycle(exchange, is_sent=False)
         if cycle is not None and cycle.is_sending and exchange is not None:
@@ -467,19 +468,19 @@ class Connection(asyncio.Protocol):
         self.booked.handle = self.booked.request = None
 
     def _lost(self, error: Exception | None, now: float, *, cut_off: bool = False) -> None:
-        """Tell the book and whoever waits, if the book does not know yet."""
+        """Tell the book and the exchange, if the book does not know yet."""
         if self.booked.state is SocketState.CLOSED:
             return
         exchange = self.exchange
         if exchange is None:
-            self._unasked(why_idle_ended(error), now)
+            self._end_idle(why_idle_ended(error), now)
             return
         cycle = self._cycle or self._start_cycle(exchange)
         step = cycle.closed(cut_off=cut_off) if error is None else cycle.broken(error, self._user_timeout_s)
         self._follow(exchange, cycle, step, now)
 
     def timed_out(self, exchange: Exchange) -> Failed:
-        """No byte has moved for as long as the request allows: what becomes of it."""
+        """Return the failure of a request for which no byte has moved for as long as it allows."""
         return (self._cycle or self._start_cycle(exchange)).timed_out(exchange.timeout)
 
     def _fail(self, exchange: Exchange, failed: Failed, now: float) -> None:
@@ -503,7 +504,7 @@ class Connection(asyncio.Protocol):
         self._end_transport()
 
     def _end_transport(self) -> None:
-        self.transport.abort()  # and not close(), which would first send what is left of a request nobody wants
+        self.transport.abort()  # not close(), which would first send the rest of an unwanted request
 
 
 def _poll_of(file_descriptor: int) -> Callable[[int], object]:
@@ -516,6 +517,6 @@ def _poll_of(file_descriptor: int) -> Callable[[int], object]:
 
 
 def _look_at_outcome(task: asyncio.Task[None]) -> None:
-    """An upload that was told to stop may end as it likes; nobody is to be told."""
+    """Take the outcome of an upload that was told to stop, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()

@@ -1,6 +1,6 @@
 """`Connector`: opens the sockets that the book has places for, and holds what all connections of an agent share.
 
-Connections are its protocols; they come back to it for another socket, and it closes what the book lets go of.
+It makes the connections, which ask it for another socket, and closes the sockets that the book lets go of.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class Connector:
         self._connecting[booked] = loop.create_task(self._connect(loop, booked, exchange.prepared.origin))
 
     def replace(self, booked: Booked, reason: CloseReason, now: float) -> None:
-        """Give the request of a socket that was found dead another one: the first that stands a look, or a fresh one.
+        """Give another socket to a request whose socket was found dead: a free one that is alive, or a fresh one.
 
-        The request has not been sent on the dead one, and keeps its turn.
+        The request has not been sent on the dead socket, and keeps its turn.
         """
         exchange = booked.request
         found: CloseReason | None = reason
@@ -87,7 +87,7 @@ class Connector:
     async def _connect(self, loop: asyncio.AbstractEventLoop, booked: Booked, origin: Origin) -> None:
         try:
             if origin.scheme == "https":
-                self.tls_contexts.get(origin.tls)  # made here, where what is wrong with it reaches the request
+                self.tls_contexts.get(origin.tls)  # made here, so that an error reaches the request
             if self._unix_socket is not None:
                 await loop.create_unix_connection(lambda: self._protocol(booked, origin), self._unix_socket)
                 return
@@ -102,7 +102,7 @@ class Connector:
     ) -> None:
         """Connect to the first address that answers. Raises the last one's `OSError` if none does.
 
-        An address that says nothing gets its share of the time, so that the next one is tried too.
+        An address that does not answer gets an equal share of the time, so that the next one is tried too.
         """
         limit_s = self.options.effective_connect_timeout or _PATIENCE_WITH_AN_ADDRESS_S * len(hosts)
         for host in hosts[:-1]:
@@ -118,18 +118,18 @@ class Connector:
         return Connection(self, booked)
 
     def connecting(self, booked: Booked, connection: Connecting) -> bool:
-        """Note who is connecting a socket now; False if nobody wants it any more."""
+        """Note which object is connecting a socket now; return False if the socket is no longer wanted."""
         if booked not in self._connecting:
             return False
         self._connecting[booked] = connection
         return True
 
     def connected(self, booked: Booked) -> bool:
-        """Note that connecting is over; False if nobody wants the socket any more."""
+        """Note that connecting is over; return False if the socket is no longer wanted."""
         return self._connecting.pop(booked, None) is not None
 
     def connect_failed(self, booked: Booked, origin: Origin, error: Exception) -> None:
-        """A socket could not be connected: tell the book and the request."""
+        """Tell the book and the request that a socket could not be connected."""
         if not self.connected(booked):
             return
         self.tls_sessions.drop(booked.origin)
@@ -141,7 +141,7 @@ class Connector:
             exchange.failed(connect_error(*self._where(origin), error), now)
 
     def _where(self, origin: Origin) -> tuple[str, str]:
-        """Where a socket leads to, in words, and the host that is looked up for it."""
+        """Return where a socket leads to, for an error, and the host name that is looked up for it."""
         if self._unix_socket is not None:
             return self._unix_socket, origin.host
         if self._connect_to is not None:

@@ -2,7 +2,7 @@
 
 The agent calls `succeeded` or `failed` exactly once, from inside the event loop. `FutureExchange` is the one behind
 `await agent.send()`, `StreamExchange` the one behind `agent.stream()`. A load generator that cannot afford a future and
-a task step a request subclasses `Exchange` and sends the same object again and again.
+a task step per request subclasses `Exchange` and sends the same object again and again.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     Booked: TypeAlias = BookedSocket["Carrier", "Exchange"]
 
 _HELD_ABOVE_BYTES = 262_144
-"""Bytes of a streamed body that wait to be read before the socket is no longer read from."""
+"""Bytes of a streamed body that may wait to be taken before the socket is no longer read from."""
 
 
 class Carrier(Protocol):
     """The connected socket that carries an exchange, as the book's `handle`: what exchanges and agents do with it."""
 
     def send(self, exchange: Exchange, now: float) -> None:
-        """Write a request that the book has given this socket, if the socket stands a look."""
+        """Write a request that the book has given this socket, if the socket is still alive."""
 
     def look(self, now: float) -> CloseReason | None:
         """Return why the socket, which carries no request, cannot be used; None if it can."""
@@ -43,7 +43,7 @@ class Carrier(Protocol):
         """Return what becomes of a request for which no byte has moved for too long."""
 
     def pause_reading(self) -> None:
-        """Whoever reads the body has enough for now."""
+        """Stop reading: the caller has enough of the body for now."""
 
     def resume_reading(self) -> None:
         """Go on reading."""
@@ -55,13 +55,14 @@ class Carrier(Protocol):
 class Exchange(BookedRequest):
     """A request under way.
 
-    Its times are seconds of the agent's clock (`time.perf_counter`): `started_at` when the agent was asked,
-    `opening_at` when a new socket was begun for it (0.0: it went out on one that was there), `sent_at` when it was
-    written, `first_byte_at` when the response began. `first_sent_at` is not 0.0 if it had to be sent again on a fresh
-    socket, and is when it was sent first. `reused_socket` says whether its socket has carried a request before.
+    Its times are seconds of the agent's clock (`time.perf_counter`): `started_at` when the agent got it,
+    `opening_at` when a new socket began to be opened for it (0.0: it used an existing one), `sent_at` when it was
+    written, `first_byte_at` when the response began. `first_sent_at` is when it was sent first, if it had to be sent
+    again on a fresh socket, else 0.0. `reused_socket` says whether its socket has carried a request before.
 
-    One that `watches` is told of a response that comes in pieces by `progressed`. It `is_routine` if its request is,
-    and if it need not be told of one that comes whole. It `is_used` where something is to be reset before the next one.
+    `watches`: `progressed` is called for a response that comes in pieces. `is_routine`: its request is, and
+    `progressed` need not be called for a response that comes whole. `is_used`: something is to be reset before it
+    carries the next request.
     """
 
     __slots__ = (
@@ -89,33 +90,33 @@ class Exchange(BookedRequest):
         self.is_used = False
 
     def carry(self, prepared: PreparedRequest) -> None:
-        """Be a request for this from now on; only between two."""
+        """Carry this request from now on. Call it only between two requests."""
         self.prepared = prepared
         self.origin = prepared.origin_key
         self.is_routine = prepared.is_routine
 
     def reset(self) -> None:
-        """Be as new. The agent's `start` calls it on one that `is_used`, and nobody else resets anything.
+        """Reset it for its next request. Only the agent's `start` calls this, if it `is_used`.
 
-        Who has more to reset does it here too. What a routine request leaves behind needs none.
+        A subclass with more to reset overrides this. A routine request leaves nothing that must be reset.
         """
         self.opening_at = self.first_sent_at = 0.0
         self.is_used = False
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
-        """More of the response has come. Raises an `AgentError` to have the socket closed and itself failed with it."""
+        """Take more of the response. May raise an `AgentError`, which closes the socket and fails the exchange."""
 
     def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
-        """The response is whole; `body` is what `progressed` has not taken of it."""
+        """Take the whole response; `body` is what `progressed` has not taken of it."""
         raise NotImplementedError
 
     def failed(self, error: Exception, now: float) -> None:
-        """There will be no response, or no more of it."""
+        """Take the error: there will be no response, or no more of it."""
         raise NotImplementedError
 
 
 class FutureExchange(Exchange):
-    """An exchange that somebody awaits."""
+    """An exchange whose response is awaited."""
 
     __slots__ = ("future",)
 
@@ -124,7 +125,7 @@ class FutureExchange(Exchange):
         self.future = future
 
     def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:  # noqa: ARG002
-        """Give the response to the one who awaits."""
+        """Give the response to the task that awaits it."""
         if not self.future.done():
             self.future.set_result(
                 Response(head, body, reused_socket=self.reused_socket, retried=self.first_sent_at > 0)
@@ -137,7 +138,7 @@ class FutureExchange(Exchange):
 
 
 class CarefulExchange(FutureExchange):
-    """An exchange that somebody awaits, with a body that is not bytes, or a limit on the response's."""
+    """An awaited exchange with a body that is not bytes, or with a limit on the response's body."""
 
     __slots__ = ("_max_response_bytes", "upload")
 
@@ -157,13 +158,13 @@ class CarefulExchange(FutureExchange):
         self.is_routine = False
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
-        """Stop at the limit, or as soon as the head says that it will be passed."""
+        """Raise `ResponseTooLargeError` at the limit, or as soon as the head says that it will be passed."""
         if max(head.body_length, reader.body_bytes) > self._max_response_bytes:
             raise ResponseTooLargeError(f"the response is over {self._max_response_bytes} bytes")
 
 
 class StreamExchange(Exchange):
-    """An exchange whose response is read piece by piece, and its socket no faster than the pieces are taken."""
+    """An exchange whose response is taken piece by piece; its socket is read no faster than that."""
 
     __slots__ = ("_error", "_is_whole", "_pieces", "_waiter", "_waiting_bytes", "head", "upload")
 
@@ -185,7 +186,7 @@ class StreamExchange(Exchange):
         return self._is_whole or self._error is not None
 
     async def until_head(self) -> ResponseHead:
-        """Wait for the response to begin. Raises what `send` raises."""
+        """Wait for the response to begin, and return its head. Raises what `send` raises."""
         while self.head is None:
             if self._error is not None:
                 raise self._error
@@ -193,14 +194,14 @@ class StreamExchange(Exchange):
         return self.head
 
     async def next_piece(self) -> bytes:
-        """The next piece of the body; empty at its end. Raises what `send` raises, once what came before is taken."""
+        """Return the next piece of the body; empty at its end. Raises as `send` does, once earlier pieces are taken."""
         while not self._pieces:
             if self._error is not None:
                 raise self._error
             if self._is_whole:
                 return b""
             if self._waiter is not None:
-                raise StreamConsumedError("somebody else is reading this body")
+                raise StreamConsumedError("another task is reading this body")
             await self._wait()
         piece = self._pieces.popleft()
         self._waiting_bytes -= len(piece)
@@ -228,7 +229,7 @@ class StreamExchange(Exchange):
             self._waiter.set_result(None)
 
     def progressed(self, head: ResponseHead, reader: ResponseReader) -> None:
-        """Take what has come; stop reading from the socket where nobody takes it."""
+        """Take what has come; stop reading from the socket if the pieces are not taken."""
         self.head = head
         self._take(reader.body())
         if self._waiting_bytes > _HELD_ABOVE_BYTES and not reader.complete:

@@ -36,7 +36,7 @@ _ERRORS: tuple[tuple[type[AgentError], type[httpx.TransportError]], ...] = (
     (QueueTimeoutError, httpx.PoolTimeout),
     (AgentError, httpx.RemoteProtocolError),
 )
-"""What httpx calls our errors; the first that fits."""
+"""Our errors, and httpx's for each; the first that fits is raised."""
 
 
 def _as_httpx_raises(error: AgentError, request: httpx.Request) -> Exception:
@@ -77,7 +77,7 @@ class AsyncKeepAliveTransport(httpx.AsyncBaseTransport):
         headers = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in request.headers.raw
-            if name.lower() != b"transfer-encoding"  # the agent finds out by itself
+            if name.lower() != b"transfer-encoding"  # the agent sets it by itself
         ]
         stream = request.stream
         if isinstance(stream, httpx.ByteStream):

@@ -1,4 +1,4 @@
-"""A request as it goes on the wire: checked and encoded once, sent as often as one likes. Nothing here sends."""
+"""A request as it goes on the wire: checked and encoded once, sent any number of times. Nothing here sends."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _SENT_AT_ONCE_BYTES = 16_384
-"""A request up to this size leaves in one write: a fresh request finds an empty send buffer, and those are larger."""
+"""A request up to this size leaves in one write: it finds an empty send buffer, and those are larger."""
 
 
 class PreparedRequest:
     """A request encoded for one kind of agent. Made by `agent.prepare()`; immutable by convention.
 
     `wire` is what is sent, or only its head where an `Upload` has the body. `repeatable` says whether it may be sent
-    again by itself (AK-34). It `is_routine` if it is sent in one write, and if nothing about it forbids to reuse its
-    socket or to take its response for what the head says: so a response whose head is known needs no second look.
+    again by itself (AK-34). `is_routine`: it is sent in one write, and nothing about it keeps its socket from being
+    reused or changes what the head of its response means. So a response with a known head needs no further check.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class PreparedRequest:
         self._is_simple = self.is_routine = True
 
     def with_wire(self, wire: bytes) -> PreparedRequest:
-        """The same request, for the same origin, with other bytes."""
+        """Return the same request, for the same origin, with other bytes."""
         other: PreparedRequest = object.__new__(PreparedRequest)
         for name in self.__slots__:
             setattr(other, name, getattr(self, name))
@@ -71,7 +71,7 @@ class PreparedRequest:
         return other
 
     def settle(self, head: _Head, upload: Upload | None, retry_stale: RetryStale) -> PreparedRequest:
-        """Take from the head, once it is whole, what the rest of its life depends on."""
+        """Set what depends on the whole head and on the body; return the request itself."""
         self.closes = head.closes
         self.expects_continue = head.expects_continue
         self.asks_to_switch = "upgrade" in head.names
@@ -97,8 +97,8 @@ def prepare(
 ) -> PreparedRequest:
     """Check and encode a request; of an `Upload`, only the head.
 
-    A Host, Connection or Content-Length that the caller gives stands, with two exceptions: `Connection: close` of an
-    agent that pools nothing wins, and a Content-Length that is not the body's is an error. `retry_stale` is the
+    A Host, Connection or Content-Length that the caller gives is kept, with two exceptions: `Connection: close` of
+    an agent that pools nothing wins, and a Content-Length that is not the body's is an error. `retry_stale` is the
     agent's.
 
     Raises `ValueError` for what may not be sent, `TypeError` for a body that is not bytes.
@@ -137,7 +137,7 @@ def prepare(
 
 
 def _frame(head: _Head, upload: Upload) -> None:
-    """Say how long an upload is, or that it comes in chunks."""
+    """Add the header that says how long an upload is, or that it comes in chunks. Raises `ValueError`."""
     if upload.length is None:
         upload.length = head.content_length
     elif head.content_length not in (None, upload.length):
@@ -160,7 +160,7 @@ class _Head:
         self._always_closes = closes
 
     def add(self, name: str, value: str) -> None:
-        """Take a header of the caller's. Raises `TypeError` and `ValueError`."""
+        """Add a header of the caller's. Raises `TypeError` and `ValueError`."""
         check_header(name, value)
         lowered = name.lower()
         self.names.add(lowered)
@@ -179,7 +179,7 @@ class _Head:
         self.lines.append(f"{name}: {value}")
 
     def encode(self) -> bytes:
-        """The head with its empty line. Raises `ValueError`."""
+        """Return the head with its empty line. Raises `ValueError` for a character outside Latin-1."""
         try:
             return "\r\n".join(self.lines).encode("latin-1") + b"\r\n\r\n"
         except UnicodeEncodeError:

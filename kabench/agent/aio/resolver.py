@@ -10,7 +10,7 @@ from functools import lru_cache
 
 @lru_cache(maxsize=1024)
 def is_address(host: str) -> bool:
-    """Whether a host is an IP address, which needs no look-up."""
+    """Return whether a host is an IP address, which needs no look-up."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -19,13 +19,13 @@ def is_address(host: str) -> bool:
 
 
 class Resolver:
-    """Looks host names up in the loop's threads; one an agent. It remembers nothing once a look-up is done."""
+    """Looks host names up in the loop's threads; one per agent. It remembers nothing once a look-up is done."""
 
     def __init__(self) -> None:
         self._under_way: dict[str, asyncio.Task[list[str]]] = {}
 
     async def addresses(self, host: str) -> list[str]:
-        """The addresses of a host in the system's order of preference. Raises `socket.gaierror` (an `OSError`)."""
+        """Return a host's addresses in the system's order of preference. Raises `socket.gaierror` (an `OSError`)."""
         task = self._under_way.get(host)
         if task is None:
             task = self._under_way[host] = asyncio.get_running_loop().create_task(_look_up(host))
@@ -35,7 +35,7 @@ class Resolver:
     def _done(self, host: str, task: asyncio.Task[list[str]]) -> None:
         del self._under_way[host]
         if not task.cancelled():
-            task.exception()  # those who waited were told; if they have all gone, nobody needs to be
+            task.exception()  # the waiting tasks were told; if they have all gone, asyncio need not log it
 
 
 async def _look_up(host: str) -> list[str]:

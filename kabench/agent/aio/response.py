@@ -1,4 +1,4 @@
-"""`Response` and `StreamedResponse`: what a request comes back with."""
+"""`Response` and `StreamedResponse`: the responses of the asyncio agents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN_CHARACTERS = 80
 
 
 class BodySource(Protocol):
-    """What a streamed response needs of the exchange that it came by."""
+    """What a streamed response needs of its exchange."""
 
     reused_socket: bool
     first_sent_at: float
@@ -28,7 +28,7 @@ class BodySource(Protocol):
 
 
 class _Headed:
-    """What every response has: its head, and what became of its request on the way."""
+    """What every response has: its head, whether its socket was reused, and whether its request was sent again."""
 
     __slots__ = ("_head", "_headers", "retried", "reused_socket")
 
@@ -60,7 +60,7 @@ class _Headed:
 
     @property
     def headers(self) -> HTTPHeaderDict:
-        """The headers; the values of one that came several times are joined by a comma, `getlist` has them apart."""
+        """The headers. Several values of one header are joined by commas; `getlist` returns them one by one."""
         if self._headers is None:
             from urllib3 import HTTPHeaderDict  # 0.1 s of imports, only for those who look
 
@@ -80,7 +80,7 @@ class Response(_Headed):
     __slots__ = ("data",)
 
     def __init__(self, head: ResponseHead, data: bytes, *, reused_socket: bool, retried: bool) -> None:
-        self._head = head  # not through _Headed, which would be another call a request
+        self._head = head  # not through _Headed, which would be another call per request
         self._headers = None
         self.reused_socket = reused_socket
         self.retried = retried
@@ -115,9 +115,9 @@ class StreamedResponse(_Headed):
         self._is_taken = self._is_at_end = False
 
     async def aiter_bytes(self) -> AsyncIterator[bytes]:
-        """The body in pieces, as they come off the wire; none is empty. It can be read once.
+        """Yield the body in pieces, as they come off the wire; none is empty. It can be read once.
 
-        Raises what `AsyncAgent.send` raises, where the rest does not come, and `StreamConsumedError`.
+        Raises `StreamConsumedError`, and what `AsyncAgent.send` raises if the rest does not come.
         """
         if self._is_taken:
             raise StreamConsumedError("the body has been read already, or given up")
@@ -127,7 +127,7 @@ class StreamedResponse(_Headed):
         self._is_at_end = True
 
     async def aread(self) -> bytes:
-        """What has not been read of the body. Raises what `aiter_bytes` raises."""
+        """Return what has not been read of the body. Raises what `aiter_bytes` raises."""
         if self._is_at_end:
             raise StreamConsumedError("the body has been read already")
         pieces = []

@@ -1,7 +1,7 @@
 """`TlsConnection`: a connection whose bytes go through TLS. TLS is done here, between memory and the plain transport.
 
 The event loops' own TLS transports take no session to resume, and cost several times what TLS itself does. Doing it
-here gives both loops the same behaviour: sessions resumed in TLS 1.2 and 1.3, and one read a record.
+here gives both loops the same behaviour: sessions resumed in TLS 1.2 and 1.3, and one read per record.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kabench.agent.urls import Origin
 
 _READ_BYTES = 16_384
-"""A record's plain text at most (RFC 8446 section 5.1); a larger buffer is only larger to allocate."""
+"""A record's plain text at most (RFC 8446 section 5.1); a larger buffer would only cost more to allocate."""
 
 
 class TlsConnection(Connection):
@@ -83,7 +83,7 @@ class TlsConnection(Connection):
         self._shake_hands()
 
     def _shake_hands(self) -> bool:
-        """Take the handshake a step further; True when it is done."""
+        """Take the handshake a step further; return True when it is done."""
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -116,17 +116,17 @@ class TlsConnection(Connection):
 
     def _write_secured(self, data: bytes | memoryview) -> None:
         if self._has_ended():
-            return  # connection_lost tells who waits
+            return  # connection_lost tells the exchange
         try:
             self._encrypt(data)  # all of it, since memory is never full
         except ssl.SSLError as error:
             self._failure = error
-            self.transport.abort()  # connection_lost tells who waits
+            self.transport.abort()  # connection_lost tells the exchange
             return
         self._write_out(self._take_out())
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes off the wire; pass on what they hold."""
+        """Decrypt bytes off the wire, and pass on the plain text."""
         incoming = self._incoming
         incoming.write(data)
         if not self._is_secured and not (self._failure is None and self._shake_hands()):
@@ -144,7 +144,7 @@ class TlsConnection(Connection):
                 self._pass_on_all(plain)
 
     def _pass_on_all(self, plain: bytes) -> None:
-        """Pass on all whole records that have come, together. `plain` is the first; empty: the other side's goodbye."""
+        """Pass on all whole records that have come, together. `plain` is the first; empty: a close_notify."""
         pieces = [plain]
         error: Exception | None = None
         try:
@@ -157,7 +157,7 @@ class TlsConnection(Connection):
         self._is_ended = not pieces[-1]
         together = b"".join(pieces)
         if together:
-            if not self._is_settled:  # after two looks, though: a server that gives no ticket by then gives none
+            if not self._is_settled:  # and also after two looks: a server that gives no ticket by then gives none
                 kept = self._owner.tls_sessions.keep(self.booked.origin, self._tls, time())
                 self._is_settled, self._has_looked = kept or self._has_looked, True
             if self._is_ended or error is not None:
@@ -167,12 +167,12 @@ class TlsConnection(Connection):
             self._end(error)
 
     def _end(self, error: Exception | None) -> None:
-        """Nothing more will come: the other side has said goodbye, or what came was not TLS."""
+        """End the connection: the other side has sent close_notify, or what came was not TLS."""
         self._failure = error
         self._lost(error, perf_counter())
 
     def eof_received(self) -> bool:
-        """The other side has finished sending. A body that ends so, without a close_notify, may have been cut off."""
+        """End the connection with the other side's FIN. Without a close_notify before it, a body may be cut off."""
         if not self._is_secured:
             self._fail_handshake()
         else:
@@ -180,12 +180,12 @@ class TlsConnection(Connection):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The socket is closed, by whichever side."""
+        """Note that the socket is closed, by whichever side."""
         if not self._is_secured:
             self._fail_handshake()
         super().connection_lost(self._failure or error)
         if self._is_secured:
-            self._write = self._write_out  # our own method, which refers back to this connection
+            self._write = self._write_out  # drops our own method, which refers back to this connection
         self._failure = None  # and so does its traceback
 
     def _fail_handshake(self) -> None:
@@ -193,11 +193,11 @@ class TlsConnection(Connection):
             self._fail_connect(TlsError(f"{self.booked.origin}: the server closed the socket in the TLS handshake"))
 
     def _end_transport(self) -> None:
-        """Say goodbye (RFC 8446 section 6.1) where nothing is in the way."""
+        """Close with a close_notify (RFC 8446 section 6.1), unless something is in the way: then abort."""
         if not self._is_secured or self._failure is not None or self.transport.get_write_buffer_size():
             self.transport.abort()
             return
-        with contextlib.suppress(ssl.SSLError):  # it waits for the server's goodbye, and we do not
+        with contextlib.suppress(ssl.SSLError):  # it asks for the server's close_notify, which we do not wait for
             self._tls.unwrap()
         self._flush()
         self.transport.close()

@@ -1,7 +1,7 @@
 """Bodies that are not bytes: files, iterables and async iterables, sent as they are read.
 
 A body of unknown length goes in chunks (RFC 9112 section 7.1). Files are read in the loop's threads, since reading one
-blocks; what an iterable does, it does in the event loop.
+blocks; iterables run in the event loop.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Upload:
 
     `can_restart` says whether it can be sent a second time, which a seekable file can.
 
-    Raises `TypeError` for what is no body.
+    Raises `TypeError` for anything else.
     """
 
     def __init__(self, body: Streamable) -> None:
@@ -60,7 +60,7 @@ class Upload:
                 file.seek(start)
                 left = self.length or 0
                 async for piece in pieces:
-                    yield piece[:left]  # no more than was measured, should the file have grown
+                    yield piece[:left]  # no more than was measured, in case the file has grown
                     left -= len(piece)
                     if left <= 0:
                         break
@@ -68,7 +68,7 @@ class Upload:
         return from_the_start
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """The bytes to be sent, framed. Raises `ValueError` if they are not as many as `length` says."""
+        """Yield the bytes to be sent, framed. Raises `ValueError` if there are more or fewer than `length`."""
         sent = 0
         async with contextlib.aclosing(self._read()) as pieces:
             async for piece in pieces:
@@ -93,7 +93,7 @@ class Upload:
 
 
 def payload_of(body: Body | None) -> bytes | Upload | None:
-    """The body as bytes, where it is that, or as an `Upload`. Raises `TypeError` for what is no body."""
+    """Return a body as bytes, if it is that, or as an `Upload`. Raises `TypeError` for anything else."""
     return bytes(body) if isinstance(body, bytes | bytearray | memoryview) else None if body is None else Upload(body)
 
 
@@ -129,12 +129,12 @@ async def _each_read(file: IO[bytes]) -> AsyncGenerator[bytes, None]:
 
 
 async def _read_in_a_thread(file: IO[bytes]) -> bytes:
-    """Read; if cancelled, let go of the file only when the thread has, which nothing can stop."""
+    """Read in a thread. If cancelled, wait until the thread lets go of the file, since nothing can stop it."""
     reading = asyncio.ensure_future(asyncio.to_thread(file.read, _READ_BYTES))
     try:
         return await asyncio.shield(reading)
     except asyncio.CancelledError:
         await asyncio.wait([reading])
         if not reading.cancelled():
-            reading.exception()  # nobody is left to be told
+            reading.exception()  # the caller is gone, so that asyncio need not log it
         raise

@@ -40,7 +40,7 @@ _PROXY_NAMES = {
 _URLLIB3_NAMES = _PROXY_NAMES | {field.removeprefix("key_") for field in PoolKey._fields}
 _SET_A_SOCKET_APART: tuple[str, ...] = ("source_address", "socket_options")
 _SET_A_TLS_SOCKET_APART = (*_SET_A_SOCKET_APART, *CONTEXT_OPTIONS, "ssl_context", "server_hostname")
-"""urllib3's options that a socket is made by: sockets that differ in one are not exchanged."""
+"""urllib3's options that a socket is made with: a request that differs in one gets another socket."""
 
 
 class _Managed:
@@ -54,7 +54,7 @@ class _Managed:
     def _manage(self, num_pools: int, on_event: EventListener | None) -> None:
         """Take over the pools, once urllib3's manager is set up."""
         self.keeper = SocketKeeper(self.options, on_event)
-        self.pools = RecentlyUsedContainer(num_pools)  # one that is evicted lives on with whoever holds it
+        self.pools = RecentlyUsedContainer(num_pools)  # an evicted pool lives on as long as something holds it
         self.pool_classes_by_scheme = {"http": AgentPool, "https": AgentTlsPool}
         self._made_by_default = {scheme: _made_by(scheme, self.connection_pool_kw) for scheme in ("http", "https")}
 
@@ -74,14 +74,14 @@ class _Managed:
         return pool
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> BaseHTTPResponse:  # urllib3's
-        """As urllib3's. Raises `LocationParseError` for a URL with a control character, before anything is sent."""
+        """Send a request as urllib3 does. Raises `LocationParseError` for a URL with a control character, unsent."""
         refuse_control_characters(url)
         method = checked_method(method)
         response: BaseHTTPResponse = super().urlopen(method, url, redirect=redirect, **kw)  # type: ignore[misc]
         return response
 
     def get_current_status(self) -> AgentStatus:
-        """Counters, and sockets and pending requests by origin, as they are now."""
+        """Return counters, and sockets and pending requests by origin, as they are now."""
         return self.keeper.status()
 
     @property
@@ -100,15 +100,15 @@ class _Managed:
         return self.keeper.sessions.resumed_count
 
     def add_event_listener(self, listener: EventListener, kinds: Collection[EventKind] | None = None) -> None:
-        """Have `listener` called with each `AgentEvent` of these kinds (None: all) from now on, as `on_event` is.
+        """Call `listener` with each `AgentEvent` of these kinds (None: all) from now on, as `on_event` is called.
 
-        To be told of each `EventKind.REUSED` costs something with each request.
+        Listening to `EventKind.REUSED` costs something with each request.
         """
         self.keeper.add_event_listener(listener, kinds)
 
     @property
     def default_timeout(self) -> Timeout:
-        """urllib3's timeout where a request gives none: the agent's `connect_timeout` and `timeout`."""
+        """The `Timeout` of requests that give none: the agent's `connect_timeout` and `timeout`."""
         timeout: Timeout = self.connection_pool_kw["timeout"]
         return timeout
 
@@ -144,7 +144,7 @@ class KeepAliveAgent(_Managed, PoolManager):  # type: ignore[misc]  # leaving `w
     Responses have `reused_socket`. Errors are urllib3's, with this package's as their cause. `close()` and leaving
     `with` are final; `clear()` closes the free sockets.
 
-    Raises `TypeError` and `ValueError` for options that are none.
+    Raises `TypeError` for an unknown option or a wrong type, and `ValueError` for a value out of range.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ def _sorted_out(
     options: AgentOptions | None,
     given: dict[str, Any],  # as the agents take them
 ) -> tuple[AgentOptions, dict[str, Any]]:
-    """The agent's options, and what is left for urllib3."""
+    """Return the agent's options, and those that are left for urllib3."""
     of_agent = {name: value for name, value in given.items() if name in _OPTION_NAMES}
     of_urllib3 = {name: value for name, value in given.items() if name not in _OPTION_NAMES}
     for name in of_urllib3.keys() - _URLLIB3_NAMES:
@@ -240,7 +240,7 @@ def _sorted_out(
 
 
 def _made_by(scheme: str, context: Mapping[str, Any]) -> dict[str, str]:
-    """What sets a socket apart, as text; certificates are required unless something else is said."""
+    """Return the options that set a socket apart, as text; certificates are required unless they say otherwise."""
     if scheme == "http":
         return {name: str(context[name]) for name in _SET_A_SOCKET_APART if context.get(name) is not None}
     made_by = {name: str(context[name]) for name in _SET_A_TLS_SOCKET_APART if context.get(name) is not None}

@@ -3,7 +3,7 @@
 Theory of operation. urllib3 is in charge: its pool calls `request`, then `getresponse`, the caller reads the response,
 and the pool takes the connection back. `AgentConnection` stands in these places. http.client writes the head; bodies go
 out through `send`, which listens for an early answer; what comes back is read by the strict reader that the asyncio
-agents have, and never by http.client's response. What all of it means is the `Cycle`'s to say.
+agents have, and never by http.client's response. The `Cycle` decides what all of it means.
 
 A connection is one socket in the book, from the moment it is to be opened. Whatever closes it (urllib3, an error, the
 garbage collector) tells the book, and only once. Not here: which connection a request gets and who waits
@@ -11,8 +11,9 @@ garbage collector) tells the book, and only once. Not here: which connection a r
 our errors), TLS contexts and sessions (`sync/tls.py`).
 
 A connection belongs to one thread at a time and has no lock. Only its handle is used by others: the reaper closes free
-sockets by it, and an agent that is closed wakes those who read. The book holds a connection only while it is free, by
-that handle, and a connection holds the keeper weakly: so what nobody uses any more goes, sockets included (AK-58).
+sockets by it, and an agent that is closed wakes the threads that read. The book holds a connection only while it is
+free, by that handle, and a connection holds the keeper weakly: so what is no longer used is collected, sockets included
+(AK-58).
 
 What is not ideal:
 * http.client keeps a state of its own, which only its own response would end. It is reset by having it close while the
@@ -20,7 +21,7 @@ What is not ideal:
 * Each header is looked at twice: by us, for what may not go on the wire and for the few that count, and by http.client.
 * A large request is sent with the socket made non-blocking and back again each time, so that reading and writing can be
   waited for together.
-* Callers of urllib3 catch urllib3's errors, so ours are their causes. Whoever wants to know has to walk the chain.
+* Callers of urllib3 catch urllib3's errors, so ours are their causes. To see ours, a caller has to walk the chain.
 * A response that is dropped unread closes its socket when it is collected, by `__del__`; elsewhere than in CPython that
   can be late.
 """
@@ -75,15 +76,15 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 65_536
 _HELD_BYTES = 16_384
-"""A body up to this size leaves together with its head: one system call and mostly one packet less, for a copy that
-costs less than that."""
+"""A body up to this size leaves together with its head: that saves one system call and mostly one packet, for a
+copy that costs less."""
 
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 _LENGTHS_OF_NAMES = frozenset({len("connection"), len("expect"), len("upgrade")})
 _sent_request = functools.lru_cache(maxsize=64)(SentRequest)
-"""Most requests are alike, and to make one anew costs as much as half the rest of what the cycle takes."""
+"""Most requests are alike, and making one costs half as much as all else that a cycle does."""
 
 
 class EarlyResponseError(BrokenPipeError):
@@ -91,7 +92,7 @@ class EarlyResponseError(BrokenPipeError):
 
 
 class SendAgainError(Exception):
-    """The socket was stale, and the request is to be sent again on a fresh one. For the pool, which does it."""
+    """The socket was stale: the pool, which catches this, sends the request again on a fresh one."""
 
     def __init__(self, reason: CloseReason) -> None:
         super().__init__(reason)
@@ -101,8 +102,8 @@ class SendAgainError(Exception):
 class ConnectionHandle:
     """What the book has of a connection: all of it while it is free.
 
-    While it carries a request it is the caller's, so that one that nobody holds any more is closed, whatever has
-    happened to the caller (AK-58).
+    While the connection carries a request, only the caller holds it, so that it is closed once the caller is gone,
+    whatever has happened (AK-58).
     """
 
     __slots__ = ("_connection_of", "_kept", "sock")
@@ -130,9 +131,9 @@ class ConnectionHandle:
             connection.close_socket()
 
     def interrupt(self) -> None:
-        """Wake whoever reads from the socket.
+        """Wake the thread that reads from the socket.
 
-        Below TLS: shutting a TLS socket down would leave what comes after it undeciphered.
+        It shuts down TCP below TLS: shutting the TLS socket down would leave what comes after it encrypted.
         """
         if self.sock is not None:
             with contextlib.suppress(OSError):
@@ -143,7 +144,7 @@ class AgentConnection(HTTPConnection):
     """A connection over http. `booked` is its socket in the book, None once it is closed.
 
     `serial` changes with each request and on closing, so that a response knows whether the connection is still its own.
-    `repeatable` and `read_timeout` (seconds or None) are the request's that is about to be sent.
+    `repeatable` and `read_timeout` (seconds or None) belong to the request that is about to be sent.
     """
 
     keeper_of: weakref.ref[SocketKeeper]
@@ -156,7 +157,7 @@ class AgentConnection(HTTPConnection):
     read_timeout: float | None = None
 
     def attach(self, keeper_of: weakref.ref[SocketKeeper], book: Book, booked: Booked) -> None:
-        """Become a socket of a book. Before anything else."""
+        """Become a socket of a book. Call it before any other method."""
         self.keeper_of = keeper_of
         self.book = book
         self.booked = booked
@@ -187,9 +188,9 @@ class AgentConnection(HTTPConnection):
     # -- opening -------------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Open the socket and tell the book. What fails has our `ConnectError` as its cause."""
+        """Open the socket and tell the book. Raises urllib3's errors, with our `ConnectError` as their cause."""
         booked = self.booked
-        self._close_reason = CloseReason.ERROR  # for whoever closes a connection that could not be opened
+        self._close_reason = CloseReason.ERROR  # in case it cannot be opened and is closed
         try:
             super().connect()
         except Exception as error:
@@ -206,7 +207,7 @@ class AgentConnection(HTTPConnection):
         if isinstance(error, HTTPError | OSError) and not isinstance(error.__cause__, AgentClosedError):
             ours: Exception
             is_timeout = isinstance(error, UrllibConnectTimeoutError | TimeoutError)
-            if is_timeout and not isinstance(error, NewConnectionError):  # which urllib3 counts as one
+            if is_timeout and not isinstance(error, NewConnectionError):  # which urllib3 derives from a timeout
                 limit = float(self.timeout) if isinstance(self.timeout, int | float) else 0.0
                 ours = ConnectTimeoutError(f"{origin}: not connected within {limit:g} s", limit)
             elif isinstance(error, ConnectionError) and self.sock is not None and self._tunnel_host is None:
@@ -218,7 +219,7 @@ class AgentConnection(HTTPConnection):
             error.__cause__ = ours
 
     def _wait_no_less_than(self, timeout_s: float | None) -> None:
-        """Have the system notice a silent peer (`tcp_user_timeout`), but no sooner than the request's own timeout."""
+        """Make the system notice a silent peer (`tcp_user_timeout`), but no sooner than the request's own timeout."""
         seconds = self._keeper.options.tcp_user_timeout or 0.0
         if not seconds:
             return
@@ -256,7 +257,7 @@ class AgentConnection(HTTPConnection):
                 expects_continue = has_token(value, "100-continue")
             elif lowered == "upgrade":
                 asks_to_switch = True
-        if connection is not None and not keep_alive:  # of a plain agent, its own word counts
+        if connection is not None and not keep_alive:  # a plain agent's own `Connection` wins
             each = [(_text(name), _text(value)) for name, value in headers.items()]
             headers = HTTPHeaderDict((name, value) for name, value in each if name.lower() != "connection")
             connection = None
@@ -285,7 +286,7 @@ class AgentConnection(HTTPConnection):
         self._cycle.sent()
 
     def endheaders(self, *arguments: Any, **options: Any) -> None:  # http.client's
-        """End the head. `Connection: keep-alive` is said aloud, because some servers give no hint without it."""
+        """End the head. It says `Connection: keep-alive`, since some servers give no hint without it."""
         if self._added_connection is not None:
             self.putheader("Connection", self._added_connection)
         super().endheaders(*arguments, **options)
@@ -341,7 +342,7 @@ class AgentConnection(HTTPConnection):
             sock.settimeout(self.timeout)
 
     def _has_answered(self, sock: socket.socket) -> bool:
-        """Read what has come while a request is sent; whether to send no more of it."""
+        """Read what has come while a request is sent; return whether to send no more of it."""
         try:
             data = sock.recv(_READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -355,7 +356,7 @@ class AgentConnection(HTTPConnection):
     # -- receiving -----------------------------------------------------------------------------------------------------
 
     def getresponse(self) -> AgentResponse:  # type: ignore[override]  # a kind of urllib3's
-        """The response to the request that was sent, its body read or to be read.
+        """Return the response to the request that was sent, its body read or to be read.
 
         Raises `SocketTimeoutError`, `SocketClosedError` and its kinds, and `ResponseParseError`; the pool makes
         urllib3's errors of them.
@@ -397,22 +398,22 @@ class AgentConnection(HTTPConnection):
         return response
 
     def _forget_http_client_state(self) -> None:
-        """Have http.client ready for the next request, which its own response would see to."""
+        """Reset http.client for the next request, as its own response would."""
         sock, self.sock = self.sock, None
         http.client.HTTPConnection.close(self)
         self.sock = sock
 
     def receive(self) -> None:
         """Read more of the response. Raises as `getresponse` does, and notes why the socket will be closed."""
-        self._follow(self._heard())
+        self._follow(self._step_of_read())
 
-    def _heard(self) -> Step:
-        """Read from the socket: what to do now."""
+    def _step_of_read(self) -> Step:
+        """Read from the socket; return what to do now."""
         try:
             data = self.sock.recv(_READ_BYTES)
         except TimeoutError as error:
             step = self._silence(error)
-        except ssl.SSLEOFError:  # no close_notify: a body that ends so may have been cut off
+        except ssl.SSLEOFError:  # no close_notify: the body may have been cut off
             step = self._cycle.closed(cut_off=True)
         except ssl.SSLError as error:
             self._close_reason = CloseReason.ERROR
@@ -430,12 +431,12 @@ class AgentConnection(HTTPConnection):
         return step
 
     def _read(self, data: bytes) -> Step:
-        """Feed the reader: what to do now."""
+        """Feed the reader; return what to do now."""
         try:
             if not self.reader.feed_known(data):
                 self.reader.feed(data)
         except ResponseParseError as error:
-            error.__traceback__ = None  # it is raised anew, and its frames would hold it
+            error.__traceback__ = None  # it is raised again, and its frames would hold it
             return self._cycle.distrust(error)
         return self._cycle.received()
 
@@ -455,13 +456,13 @@ class AgentConnection(HTTPConnection):
         return step
 
     def _silence(self, error: TimeoutError | None) -> Step:
-        """No byte has come for too long, by our own clock or by the system's."""
+        """Return what to do when no byte has come for too long, by our own clock or by the system's."""
         if error is not None and error.errno == errno.ETIMEDOUT:
             return self._cycle.broken(error, self._user_timeout_s)
         return self._cycle.timed_out(float(self.timeout) if isinstance(self.timeout, int | float) else 0.0)
 
     def _failed(self, step: Step) -> AgentError:
-        """The error to raise; the book is told the rest."""
+        """Return the error to raise; tell the book the rest."""
         if not isinstance(step, Failed):
             raise TypeError(f"{step} is no failure")
         self._close_reason = step.reason
@@ -475,7 +476,7 @@ class AgentConnection(HTTPConnection):
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
     def give_back(self, *, wanted: bool) -> None:
-        """The request is over: back to the pool, if its response was read to the end and allows it."""
+        """Give the socket back after a request: to the pool, if the response was read to its end and allows it."""
         booked, head, finished = self.booked, self.reader.head, self._finished
         if booked is None:
             return
@@ -491,14 +492,14 @@ class AgentConnection(HTTPConnection):
             reusable = wanted and finished.reusable and self.sock is not None
             known = self._keeper.checkin(self.book, booked, reusable=reusable, hint=head.hint)
         except BaseException:
-            if booked.request is request:  # it was not decided
+            if booked.request is request:  # the book has not decided
                 self.close()
             raise
         if not known:
             self.close_socket()
 
     def is_stale(self) -> CloseReason | None:
-        """Why a free socket cannot be used, if so: by what the system, or TLS, holds for it (AK-61)."""
+        """Return why a free socket cannot be used, if so, by what the system or TLS holds for it (AK-61)."""
         sock = self.sock
         if sock is None:
             return why_idle_ended(None)
@@ -512,14 +513,14 @@ class AgentConnection(HTTPConnection):
         except (BlockingIOError, ssl.SSLWantReadError):
             return None  # session tickets and the like, which the TLS layer has taken
         except ssl.SSLEOFError:
-            return why_idle_ended(None)  # closed without a goodbye
+            return why_idle_ended(None)  # closed without a close_notify
         except OSError as error:
             return why_idle_ended(error)
         finally:
             sock.settimeout(self.timeout)
 
     def reopen(self, reason: CloseReason) -> bool:
-        """Become a fresh socket for the same request; False if the agent was closed."""
+        """Become a fresh socket for the same request; return False if the agent was closed."""
         booked = self.booked
         if booked is None:
             return False
@@ -538,7 +539,7 @@ class AgentConnection(HTTPConnection):
             self._has_kept_session = kept or (self.booked is not None and self.booked.request_count > 1)
 
     def close(self) -> None:
-        """Close the socket; the book is told, whatever happens."""
+        """Close the socket, and tell the book, whatever happens."""
         booked = self.booked
         try:
             self.serial += 1

@@ -1,7 +1,8 @@
 """urllib3's errors for responses that cannot be trusted (AK-56).
 
-To send a request again because its response makes no sense would not help, and may do harm; urllib3 does it for every
-`ProtocolError`. These are some, so that whoever catches those catches them, and are raised where no retry begins.
+Sending a request again because its response makes no sense would not help, and may do harm; urllib3 does it for every
+`ProtocolError`. These errors are `ProtocolError`s too, so that they are caught as such, but they are raised where
+urllib3 starts no retry.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from kabench.agent.errors import ConflictingLengthsError, ResponseParseError
 
 
 class UntrustedResponseError(ProtocolError):
-    """What came is no response that can be trusted."""
+    """The response cannot be trusted."""
 
 
 class UntrustedLengthError(UntrustedResponseError, InvalidHeader):

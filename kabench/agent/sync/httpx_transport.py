@@ -11,7 +11,7 @@ from urllib3 import HTTPHeaderDict, Retry, Timeout
 from kabench.agent.errors import AgentClosedError
 from kabench.agent.options import refuse_response_limit
 from kabench.agent.sync.agent import KeepAliveAgent
-from kabench.agent.sync.pool import not_asked_for
+from kabench.agent.sync.pool import as_adapter_default
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from kabench.agent.options import AgentOptions
 
 _READ_BYTES = 65_536
-_NO_RETRIES = not_asked_for(Retry(False))
-"""httpx has none of urllib3's; what the agent sends again by itself (AK-34) is its own."""
+_NO_RETRIES = as_adapter_default(Retry(False))
+"""No retries of urllib3's, which httpx does not have. The agent still sends again by itself (AK-34)."""
 
 _ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
     (urllib3.exceptions.NewConnectionError, httpx.ConnectError),
@@ -34,7 +34,7 @@ _ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
     (urllib3.exceptions.ProtocolError, httpx.RemoteProtocolError),
     (urllib3.exceptions.HTTPError, httpx.TransportError),
 )
-"""What httpx calls urllib3's errors; the first that fits."""
+"""urllib3's errors, and httpx's for each; the first that fits is raised."""
 
 
 def _as_httpx_raises(error: Exception, request: httpx.Request) -> Exception:
@@ -48,9 +48,9 @@ class KeepAliveTransport(httpx.BaseTransport):
     """A transport whose sockets a `KeepAliveAgent` keeps: `httpx.Client(transport=KeepAliveTransport(max_sockets=50))`.
 
     Takes what `KeepAliveAgent` takes, TLS options included, since httpx's own (`verify`, `cert`) are for its own
-    transport. httpx's timeouts win over the agent's: `connect` and `read` mean what they say, and `pool`
-    too, except that None leaves it to `queue_timeout`. A response's
-    `extensions["reused_socket"]` says whether its socket was reused.
+    transport. httpx's timeouts win over the agent's: `connect`, `read` and `pool` mean what they mean in httpx, except
+    that None as `pool` leaves it to `queue_timeout`. A response's `extensions["reused_socket"]` says whether its socket
+    was reused.
     """
 
     def __init__(

@@ -1,15 +1,16 @@
-"""`SocketKeeper`: the book of a threaded agent under one lock, those who wait for a socket, and the reaper.
+"""`SocketKeeper`: the book of a threaded agent under one lock, the threads that wait for a socket, and the reaper.
 
-A decision is taken under the lock; sockets are opened, closed and checked outside of it. A connection that is closed by
-the garbage collector, which may run anywhere, even in the middle of a decision, is noted without the lock and taken out
-of the book by whoever leaves it next.
+A decision is taken under the lock; sockets are opened, closed and checked outside of it. The garbage collector may
+close a connection at any point, even in the middle of a decision: such a connection is noted without the lock, and the
+next thread that releases the lock takes it out of the book.
 
 No exception loses a place, wherever it strikes (AK-58): what the book decides for a request is noted in that request
-under the lock, and whoever is interrupted gives up the request and with it all that it was given.
+under the lock, and a thread that is interrupted gives up its request, and with it all that the request was given.
 
 The reaper is a daemon thread that closes free sockets when their time is over. It starts with the first free socket and
-ends with the last, and holds no reference to the keeper while it sleeps, so that an agent nobody uses any more goes,
-and its free sockets with it. A forked child begins with an empty book: its parent's sockets are not its own.
+ends with the last, and holds no reference to the keeper while it sleeps, so that an agent that is no longer used
+is collected, and its free sockets with it. A forked child begins with an empty book: its parent's sockets are not its
+own.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Handle(Protocol):
         """Close the socket; the book has let go of it."""
 
     def interrupt(self) -> None:
-        """Wake whoever reads from the socket; the book has let go of it, and they will close it."""
+        """Wake the thread that reads from the socket, which then closes it; the book has let go of it."""
 
 
 class Pool(Protocol):
@@ -59,14 +60,14 @@ class Pool(Protocol):
 
 
 class Reopening(Protocol):
-    """A connection that becomes another socket."""
+    """A connection whose socket is replaced by a fresh one."""
 
     book: Book
     booked: Booked | None
 
 
 class SyncRequest(BookedRequest):
-    """A request of a thread. `booked` is the socket it was given, `gate` a lock that it waits at if it has to."""
+    """A request of a thread. `booked` is the socket it was given, `gate` the lock it waits for while pending."""
 
     __slots__ = ("booked", "gate")
 
@@ -81,7 +82,7 @@ Book: TypeAlias = SocketBook[Handle, SyncRequest]
 
 
 class _Deciding:
-    """Within the lock: an exception that comes in the middle of a decision leaves no half of it behind."""
+    """Repairs the book after an exception in the middle of a decision. Entered with the lock held."""
 
     __slots__ = ("_keeper_of",)
 
@@ -89,7 +90,7 @@ class _Deciding:
         self._keeper_of = weakref.ref(keeper)
 
     def __enter__(self) -> None:
-        """The lock is taken."""
+        """Do nothing: the lock is held already."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         keeper = None if kind is None else self._keeper_of()
@@ -126,9 +127,9 @@ class SocketKeeper:
     # -- a request's way -----------------------------------------------------------------------------------------------
 
     def checkout(self, request: SyncRequest, wait_s: float | None) -> Booked:
-        """A socket for a request: a free one, with its handle, or one to be opened, without.
+        """Return a socket for a request: a free one, with its handle, or one to be opened, without a handle.
 
-        `wait_s` is how long to wait for one; None: as long as it takes. Whatever this raises, `give_up(request)`.
+        `wait_s` is how many seconds to wait for one; None: no limit. If this raises anything, call `give_up`.
 
         Raises `QueueTimeoutError` and `AgentClosedError`.
         """
@@ -136,7 +137,7 @@ class SocketKeeper:
         with self._lock:
             try:
                 now = monotonic()
-                self._look_around(now, to_close)
+                self._take_out_unusable(now, to_close)
                 decision = self.book.checkout(request, now)
                 if isinstance(decision, ToOpen):
                     request.booked = decision.socket
@@ -169,16 +170,16 @@ class SocketKeeper:
             raise QueueTimeoutError(f"no socket was free within {wait_s:g} s", wait_s or 0.0)
 
     def give_up(self, book: Book, request: SyncRequest) -> None:
-        """A request ended somewhere between the book's decision and its caller's hands: all it was given is free again.
+        """Take back all that a request was given, when it ended before its caller got it.
 
-        Never waits for a lock that this very thread may hold.
+        It never waits for the lock, which this very thread may hold.
         """
         if book is self.book:
             self._departed.append((request, CloseReason.ABORTED))
             self._drain()
 
     def opened(self, book: Book, booked: Booked, handle: Handle) -> None:
-        """A socket is connected. Raises `AgentClosedError` if nobody wants it any more."""
+        """Note that a socket is connected. Raises `AgentClosedError` if the agent was closed meanwhile."""
         with self._lock, self._deciding:
             if book is not self.book or book.is_closed:
                 raise AgentClosedError("the agent was closed while a socket was connected")
@@ -186,7 +187,7 @@ class SocketKeeper:
         self._after()
 
     def checkin(self, book: Book, booked: Booked, *, reusable: bool, hint: KeepAliveHint | None) -> bool:
-        """A response is finished: hand the socket on, keep it or close it. False: the book knows it no more."""
+        """Hand on, keep or close a socket whose response is finished; return False if the book no longer knows it."""
         to_close: list[Booked] = []
         with self._lock:
             if book is not self.book or book.is_closed:
@@ -205,7 +206,7 @@ class SocketKeeper:
         return True
 
     def replace(self, book: Book, request: SyncRequest, reason: CloseReason) -> Booked:
-        """Another socket for a request whose free one is dead, as `checkout` gives one. Raises `AgentClosedError`."""
+        """Return another socket for a request whose free one is dead, as `checkout` does. Raises `AgentClosedError`."""
         with self._lock, self._deciding:
             if book is not self.book or book.is_closed or request.booked is None:
                 raise AgentClosedError(_CLOSED)
@@ -215,7 +216,7 @@ class SocketKeeper:
         return request.booked
 
     def reopen(self, connection: Reopening, reason: CloseReason) -> bool:
-        """Give a connection whose socket is dead a fresh place for the same request; False if the agent was closed."""
+        """Give a connection whose socket is dead a fresh place for its request. False: the agent was closed."""
         book, booked = connection.book, connection.booked
         request = None if booked is None else booked.request
         try:
@@ -237,7 +238,7 @@ class SocketKeeper:
             book.met_stale()
 
     def doubt_idle(self, book: Book, booked: Booked) -> None:
-        """A reused socket saw no byte until it was given up: close those that have been idle as long (AK-62)."""
+        """Close the sockets that have been idle for as long as a reused one that timed out silently (AK-62)."""
         with self._lock, self._deciding:
             doubtful = [] if book is not self.book or book.is_closed else book.doubt_idle(booked, monotonic())
             for closed in doubtful:
@@ -245,15 +246,15 @@ class SocketKeeper:
         self._after([closed.socket for closed in doubtful])
 
     def remove(self, book: Book, booked: Booked, reason: CloseReason) -> None:
-        """A socket is gone, or could not be connected. Never waits for a lock that this very thread may hold."""
+        """Note that a socket is gone, or failed to connect. Never waits for the lock, which this thread may hold."""
         if book is self.book:
             self._departed.append((booked, reason))
-            self._drain()  # and no listener is called, whose own lock the interrupted thread may hold
+            self._drain()  # calls no listener: the interrupted thread may hold a lock of the listener's
 
     def pool_dropped(self, origin: str) -> None:
-        """Nobody holds the pool of an origin any more: its free sockets are closed.
+        """Close the free sockets of an origin whose pool is no longer held by anything.
 
-        Called by the garbage collector, and so without waiting for a lock.
+        The garbage collector calls it, so it never waits for the lock.
         """
         self._departed.append((origin, CloseReason.CLEARED))
         self._drain()
@@ -268,7 +269,7 @@ class SocketKeeper:
         self._after(to_close)
 
     def close(self) -> None:
-        """Close all sockets; requests under way and pending ones fail. Twice is fine."""
+        """Close all sockets; requests under way and pending ones fail. Closing twice is fine."""
         with self._lock, self._deciding:
             self._take_out_departed(monotonic())
             free = self.book.free_sockets()
@@ -285,7 +286,7 @@ class SocketKeeper:
     # -- looking in ----------------------------------------------------------------------------------------------------
 
     def status(self) -> AgentStatus:
-        """The counters, and sockets and pending requests by origin, as they are now."""
+        """Return the counters, and sockets and pending requests by origin, as they are now."""
         to_close: list[Booked] = []
         with self._lock, self._deciding:
             now = monotonic()
@@ -297,12 +298,12 @@ class SocketKeeper:
         return status
 
     def contradictions(self) -> list[str]:
-        """What does not add up in the book: nothing, unless something is wrong."""
+        """Return what does not add up in the book: nothing, unless something is wrong."""
         with self._lock, self._deciding:
             return self.book.contradictions()
 
     def status_changed(self) -> bool:
-        """Whether any counter moved since this was last asked."""
+        """Return whether any counter moved since the last call."""
         with self._lock, self._deciding:
             self._take_out_departed(monotonic())
             changed = self.book.status_changed()
@@ -316,14 +317,14 @@ class SocketKeeper:
         return self.book.is_closed and not (status.sockets or status.free_sockets or status.requests)
 
     def add_event_listener(self, listener: EventListener, kinds: Collection[EventKind] | None) -> None:
-        """Have one more listener told."""
+        """Call `listener` with events of these kinds (None: all) from now on."""
         self.events.add(listener, kinds)
         self.book.tells_reuse = self.events.wants_reuse
 
     # -- inside; with the lock held ------------------------------------------------------------------------------------
 
     def mend_after(self, error: BaseException) -> None:
-        """Make good what an exception left half done, and let in whoever was given a socket and not told."""
+        """Repair what an exception left half done, and wake each request that was given a socket but not told."""
         if self.book.is_closed or isinstance(error, AgentError):
             return
         for booked in self.book.mend(monotonic()):
@@ -344,7 +345,7 @@ class SocketKeeper:
     def _take_out_departed(self, now: float) -> None:
         departed, book = self._departed, self.book
         while departed:
-            gone, reason = departed[0]  # it stays there until it is through, should this be interrupted
+            gone, reason = departed[0]  # removed only at the end, in case this is interrupted
             if not book.is_closed:
                 if isinstance(gone, SyncRequest):
                     self._close_later(book.abandon(gone, now))
@@ -359,14 +360,14 @@ class SocketKeeper:
             departed.popleft()
 
     def _close_later(self, to_close: Iterable[ToClose[Handle, SyncRequest]]) -> None:
-        """Note sockets that are to be closed once the lock is free, and wake those who take their places."""
+        """Note sockets that are to be closed once the lock is free, and wake the requests that take their places."""
         for closed in to_close:
             if closed.socket.handle is not None:
                 self._to_close.append(closed.socket)
             self._open_for(closed.then_open)
 
-    def _look_around(self, now: float, to_close: list[Booked]) -> None:
-        """Before a request is given a socket: what has departed or come due is none to be given."""
+    def _take_out_unusable(self, now: float, to_close: list[Booked]) -> None:
+        """Take out sockets that have departed or come due, before one is given. Raises `AgentClosedError`."""
         if self.book.is_closed:
             raise AgentClosedError(_CLOSED)
         if self._departed:
@@ -383,7 +384,7 @@ class SocketKeeper:
     # -- inside; without the lock --------------------------------------------------------------------------------------
 
     def _after(self, to_close: Sequence[Booked] = ()) -> None:
-        """What a decision leaves to be done once the lock is free."""
+        """Do what a decision leaves to be done once the lock is free."""
         if to_close:
             self._to_close.extend(to_close)
         if self._to_close:
@@ -406,7 +407,7 @@ class SocketKeeper:
                 handle.close_socket()
 
     def _drain(self) -> bool:
-        """Take out what has departed, unless somebody holds the lock, who does it then. Whether it was done here."""
+        """Take out what has departed, unless another thread holds the lock and so will; return whether it was done."""
         drained = False
         while self._departed and self._lock.acquire(blocking=False):
             try:
@@ -438,7 +439,7 @@ class SocketKeeper:
                 self._reaper, self._reaper_looks_at = None, inf
 
     def look(self) -> float | None:
-        """Close what is due; how many seconds until there is more, None: never. For the reaper."""
+        """Close what is due; return how many seconds until there is more (None: never). The reaper calls it."""
         with self._lock, self._deciding:
             now = monotonic()
             to_close = self._take_out_due(now) if self.book.next_deadline <= now else []
@@ -449,15 +450,15 @@ class SocketKeeper:
         return None if deadline == inf else max(0.0, deadline - now) + _REAPER_SLACK_S
 
     def reaper_ended(self) -> None:
-        """The reaper was ended by a listener; the next free socket starts another."""
+        """Note that a listener's exception ended the reaper; the next free socket starts another."""
         with self._lock, self._deciding:
             self._reaper, self._reaper_looks_at = None, inf
 
     def after_fork(self) -> None:
-        """Begin anew in a child process, without closing anything of the parent's."""
+        """Begin again in a child process, without closing anything of the parent's."""
         self._finalizer.detach()
         was_closed = self.book.is_closed
-        self.book.on_event = None  # what is closed here is the parent's, and it is not closed there
+        self.book.on_event = None  # these sockets are the parent's, where they stay open
         sockets, _ = self.book.close(monotonic())
         self.events.forget()
         self.sessions.after_fork()
@@ -467,7 +468,7 @@ class SocketKeeper:
         for booked in sockets:
             if booked.handle is not None:
                 with contextlib.suppress(OSError):
-                    booked.handle.close_socket()  # of this process; the connection stays the parent's
+                    booked.handle.close_socket()  # only in this process: the connection stays the parent's
 
 
 def _reap(keeper_of: Callable[[], SocketKeeper | None], alarm: threading.Event) -> None:
@@ -487,7 +488,7 @@ def _reap(keeper_of: Callable[[], SocketKeeper | None], alarm: threading.Event) 
 
 
 def _close_free_sockets(book: Book, alarm: threading.Event) -> None:
-    """Nobody uses the agent any more, or the process ends."""
+    """Close the free sockets of an agent that is no longer used, or whose process ends."""
     for booked in book.free_sockets():
         if booked.handle is not None:
             booked.handle.close_socket()

@@ -1,8 +1,8 @@
 """urllib3's connection pools, without a queue of their own: the agent's keeper says which socket a request gets.
 
 Everything else of `urlopen` is urllib3's: timeouts, `Retry`, redirects, proxies. A pool that was closed still carries
-the requests that found it, and keeps nothing. One that is only no longer among the agent's (urllib3 evicts the least
-recently used one) goes on keeping sockets for whoever holds it, until nobody does (AK-60).
+out requests that are made through it, but keeps no sockets. A pool that urllib3 has only evicted from its cache (the
+least recently used one) goes on keeping sockets as long as something holds it (AK-60).
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ if TYPE_CHECKING:
 
     from kabench.agent.sync.keeper import SocketKeeper
 
-_NEVER_AGAIN = "_kabench_never_again"
-"""Marks a `Retry(False)` that came with a request: it counts for AK-34 too."""
+_NO_RESEND = "_kabench_no_resend"
+"""Marks a `Retry(False)` that the caller passed with a request: it turns off AK-34 too."""
 
-_NOT_ASKED = "_kabench_not_asked"
-"""Marks one that an adapter passes by itself, and that nobody asked for with the request."""
+_ADAPTER_DEFAULT = "_kabench_adapter_default"
+"""Marks the `Retry` that an adapter passes where its caller passed none."""
 
 
 class _UntrustedError(HTTPError):
-    """Carries one of these past urllib3's retries, which every `ProtocolError` would start."""
+    """Carries an `UntrustedResponseError` past urllib3's retries, which any `ProtocolError` would start."""
 
     def __init__(self, error: UntrustedResponseError) -> None:
         super().__init__(str(error))
         self.error = error
 
 
-def not_asked_for(retries: Retry) -> Retry:
-    """Mark what an adapter passes as `retries` where its caller passed none: it does not turn AK-34 off."""
-    setattr(retries, _NOT_ASKED, True)
+def as_adapter_default(retries: Retry) -> Retry:
+    """Mark the `retries` that an adapter passes where its caller passed none: they do not turn off AK-34."""
+    setattr(retries, _ADAPTER_DEFAULT, True)
     return retries
 
 
@@ -70,7 +70,7 @@ class AgentPool(HTTPConnectionPool):
     origin: str
 
     def adopt(self, keeper: SocketKeeper, origin: str) -> None:
-        """Get sockets from `keeper`, under the origin's key. Before anything else."""
+        """Get sockets from `keeper`, under the origin's key. Call it before any other method."""
         self.keeper = keeper
         self.origin = origin
         keeper.pools.add(self)
@@ -86,15 +86,15 @@ class AgentPool(HTTPConnectionPool):
         *args: Any,  # as urllib3's
         **options: Any,  # as urllib3's
     ) -> BaseHTTPResponse:
-        """As urllib3's. Raises `LocationParseError` for a URL with a control character, before anything is sent.
+        """Send a request as urllib3 does. Raises `LocationParseError` for a URL with a control character, unsent.
 
-        A response that cannot be trusted is an `UntrustedResponseError` (AK-56), and is asked for once.
+        A response that cannot be trusted raises `UntrustedResponseError` (AK-56), and its request is not sent again.
         """
         refuse_control_characters(url)
         if retries is False:
             retries = Retry(False, redirect=False)
-        if isinstance(retries, Retry) and retries.total is False and not hasattr(retries, _NOT_ASKED):
-            setattr(retries, _NEVER_AGAIN, True)
+        if isinstance(retries, Retry) and retries.total is False and not hasattr(retries, _ADAPTER_DEFAULT):
+            setattr(retries, _NO_RESEND, True)
         try:
             response = super().urlopen(checked_method(method), url, body, headers, retries, *args, **options)
         except _UntrustedError as error:
@@ -105,7 +105,7 @@ class AgentPool(HTTPConnectionPool):
         return response
 
     def _get_conn(self, timeout: float | None = None) -> BaseHTTPConnection:
-        """A connection for a request. `timeout` is how long to wait for one, where that is not the agent's to say."""
+        """Return a connection for a request. `timeout`: seconds to wait for one; None: the agent's `queue_timeout`."""
         keeper = self.keeper
         book = keeper.book
         request = SyncRequest(self.origin)
@@ -125,7 +125,7 @@ class AgentPool(HTTPConnectionPool):
         except AgentClosedError as error:
             keeper.give_up(book, request)
             raise ClosedPoolError(self, str(error)) from error
-        except BaseException:  # a signal's, a greenlet's end, an option that is none: the place is not lost
+        except BaseException:  # a signal, the end of a greenlet, an invalid option: the place must not be lost
             keeper.give_up(book, request)
             raise
         return cast("BaseHTTPConnection", connection)
@@ -137,7 +137,7 @@ class AgentPool(HTTPConnectionPool):
             raise ClosedPoolError(self, str(error)) from error
 
     def _put_conn(self, conn: BaseHTTPConnection | None) -> None:
-        """A request is over. A connection whose response was not read to its end is closed."""
+        """Take back a connection after its request; close it if the response was not read to its end."""
         if isinstance(conn, AgentConnection):
             conn.give_back(wanted=self.pool is not None)
 
@@ -155,7 +155,7 @@ class AgentPool(HTTPConnectionPool):
         can_restart = body is None or isinstance(body, bytes | bytearray | str) or position is not None
         connection.repeatable = (
             can_restart
-            and not hasattr(options.get("retries"), _NEVER_AGAIN)
+            and not hasattr(options.get("retries"), _NO_RESEND)
             and is_repeatable(method, options.get("headers") or (), self.keeper.options.retry_stale)
         )
         try:
@@ -181,13 +181,13 @@ class AgentPool(HTTPConnectionPool):
         body: Any,  # as urllib3's
         options: dict[str, Any],  # as urllib3's
     ) -> BaseHTTPResponse:
-        """One attempt. Raises urllib3's errors, from ours, and `SendAgainError`."""
+        """Send a request once. Raises urllib3's errors, caused by ours, and `SendAgainError`."""
         connection.read_timeout = self._read_timeout(options.get("timeout", self.timeout))
         try:
             return super()._make_request(cast("BaseHTTPConnection", connection), method, url, body=body, **options)
         except ResponseParseError as error:
             raise _UntrustedError(untrusted("Connection aborted.", error)) from error
-        except UntrustedResponseError as error:  # of a body that is read at once
+        except UntrustedResponseError as error:  # raised by a body that is read at once
             raise _UntrustedError(error) from error
         except (SocketClosedError, SocketTimeoutError) as error:
             raise ProtocolError("Connection aborted.", error) from error
@@ -195,7 +195,7 @@ class AgentPool(HTTPConnectionPool):
             raise ClosedPoolError(self, str(error)) from error
 
     def _read_timeout(self, timeout: Any) -> float | None:  # whatever urllib3 takes
-        """The activity timeout of a request that is about to begin."""
+        """Return the activity timeout (seconds; None: none) of a request that is about to begin."""
         if isinstance(timeout, Timeout) and timeout.total is None:
             return timeout.read_timeout
         begun = self._get_timeout(timeout)
@@ -203,7 +203,7 @@ class AgentPool(HTTPConnectionPool):
         return begun.read_timeout
 
     def close(self) -> None:
-        """Close the free sockets, and the active ones when they come back."""
+        """Close the free sockets now, and the active ones when they come back."""
         was_open, self.pool = self.pool is not None, None
         if was_open and hasattr(self, "keeper"):
             self.keeper.clear(self.origin)
@@ -216,7 +216,7 @@ class AgentTlsPool(AgentPool, HTTPSConnectionPool):
 
 
 def refuse_control_characters(url: str) -> None:
-    """Raise `LocationParseError` for a URL that urllib3 would encode, or send, with what splits lines in it."""
+    """Raise `LocationParseError` for a URL with a control character, which urllib3 would encode or even send."""
     if has_control_characters(url):
         raise LocationParseError(f"{url!r} holds a control character")
 
@@ -229,7 +229,7 @@ def _pool_is_gone(keeper_of: weakref.ref[SocketKeeper], origin: str) -> None:
 
 
 def _let_go_of_frames(error: object) -> None:
-    """Drop the tracebacks of an error that has been overcome.
+    """Drop the tracebacks of an error that a retry has overcome.
 
     Their frames lead to those of the callers, which hold the response, and so a response dropped unread would keep its
     socket until the cyclic garbage collector came by (AK-59).
@@ -244,7 +244,7 @@ def _let_go_of_frames(error: object) -> None:
 
 
 def _position(body: Any) -> int | None:  # whatever urllib3 takes
-    """Where a file stands, if it can be put back there."""
+    """Return the position of a file, if it can be set back to it."""
     if not hasattr(body, "tell") or not hasattr(body, "seek"):
         return None
     try:

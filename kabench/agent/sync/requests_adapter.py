@@ -11,7 +11,7 @@ from requests.exceptions import InvalidHeader
 from kabench.agent.options import AgentOptions, refuse_response_limit
 from kabench.agent.sync.agent import KeepAliveAgent, KeepAliveProxyAgent
 from kabench.agent.sync.errors import UntrustedLengthError
-from kabench.agent.sync.pool import not_asked_for
+from kabench.agent.sync.pool import as_adapter_default
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -33,6 +33,7 @@ class KeepAliveAdapter(HTTPAdapter):
     Takes the options of `AgentOptions`, by name or as `options`; `pool_connections` (origins kept at a time) and
     `max_retries` are requests' own. Where a request gives no timeout, the agent's `connect_timeout` and `timeout` hold,
     if it was given any.
+
     `agent` is the agent, to ask for its status; a response's `raw.reused_socket` says whether its socket was reused,
     and `kabench.agent.reused_socket(error)` the same of an error.
     """
@@ -61,14 +62,14 @@ class KeepAliveAdapter(HTTPAdapter):
         super().__setstate__(state)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
-        """Make the agent. Called by requests; `maxsize` and `block` are the agent's options' to say."""
+        """Make the agent. Called by requests; `maxsize` and `block` have no effect, since the agent has its options."""
         self._pool_connections, self._pool_maxsize, self._pool_block = connections, maxsize, block
         self.agent = self.poolmanager = KeepAliveAgent(
             connections, options=self._options, on_event=self._on_event, **pool_kwargs
         )
 
     def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:  # as requests declares it
-        """The agent behind a proxy; behind a SOCKS proxy, requests' own manager. Called by requests."""
+        """Return the agent behind a proxy; for a SOCKS proxy, requests' own manager. Called by requests."""
         if proxy.lower().startswith("socks"):
             return super().proxy_manager_for(proxy, **proxy_kwargs)
         if proxy not in self.proxy_manager:
@@ -91,13 +92,13 @@ class KeepAliveAdapter(HTTPAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> Response:
-        """Send a request; as requests' own, with the agent's timeouts where `timeout` is None."""
+        """Send a request as requests' own adapter does, with the agent's timeouts where `timeout` is None."""
         if timeout is None:
             timeout = self.agent.default_timeout
-        not_asked_for(self.max_retries)
+        as_adapter_default(self.max_retries)
         try:
             return super().send(request, stream, timeout, verify, cert, proxies)
         except RequestsConnectionError as error:
-            if error.args and isinstance(error.args[0], UntrustedLengthError):  # what requests makes of InvalidHeader
+            if error.args and isinstance(error.args[0], UntrustedLengthError):  # as requests does for an InvalidHeader
                 raise InvalidHeader(error.args[0], request=request) from error
             raise

@@ -1,4 +1,4 @@
-"""What a response of the threaded agents is read from, and the response: urllib3's, with `reused_socket`.
+"""The response of the threaded agents (urllib3's, with `reused_socket`), and the body that it is read from.
 
 `RawBody` stands where urllib3 expects an `http.client.HTTPResponse`, and reads through the same strict reader as the
 asyncio agents do.
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 _DECODED_AT_ONCE_BYTES = 65_536
-"""Of a body with a limit: a small one can decode to a thousand times its size."""
+"""Bytes of a limited body that are decoded at a time: a small body can decode to a thousand times its size."""
 
 
 class BodySource(Protocol):
-    """What a body needs of the connection that it comes off. A `serial` that has changed: it is the body's no more."""
+    """What a body needs of its connection. Once `serial` has changed, the connection is no longer the body's."""
 
     serial: int
     reader: ResponseReader
@@ -46,7 +46,7 @@ class BodySource(Protocol):
 
 
 class RawBody:
-    """The body of one response, as it comes off its connection. Let go of the connection with its last byte."""
+    """The body of one response, read from its connection, which it lets go of with its last byte."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class RawBody:
     # -- as a file -----------------------------------------------------------------------------------------------------
 
     def read(self, amt: int | None = None) -> bytes:
-        """`amt` bytes, fewer only at the end; None: all that is left. Raises what urllib3 makes its own errors of."""
+        """Return `amt` bytes, fewer only at the end; None: all that is left. urllib3 turns its errors into its own."""
         if amt is not None and amt < 0:
             amt = None
         while self._connection is not None and (amt is None or self._buffered_bytes < amt):
@@ -85,7 +85,7 @@ class RawBody:
         return b"".join(self._split(amt))
 
     def read1(self, amt: int | None = None) -> bytes:
-        """The next piece as it came (of a chunked body, a chunk), of `amt` bytes at most; empty at the end."""
+        """Return the next piece as it came (of a chunked body, a chunk), of `amt` bytes at most; empty at the end."""
         while self._connection is not None and not self._pieces:
             self._read_more(self._connection)
         if not self._pieces:
@@ -94,7 +94,7 @@ class RawBody:
         return b"".join(self._split(size if amt is None or amt < 0 else min(amt, size)))
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Fill a buffer; how many bytes were put into it."""
+        """Fill a buffer; return how many bytes were put into it."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -117,18 +117,18 @@ class RawBody:
         return self._connection is None and not self._pieces
 
     def isclosed(self) -> bool:
-        """The same, as `http.client` calls it."""
+        """Return `closed`, under the name that `http.client` has for it."""
         return self.closed
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def flush(self) -> None:
-        """Nothing is written."""
+        """Do nothing: nothing is written."""
 
     def fileno(self) -> int:
-        """The socket's file descriptor. Raises `OSError` where there is none any more."""
+        """Return the socket's file descriptor. Raises `OSError` once the socket has been given back."""
         if self._connection is None or self._connection.sock is None:
             raise OSError("the socket of this response has been given back")
         return self._connection.sock.fileno()
@@ -181,8 +181,8 @@ def raise_too_large(limit: int) -> NoReturn:
 class AgentResponse(HTTPResponse):
     """urllib3's response. `reused_socket` says whether its socket had carried a request before.
 
-    `retried` says whether the request was sent twice because its first socket was stale. Of a body that is read at
-    once, no more than `max_bytes` are taken, however small it was on its way: see `read`.
+    `retried` says whether the request was sent twice because its first socket was stale. A body that is read at
+    once has at most `max_bytes` bytes when decoded: see `read`.
     """
 
     reused_socket: bool = False
@@ -195,7 +195,7 @@ class AgentResponse(HTTPResponse):
     def read(
         self, amt: int | None = None, decode_content: bool | None = None, cache_content: bool = False
     ) -> bytes:  # as urllib3 declares it
-        """As urllib3's. Raises `DecodeError` for a whole body that is over the limit once its coding is undone."""
+        """Read as urllib3 does. Raises `DecodeError` for a whole body that is over the limit once decoded."""
         limit = self._max_bytes
         if limit is None or amt is not None:
             return super().read(amt, decode_content, cache_content)
@@ -213,13 +213,13 @@ class AgentResponse(HTTPResponse):
         return body
 
     def supports_chunked_reads(self) -> bool:
-        """Whether a chunked body can be read as it comes: yes."""
+        """Return True: a chunked body can be read as it comes."""
         return True
 
     def read_chunked(
         self, amt: int | None = None, decode_content: bool | None = None
     ) -> Generator[bytes, Any, None]:  # as urllib3 declares it
-        """The body in pieces as they come, each of `amt` bytes at most. Raises `ResponseNotChunked`."""
+        """Yield the body in pieces as they come, each of `amt` bytes at most. Raises `ResponseNotChunked`."""
         self._init_decoder()
         if not self.chunked:
             raise ResponseNotChunked("Response is not chunked. Header 'transfer-encoding: chunked' is missing.")

@@ -34,16 +34,16 @@ CONTEXT_OPTIONS = (
     "assert_hostname",
     "assert_fingerprint",
 )
-"""urllib3's options that a context is made of."""
+"""urllib3's options that a context is made from."""
 
 _FILES = ("ca_certs", "cert_file", "key_file")
 _MAX_CONTEXTS = 64
 _LOADED = ("ca_certs", "ca_cert_dir", "ca_cert_data", "cert_file", "key_file", "key_password")
-"""What is in a context once it is made, and need not be loaded again for each connection."""
+"""Options that are loaded into a context when it is made, and not again for each connection."""
 
 
 class ResumingContext:
-    """A context that offers a session when a socket is wrapped, and is the context it was made of in all else."""
+    """A context that offers a session when it wraps a socket, and otherwise acts as the context it was made from."""
 
     _own = frozenset({"_context", "_sessions", "_session_key"})
 
@@ -53,10 +53,8 @@ class ResumingContext:
         self._session_key = session_key
 
     def wrap_socket(self, sock: socket.socket, *, server_hostname: str | None = None) -> ssl.SSLSocket:
-        """As `ssl.SSLContext.wrap_socket`, with the last session. A connection cut off without a word is an error."""
-        if (
-            type(self._context).wrap_socket is not ssl.SSLContext.wrap_socket
-        ):  # somebody else's, which knows no sessions
+        """Wrap a socket as ssl does, offering the last session. An end without close_notify is an error."""
+        if type(self._context).wrap_socket is not ssl.SSLContext.wrap_socket:  # overridden; it may take no session
             return self._context.wrap_socket(sock, server_hostname=server_hostname)
         return self._context.wrap_socket(
             sock,
@@ -80,12 +78,13 @@ class ContextStore:
 
     def __init__(self, sessions: SessionCache) -> None:
         self._sessions = sessions
-        self._contexts: dict[tuple[object, ...], ssl.SSLContext] = {}  # used without a lock, which a fork could inherit
+        self._contexts: dict[tuple[object, ...], ssl.SSLContext] = {}  # no lock, since a fork could inherit a held one
 
     def lend(self, connection: HTTPSConnection, origin: str) -> tuple[str | None, dict[str, Any]]:
-        """Have a connection use a context that resumes; where its sessions are kept, and what to give back.
+        """Give a connection a context that resumes sessions; return their key, and the options to restore afterwards.
 
-        Raises urllib3's `SSLError` for files that cannot be used.
+        The key is None where no session is kept. `take_back` restores the options. Raises urllib3's `SSLError` for
+        files that cannot be used.
         """
         if connection.proxy is not None and connection.proxy.scheme == "https":
             return None, {}  # two layers of TLS, with settings that urllib3 tells apart by itself
@@ -130,17 +129,17 @@ class ContextStore:
         return context
 
     def take_back(self, connection: HTTPSConnection, given: dict[str, Any]) -> None:
-        """Undo `lend`, for what urllib3 reads off a connection later."""
+        """Undo `lend`: urllib3 reads the connection's own options later."""
         for name, value in given.items():
             setattr(connection, name, value)
 
 
 def _version_of(file: str | None) -> tuple[int, ...]:
-    """What changes when a file is renewed in its place, as certificates are."""
+    """Return what changes when a file is renewed in place, as certificates are: its time, size and inode."""
     if not file:
         return ()
     try:
         found = Path(file).stat()
     except OSError:
-        return ()  # which loading it will say
+        return ()  # loading it will raise the error
     return found.st_mtime_ns, found.st_size, found.st_ino
