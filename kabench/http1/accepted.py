@@ -6,11 +6,11 @@ Theory of operation. What a server owes each client, and itself, whatever it ans
 * It closes a refused client's socket so that the client can read why. A client that still sends would be reset by a
   plain close, and lose what it has not read yet (RFC 9112 section 9.6). So the server ends its own side only, and
   passes over what still comes for a short while: the socket lingers.
-* It cuts off a client that takes nothing of its answers, and refuses a request that does not get whole.
+* It cuts off a client that takes nothing of its answers, and refuses a request that takes too long to come.
 
-Requests, answers and their order are the subclasses' own, and so is when a look applies. Nothing here is done per
-request: one timer a server looks at all sockets now and then. What a look has to know is noted as it changes, which is
-when a client cannot keep up.
+Subclasses handle requests, answers and their order, and decide what a look checks. Nothing here is done per request:
+one timer per server looks at all sockets now and then. What a look has to know is noted as it changes, which is when a
+client cannot keep up.
 
 What is not ideal: a look passes over every socket, idle ones too, in one turn of the event loop; and a timeout is late
 by up to the time between two looks.
@@ -37,7 +37,7 @@ _LINGERS_S = 2.0
 """How long a client that was refused may go on sending before it is cut off."""
 
 _MAX_LEAVING = 1000
-"""Refused sockets that may linger at the same time: those that come while there are too many must not be held too."""
+"""Refused sockets that may linger at the same time; further ones are closed at once."""
 
 _LOOK_AT_LEAST_EVERY_S = 1.0
 _LOOKS_PER_TIMEOUT = 50
@@ -46,7 +46,7 @@ _LOOKS_PER_TIMEOUT = 50
 class AcceptedSocket(asyncio.Protocol):
     """One accepted socket.
 
-    `_half_closed`: the client has finished sending. `_is_writing_held`: it is slower than what it is sent, and is sent
+    `_half_closed`: the client has finished sending. `_is_writing_held`: it takes less than it is sent, and is sent
     nothing more for now.
     """
 
@@ -77,17 +77,17 @@ class AcceptedSocket(asyncio.Protocol):
         self._write = self.transport.write
 
     def pause_writing(self) -> None:
-        """The client is slower than the server."""
+        """Send nothing more: the client is slower than the server."""
         self._is_writing_held = True
         self._send_watch.moved()
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
+        """Go on sending: the client has caught up."""
         self._is_writing_held = False
         self._send_watch.moved()
 
     def _stop_listening(self) -> None:
-        """Look at nothing more that comes, and drop what waits. The subclass says how."""
+        """Ignore what still comes, and drop what waits. Subclasses define it."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class AcceptedSocket(asyncio.Protocol):
     # -- looks ---------------------------------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
-        """See whether anything takes too long. It is called now and then."""
+        """Check whether anything takes too long. It is called now and then."""
         raise NotImplementedError
 
     def _cut_off_if_stuck(self, now: float) -> bool:
@@ -120,7 +120,7 @@ class AcceptedSocket(asyncio.Protocol):
         return True
 
     def _slow_request(self, reader: RequestParser, now: float, *, is_read_from: bool) -> RefusedRequestError | None:
-        """Return what to refuse the request that is being read with, if it takes too long."""
+        """Return the refusal of the request that is being read, if it takes too long."""
         passed_s = self._request_watch.too_slow_s(reader, now, is_read_from=is_read_from)
         return None if passed_s is None else too_slow(passed_s)
 
@@ -141,7 +141,7 @@ class AcceptedSockets(Generic[SocketT]):
         self._timer: asyncio.TimerHandle | None = None
 
     def take_in(self, connection: SocketT) -> bool:
-        """Add a new socket to those that are served; False if there are too many."""
+        """Add a new socket to those that are served; return False if there are too many."""
         if len(self.connections) >= self.most:
             return False
         self.connections.add(connection)
@@ -149,7 +149,7 @@ class AcceptedSockets(Generic[SocketT]):
 
     @property
     def too_many(self) -> str:
-        """Why one was not taken in."""
+        """The reason why a socket was not taken in."""
         return f"there are {self.most} connections already"
 
     def send_away(self, connection: SocketT) -> None:
@@ -161,7 +161,7 @@ class AcceptedSockets(Generic[SocketT]):
             connection.close()
 
     def forget(self, connection: SocketT) -> None:
-        """A socket is closed."""
+        """Drop a socket that is closed."""
         self.connections.discard(connection)
         self.leaving.discard(connection)
 

@@ -1,6 +1,6 @@
 """`ClientLimits`: how much one client may ask of a server before it is refused.
 
-The defaults are generous to whoever means well. The times are those of Node.js' `server.headersTimeout` and
+The defaults are generous to well-meaning clients. The times are those of Node.js' `server.headersTimeout` and
 `server.requestTimeout`, and of nginx's `send_timeout`; 64 KiB is what the agent accepts of a response's head.
 """
 
@@ -18,13 +18,13 @@ from kabench.system.limits import most_open_sockets
 class ClientLimits:
     """Limits of a server's clients.
 
-    Beyond `max_connections` a new one is answered with 503; no more are promised than the system lets a process have.
+    Beyond `max_connections`, or the files that the system lets a process have, a new one is answered with 503.
     A head of more than `max_head_bytes` is answered with 431, one that takes longer than `head_timeout_s` with 408, and
     so is a request that is not whole after `request_timeout_s`. A body of more than `max_body_bytes` is answered with
     413, one for which there is no room in the `max_held_bytes` that the echo server has for all bodies with 503. All of
-    these close the socket. A client who takes nothing of his response for `send_timeout_s` is cut off.
+    these close the socket. A client that takes nothing of its response for `send_timeout_s` is cut off.
 
-    Raises `ValueError` for a limit that is none.
+    Raises `ValueError` for a limit that is not finite and above 0.
     """
 
     max_connections: int = 10_000
@@ -36,7 +36,7 @@ class ClientLimits:
     send_timeout_s: float = 60.0
 
     UNLIMITED: ClassVar[int] = 1 << 62
-    """What no number of connections or bytes comes to."""
+    """A limit that no number of connections or bytes reaches."""
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
@@ -46,6 +46,6 @@ class ClientLimits:
                 raise ValueError(f"{name}: {value} is not above 0")
 
     def connections_for(self, files: int) -> int:
-        """How many connections can be held, where each takes so many files."""
+        """Return how many connections can be held, if each takes `files` open files."""
         most = most_open_sockets()
         return self.max_connections if most is None else max(1, min(self.max_connections, most // files))

@@ -1,4 +1,4 @@
-"""`RequestWatch`: notices a client whose request does not get whole. No I/O, no clock."""
+"""`RequestWatch`: notices a client whose request takes too long to come. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class RequestWatch:
-    """Looked at now and then; a request's time begins with the first look at it."""
+    """Times the request that is being read. It is polled now and then; a request's time begins with its first poll."""
 
     __slots__ = ("_begun", "_limits", "_since")
 
@@ -21,9 +21,9 @@ class RequestWatch:
         self._since = inf
 
     def too_slow_s(self, reader: RequestParser, now: float, *, is_read_from: bool) -> float | None:
-        """How long the request that is being read has taken, if that is too long.
+        """Return how many seconds the request that is being read has taken, if that is too long.
 
-        While the client is not read from, no time passes for him.
+        No time passes while the client is not read from.
         """
         if reader.at_boundary:
             return None

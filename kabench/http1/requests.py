@@ -1,11 +1,11 @@
 """`RequestParser`: reads the requests of one socket, and refuses what a server must not guess about. No I/O.
 
-What a request's end is decides what the next one begins with, so two servers in a row must agree on it: where they do
-not, one client's bytes become another's request (request smuggling). llhttp, below httptools, refuses conflicting,
-doubled or malformed lengths, a length beside a transfer coding, other codings than chunked, bad chunk sizes, folded
-lines, bare line ends and bytes behind `Connection: close` (RFC 9112 sections 2.2, 5.2, 6.1, 6.3, 7.1). Refused here are
-other versions of HTTP, a missing or second `Host` (section 3.2), codings on HTTP/1.0 and around chunked (section 6.1),
-and what is over the limits.
+Where a request ends, the next one begins, so two servers in a row must agree on that: where they do not, one client's
+bytes become another's request (request smuggling). llhttp, below httptools, refuses conflicting, doubled or
+malformed lengths, a length beside a transfer coding, other codings than chunked, bad chunk sizes, folded lines, bare
+line ends and bytes behind `Connection: close` (RFC 9112 sections 2.2, 5.2, 6.1, 6.3, 7.1). Refused here are other
+versions of HTTP, a missing or second `Host` (section 3.2), codings on HTTP/1.0 and around chunked (section 6.1), and
+what is over the limits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RefusedRequestError(ValueError):
 
 
 def too_slow(passed_s: float) -> RefusedRequestError:
-    """For a request that is not whole after so long."""
+    """Return the refusal of a request that is not whole after `passed_s` seconds."""
     return RefusedRequestError(408, f"the request was not whole after {passed_s:.0f} s")
 
 
@@ -51,9 +51,10 @@ class RequestHead:
 
 
 class RequestParser:
-    """Subclasses are told of `head_read`, `body_read` and `end_read`, while they `feed` it.
+    """Reads requests: `feed` calls `head_read`, `body_read` and `end_read`, which subclasses override.
 
-    `at_boundary`: all requests that have begun are whole. `in_head`: the head of one is not. `begun` counts requests.
+    `at_boundary`: all requests that have begun are whole. `in_head`: the head of the last one is not. `begun` counts
+    requests.
     """
 
     __slots__ = (
@@ -89,18 +90,18 @@ class RequestParser:
         self._body_bytes = 0
 
     def head_read(self, head: RequestHead) -> None:
-        """A request has begun. May raise `RefusedRequestError`."""
+        """Take the head of a request that has begun. May raise `RefusedRequestError`."""
 
     def body_read(self, piece: bytes) -> None:
-        """A piece of its body has come, decoded of its transfer coding. May raise `RefusedRequestError`."""
+        """Take a piece of its body, without its transfer coding. May raise `RefusedRequestError`."""
 
     def end_read(self) -> None:
-        """It is whole."""
+        """Note that the request is whole."""
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the socket. Raises `RefusedRequestError`."""
         if self._is_over:
-            return  # what comes behind a request that ends the connection is nobody's
+            return  # bytes behind a request that ends the connection are ignored
         self.at_boundary = False
         self._has_moved_on = False
         try:
@@ -121,7 +122,7 @@ class RequestParser:
             raise self._too_large_head()
 
     def give_up(self) -> None:
-        """Take nothing more: what is left of a request that was refused is nobody's."""
+        """Take nothing more: what is left of a request that was refused is ignored."""
         self._is_over = True
         self.at_boundary = True
         self.in_head = False
@@ -133,7 +134,7 @@ class RequestParser:
     # -- called by httptools -------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Begin a request."""
         self._start()
         self.at_boundary = False
         self.in_head = True
@@ -169,7 +170,7 @@ class RequestParser:
             raise
 
     def on_message_complete(self) -> None:
-        """Pass on that it is whole."""
+        """Pass on that the request is whole."""
         self._has_moved_on = True
         self.at_boundary = True
         self.end_read()

@@ -1,4 +1,4 @@
-"""Closing a socket with RST: to the other side, what has come of it is not all there was."""
+"""Closing a socket with RST, which tells the other side that what it has got is not all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import asyncio
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
-"""To close with RST (socket(7), SO_LINGER)."""
+"""Makes a close send RST (socket(7), SO_LINGER)."""
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -1,4 +1,4 @@
-"""`SendWatch`: notices a client who takes nothing more of what he is sent. No I/O, no clock."""
+"""`SendWatch`: notices a client that takes nothing more of what it is sent. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from math import inf
 
 
 class SendWatch:
-    """Looked at now and then; a slow client is fine as long as something moves."""
+    """Times how long nothing moves. It is polled now and then; a slow client is fine as long as something moves."""
 
     __slots__ = ("_since", "_unsent_bytes")
 
@@ -14,12 +14,12 @@ class SendWatch:
         self.moved()
 
     def moved(self) -> None:
-        """He has taken something."""
+        """Note that the client has taken something."""
         self._unsent_bytes = 0
         self._since = inf
 
     def stands_still_for_s(self, unsent_bytes: int, now: float) -> float:
-        """For how long nothing has moved, where so much is still to be sent; 0 where something has, or nothing is."""
+        """Return for how many seconds nothing has moved; 0 if something has, or no `unsent_bytes` wait."""
         if unsent_bytes != self._unsent_bytes or not unsent_bytes:
             self._unsent_bytes = unsent_bytes
             self._since = now

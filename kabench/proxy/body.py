@@ -1,7 +1,7 @@
 """`ClientBody`: the body of a client's request, which is sent to the target as it comes.
 
-What fits into one small buffer is waited for, since most bodies do, and is sent as one; of what does not, no more is
-held than that.
+A body that fits into one small buffer, as most do, is read whole first and sent at once. Of a larger body, no more than
+that buffer is held.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HELD_BYTES = 65_536
 
 
 class ClientBody:
-    """Pieces that come in on one side and go out on the other. `held_bytes` are in between.
+    """The pieces of a body between client and target. `held_bytes` have come in and have not gone out.
 
     `takes_more` is called when there is room again.
     """
@@ -37,7 +37,7 @@ class ClientBody:
         return self.held_bytes >= HELD_BYTES and not self.is_unwanted
 
     def add(self, piece: bytes) -> None:
-        """A piece has come in."""
+        """Add a piece that has come in."""
         self.has_begun = True
         if not self.is_unwanted:
             self._pieces.append(piece)
@@ -45,19 +45,19 @@ class ClientBody:
             self._wake()
 
     def end(self) -> None:
-        """That was the last."""
+        """Note that the last piece has come in."""
         self.is_whole = True
         self._wake()
 
     def drop(self) -> None:
-        """Nobody wants the rest: what still comes is passed over."""
+        """Drop the pieces, and ignore what still comes: the rest is not wanted."""
         self.is_unwanted = True
         self._pieces.clear()
         self.held_bytes = 0
         self._takes_more()
 
     def whole(self) -> bytes:
-        """All that has come."""
+        """Return all pieces as one."""
         return b"".join(self._pieces)
 
     def _wake(self) -> None:
@@ -65,7 +65,7 @@ class ClientBody:
             self._waiter.set_result(None)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The pieces as they come, for an upload."""
+        """Yield the pieces as they come, for an upload."""
         try:
             while True:
                 while self._pieces:

@@ -32,8 +32,8 @@ _MAX_WAITING_REQUESTS = 64
 class Owner(Protocol):
     """What a connection needs of its proxy.
 
-    `known` are requests by their bytes: where each goes, and as what. `authorities` are the names that a client may
-    call the proxy by, `via` is how it calls itself.
+    `known` says for requests, by their bytes, where each goes and what is sent. `authorities` are the names that a
+    client may call the proxy by, `via` is how it calls itself.
     """
 
     options: ProxyOptions
@@ -50,7 +50,7 @@ class Owner(Protocol):
         """Return a response's head for a client that speaks HTTP/1.1 and stays."""
 
     def status_json(self) -> str:
-        """Return what `GET /-/status` says."""
+        """Return what `GET /-/status` answers."""
 
 
 class _Listening(Enum):
@@ -64,7 +64,7 @@ class _Listening(Enum):
 
 
 class _Outgoing(Enum):
-    """What of the present answer has gone out, and how its body goes."""
+    """Whether the present answer has begun to go out, and how its body is sent."""
 
     NOTHING = "nothing"
     AS_IT_COMES = "as_it_comes"
@@ -76,7 +76,7 @@ _WITHOUT_BODY = frozenset({204, 304})
 
 
 class ClientRequest:
-    """A request of a client that is not through yet; `body` is what has come of its body."""
+    """A client's request that is not answered yet; `body` takes in its body."""
 
     __slots__ = ("body", "head", "prepared", "refusal", "route", "wants_continue")
 
@@ -90,7 +90,7 @@ class ClientRequest:
 
     @property
     def can_be_sent(self) -> bool:
-        """Whether it is whole, or so much of it is there that it is sent as it comes."""
+        """Whether it is whole, or large enough to be sent on as it comes, or refused."""
         return self.body.is_whole or self.body.held_bytes >= HELD_BYTES or self.refusal is not None
 
 
@@ -116,9 +116,9 @@ class _Reader(RequestParser):
 class ProxyConnection(AcceptedSocket):
     """One accepted socket.
 
-    `_arriving` is the request that is being read, `_waiting` are those not sent on yet, `_served` is the one whose
-    answer comes next, None where that was known by its bytes; `_head` is its head; `_exchange` is there while the
-    target has it. `_keeps_alive`: another answer may follow this one.
+    `_arriving` is the request that is being read, `_waiting` are those not sent on yet, and `_served` is the one whose
+    answer comes next (None if that request was known by its bytes). `_head` is that request's head, and `_exchange` is
+    set while the target has it. `_keeps_alive`: another answer may follow this one.
     """
 
     __slots__ = (
@@ -169,7 +169,7 @@ class ProxyConnection(AcceptedSocket):
             accepted.send_away(self)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
-        """Give up what the client had under way. What refers back here lets go, so that no collection is needed."""
+        """Give up what the client had under way. References back to this object go, so that no collection is needed."""
         self._listening = _Listening.OVER
         self._proxy.accepted.forget(self)
         self._give_up()
@@ -187,7 +187,7 @@ class ProxyConnection(AcceptedSocket):
             self._upstream.give_up(exchange)
 
     def eof_received(self) -> bool:
-        """The client has finished sending; it still gets the answers it waits for."""
+        """Keep the socket open for the answers that the client, which has finished sending, waits for."""
         self._half_closed = True
         if not self._reader.at_boundary and self._listening is not _Listening.OVER:
             self._refuse_last(RefusedRequestError(400, "the request breaks off"))
@@ -222,7 +222,7 @@ class ProxyConnection(AcceptedSocket):
         self._hold_or_go_on()
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
+        """Go on: the client has caught up."""
         super().resume_writing()
         if self._exchange is not None:
             self._exchange.client_takes_more()
@@ -243,7 +243,7 @@ class ProxyConnection(AcceptedSocket):
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def request_began(self, head: RequestHead) -> None:
-        """A request has begun to arrive. Raises `RefusedRequestError`."""
+        """Take the head of a request that has begun to arrive. Raises `RefusedRequestError`."""
         request = self._arriving = ClientRequest(head, ClientBody(self._hold_or_go_on))
         self._waiting.append(request)
         if head.target != STATUS_TARGET:
@@ -251,18 +251,18 @@ class ProxyConnection(AcceptedSocket):
         request.wants_continue = head.expects_continue
 
     def request_piece(self, piece: bytes) -> None:
-        """A piece of its body has come."""
+        """Take a piece of the arriving request's body."""
         if self._arriving is not None:
             self._arriving.body.add(piece)
 
     def request_ended(self) -> None:
-        """It is whole."""
+        """Note that the arriving request is whole."""
         if self._arriving is not None:
             self._arriving.body.end()
             self._arriving = None
 
     def _refuse_last(self, error: RefusedRequestError) -> None:
-        """Answer what came before, then this, then close."""
+        """Answer the requests that came before, refuse the last one, then close."""
         request, self._arriving = self._arriving, None
         self._listening = _Listening.OVER
         self._reader.give_up()
@@ -280,18 +280,18 @@ class ProxyConnection(AcceptedSocket):
         self._serve_waiting()
 
     def _learn(self, data: bytes, request: ClientRequest) -> None:
-        """Know this request the next time it comes."""
+        """Remember this request for the next time it comes."""
         head = request.head
         if request.route is None or not head.keep_alive or head.http_version != "1.1":
             return
         try:
             upstream, request.prepared = self._prepared_of(request, request.route)
         except ValueError:
-            return  # it is said when it is its turn
+            return  # the client is told when it is this request's turn
         self._proxy.learn(data, upstream, request.prepared, head)
 
     def _prepared_of(self, request: ClientRequest, way: Route) -> tuple[Upstream, PreparedRequest]:
-        """A request that is whole, as it is sent on. Raises `ValueError`."""
+        """Return a whole request as it is sent on, and where to. Raises `ValueError`."""
         upstream = self._proxy.upstreams[way.agent]
         body = way.body
         if body is None and request.body.has_begun:
@@ -299,7 +299,7 @@ class ProxyConnection(AcceptedSocket):
         return upstream, upstream.prepare(way, headers_for_the_target(request.head, self._proxy.via), body)
 
     def _serve_waiting(self) -> None:
-        """Serve the first waiting requests, as far as they are there and it is their turn."""
+        """Serve the first waiting requests, as far as they have come and it is their turn."""
         if self._is_serving:
             return
         self._is_serving = True
@@ -362,7 +362,7 @@ class ProxyConnection(AcceptedSocket):
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def whole_response(self, head: ResponseHead, body: bytes, now: float) -> None:
-        """A response that came in one: it goes out in one."""
+        """Send a response that came in one piece."""
         self._note(now)
         says_length = head.body_length >= 0 or self._head.method == "HEAD" or head.status in _WITHOUT_BODY
         self._write(self._head_of(head, None if says_length else f"Content-Length: {len(body)}") + body)
@@ -383,7 +383,7 @@ class ProxyConnection(AcceptedSocket):
         return response_head(head, framing, keep_alive=self._keeps_alive, is_http_1_1=is_http_1_1)
 
     def response_began(self, head: ResponseHead) -> None:
-        """A response that comes in pieces: its head goes out."""
+        """Send the head of a response that comes in pieces."""
         framing = None
         self._outgoing = _Outgoing.AS_IT_COMES
         if head.body_length < 0:
@@ -395,21 +395,21 @@ class ProxyConnection(AcceptedSocket):
         self._write(self._head_of(head, framing))
 
     def response_piece(self, piece: bytes) -> bool:
-        """A piece of it."""
+        """Send a piece of its body; return whether the client takes more."""
         if piece:
             in_chunks = self._outgoing is _Outgoing.IN_CHUNKS
             self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if in_chunks else piece)
         return not self._is_writing_held
 
     def response_ended(self, now: float) -> None:
-        """Its end."""
+        """Send the end of its body."""
         self._note(now)
         if self._outgoing is _Outgoing.IN_CHUNKS:
             self._write(b"0\r\n\r\n")
         self._finish_answer()
 
     def response_failed(self, error: Exception, *, has_begun: bool) -> None:
-        """No response: 502 or 504 if nothing of one has gone out, else the socket is closed in its middle."""
+        """Answer 502 or 504 if nothing of a response has gone out, else reset the socket in its middle."""
         if self._upstream is not None:
             self._upstream.failures += 1
         if has_begun:
@@ -423,14 +423,14 @@ class ProxyConnection(AcceptedSocket):
         self._finish_answer()
 
     def _answer(self, status: int, text: str, content_type: str = "text/plain; charset=utf-8") -> None:
-        """An answer of the proxy's own."""
+        """Send an answer of the proxy's own."""
         is_head = self._head.method == "HEAD"
         self._write(own_answer(status, text, content_type, keep_alive=self._keeps_alive, is_head=is_head))
 
     def _finish_answer(self) -> None:
         """Go on with the next request, or close."""
         self._exchange = None
-        self._head = _NO_HEAD  # the last one's, which may be large, is not held by a socket that is idle
+        self._head = _NO_HEAD  # an idle socket does not hold the last head, which may be large
         served, self._served = self._served, None
         if served is not None and not served.body.is_whole:
             served.body.drop()
@@ -447,13 +447,13 @@ class ProxyConnection(AcceptedSocket):
         self._waiting.clear()
 
     def close_lingering(self) -> None:
-        """Close, but let a client that still sends read the answer. What it sends is read, where it was held before."""
+        """Close, but let a client that still sends read the answer. If reading was paused, it goes on."""
         super().close_lingering()
         if not (self.transport.is_closing() or self.transport.is_reading()):
             self.transport.resume_reading()
 
     def look(self, now: float) -> None:
-        """See whether a request, or a client that should read, takes too long."""
+        """Check whether a request, or a client that should read, takes too long."""
         if self._cut_off_if_stuck(now) or self._listening is _Listening.OVER:
             return
         refusal = self._slow_request(self._reader, now, is_read_from=self._listening is _Listening.READS)

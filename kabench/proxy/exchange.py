@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 class Client(Protocol):
-    """Who gets the response."""
+    """The receiver of a response."""
 
     def whole_response(self, head: ResponseHead, body: bytes, now: float) -> None:
-        """It came in one."""
+        """Take a response that came in one piece."""
 
     def response_began(self, head: ResponseHead) -> None:
-        """It comes in pieces."""
+        """Take the head of a response that comes in pieces."""
 
     def response_piece(self, piece: bytes) -> bool:
-        """One of them, and whether the next is wanted already."""
+        """Take a piece of its body; return whether the next is wanted already."""
 
     def response_ended(self, now: float) -> None:
-        """That was the last."""
+        """Take the end of the response."""
 
     def response_failed(self, error: Exception, *, has_begun: bool) -> None:
-        """There is none, or no more of it."""
+        """Take the error: there is no response, or no more of it."""
 
 
 class ProxyExchange(Exchange):
@@ -46,7 +46,7 @@ class ProxyExchange(Exchange):
         self.upload = upload
 
     def reset(self) -> None:
-        """Be as new."""
+        """Reset it for its next request."""
         super().reset()
         self._has_begun = False
 
@@ -75,7 +75,7 @@ class ProxyExchange(Exchange):
         return booked.handle if booked is not None and booked.request is self else None
 
     def succeeded(self, head: ResponseHead, body: bytes, now: float) -> None:
-        """Pass on the end."""
+        """Pass on the whole response, or the end of one."""
         if not self._has_begun:
             self._client.whole_response(head, body, now)
             return
@@ -83,5 +83,5 @@ class ProxyExchange(Exchange):
         self._client.response_ended(now)
 
     def failed(self, error: Exception, now: float) -> None:  # noqa: ARG002
-        """Pass on why."""
+        """Pass on the error."""
         self._client.response_failed(error, has_begun=self._has_begun)

@@ -1,4 +1,4 @@
-"""The proxy as the one thing a process does, until a signal ends it."""
+"""Runs the proxy in the foreground, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def proxy_until_signal(
 ) -> None:
     """Pass requests on until SIGINT or SIGTERM.
 
-    `listening` is told the URL once clients are accepted, `tell` both agents' figures every so many seconds (0: not
-    until the end) and at the end. Raises `ProxyError` if it cannot listen, `ValueError` for TLS options that cannot be
-    used.
+    `listening` is called with the URL once clients are accepted, and `tell` with both agents' figures every `every_s`
+    seconds (0: never before the end) and at the end. Raises `ProxyError` if it cannot listen, and `ValueError` for
+    TLS options that cannot be used.
     """
     allow_open_sockets()
     run(_proxy(options, every_s, listening, tell))

@@ -20,9 +20,9 @@ class ProxyOptions:
 
     Everything goes to `target`, an http or https URL, whose path is put in front. `agent_options` are the keep-alive
     agent's; the normal one has them too, but for `keep_alive=False, hand_off=True`. `tls` is for an https target.
-    `limits` are the clients'; bodies are passed on as they come, so their size is not limited unless it is said.
+    `limits` are the clients'; bodies are passed on as they come, so their size is not limited by default.
 
-    Raises `ValueError` for a target that is none, or has a query.
+    Raises `ValueError` for a target that is no http or https URL, or has a query.
     """
 
     target: str

@@ -37,14 +37,14 @@ _HOP_BY_HOP = frozenset({
 _NOT_FOR_THE_TARGET = _HOP_BY_HOP | {"host", "expect", "content-length", "proxy-authorization"}
 _NOT_FOR_THE_CLIENT = _HOP_BY_HOP | {"proxy-authenticate", "proxy-authentication-info"}
 _NEVER_OF_ONE_HOP = frozenset({"content-length"})
-"""What `Connection` cannot take away: without it, nobody would know where the body ends."""
+"""What `Connection` cannot remove: without it, the end of the body would be unknown."""
 
 _SAFE_IN_A_TARGET = "/%:@!$&'()*+,;=~?[]"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request goes: through which agent, and as what. `body` None: the client's own."""
+    """The agent that a request goes through, and what is sent. `body` None: the client's own."""
 
     agent: str
     method: str
@@ -53,12 +53,12 @@ class Route:
 
 
 def via_of(name: str) -> str:
-    """What a proxy of this name adds to the `Via` of requests (RFC 9110 section 7.6.3)."""
+    """Return what a proxy of this name adds to the `Via` of requests (RFC 9110 section 7.6.3)."""
     return f"1.1 kabench-{name}"
 
 
 def route(head: RequestHead, own_authorities: Iterable[str], own_via: str) -> Route:
-    """Where a request goes. Raises `RefusedRequestError` for what leads elsewhere, or back to where it came from."""
+    """Return a request's route. Raises `RefusedRequestError` for one that leads elsewhere, or back to this proxy."""
     if head.method == "CONNECT":
         raise RefusedRequestError(405, "this proxy makes no tunnels")
     if any(name.lower() == "via" and own_via in value for name, value in head.headers):
@@ -80,7 +80,7 @@ def route(head: RequestHead, own_authorities: Iterable[str], own_via: str) -> Ro
 
 
 def _path_of_absolute_form(target: str, own_authorities: Iterable[str]) -> str:
-    """The path of `http://host/path` (RFC 9112 section 3.2.2), where the host is this proxy."""
+    """Return the path of `http://host/path` (RFC 9112 section 3.2.2), where the host is this proxy."""
     try:
         parts = urlsplit(target)
         is_own = parts.scheme in ("http", "https") and parts.netloc.lower() in own_authorities
@@ -92,14 +92,14 @@ def _path_of_absolute_form(target: str, own_authorities: Iterable[str]) -> str:
 
 
 def _without_prefix(path: str, prefix: str) -> str | None:
-    """What is behind a path's first part, if that is `prefix`."""
+    """Return what is behind a path's first part, if that is `prefix`."""
     if path == prefix:
         return "/"
     return path.removeprefix(prefix) if path.startswith(prefix + "/") else None
 
 
 def headers_for_the_target(head: RequestHead, via: str) -> list[tuple[str, str]]:
-    """The request's headers without those of this hop, and with `Via`."""
+    """Return the request's headers without those of this hop, and with `Via`."""
     named = _named_by_connection(value for name, value in head.headers if name.lower() == "connection")
     kept = [(name, value) for name, value in head.headers if name.lower() not in _NOT_FOR_THE_TARGET | named]
     return [*kept, ("Via", via)]
@@ -110,7 +110,7 @@ def _named_by_connection(values: Iterable[str]) -> frozenset[str]:
 
 
 def response_head(head: ResponseHead, framing: str | None, *, keep_alive: bool, is_http_1_1: bool) -> bytes:
-    """The response's head as the client gets it, with the empty line, without the headers of the other hop.
+    """Return the response's head for the client, with the empty line, without the headers of the other hop.
 
     `framing` is a header that says where the body ends; None: the response's own headers do, or the connection.
     """
@@ -130,7 +130,7 @@ def response_head(head: ResponseHead, framing: str | None, *, keep_alive: bool, 
 
 
 def own_answer(status: int, text: str, content_type: str, *, keep_alive: bool, is_head: bool) -> bytes:
-    """An answer that is the proxy's own. Nothing in it is taken for a page, whatever a target's bytes put there."""
+    """Return an answer of the proxy's own. No browser takes it for a page, whatever bytes a target puts in it."""
     body = (text + "\n").encode("utf-8", "replace")
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
@@ -141,7 +141,7 @@ def own_answer(status: int, text: str, content_type: str, *, keep_alive: bool, i
 
 
 def status_for(error: Exception) -> tuple[int, str]:
-    """502 or 504 for an error on the way to the target, and the reason in a line (RFC 9110 section 15.6)."""
+    """Return 502 or 504 for an error on the way to the target, and the reason in a line (RFC 9110 section 15.6)."""
     status = 504 if isinstance(error, TimeoutError) else 502
     if isinstance(error, AgentClosedError):
         return 502, "the proxy is being closed"

@@ -1,4 +1,4 @@
-"""`Proxy`: it listens, and has the two agents that everything goes through."""
+"""`Proxy`: listens, and has the two agents that all requests go through."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kabench.proxy.options import ProxyOptions
 
 _FILES_A_CONNECTION = 2
-"""Its own, and one to the target."""
+"""The client's socket, and one to the target."""
 
 _MAX_KNOWN_REQUESTS = 256
 _MAX_KNOWN_REQUEST_BYTES = 4096
@@ -33,8 +33,11 @@ _MAX_KNOWN_HEADS = 256
 
 @dataclass(frozen=True, slots=True)
 class AgentFigures:
-    """One agent as it is now. `transactions` were passed on whole; `failures` were answered 502 or 504, or cut off;
-    in `given_up` the client went before its response came."""
+    """The figures of one agent, as they are now.
+
+    `transactions` were passed on whole; `failures` were answered 502 or 504, or cut off; in `given_up` the client went
+    before its response came.
+    """
 
     name: str
     transactions: int
@@ -76,7 +79,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL that it listens at."""
         return f"http://{self._listeners.authority}/"
 
     async def start(self) -> None:
@@ -108,7 +111,7 @@ class Proxy:
         self.known[raw] = (upstream, prepared, head)
 
     def head_of(self, head: ResponseHead) -> bytes:
-        """A response's head for a client that speaks HTTP/1.1 and stays; the agent gives the same again and again."""
+        """Return a response's head for a client that speaks HTTP/1.1 and stays. Kept, since most heads come again."""
         known = self._heads.get(head)
         if known is None:
             if len(self._heads) >= _MAX_KNOWN_HEADS:
@@ -117,7 +120,7 @@ class Proxy:
         return known
 
     def figures(self) -> list[AgentFigures]:
-        """Both agents as they are now."""
+        """Return the figures of both agents, as they are now."""
         return [
             AgentFigures(
                 upstream.name,
@@ -131,5 +134,5 @@ class Proxy:
         ]
 
     def status_json(self) -> str:
-        """What `GET /-/status` says."""
+        """Return what `GET /-/status` answers."""
         return json.dumps({each.name: {**each.status.as_dict(), "buckets": each.buckets} for each in self.figures()})

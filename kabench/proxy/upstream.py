@@ -19,7 +19,7 @@ _EDGES_S = tuple(edge / 1000 for edge in BUCKET_EDGES_MS)
 
 
 class Upstream:
-    """An agent, and the ten buckets of the published benchmark: from when a request went on until its last byte."""
+    """An agent, and its times, from sending a request on until the last byte, in the ten published buckets."""
 
     def __init__(self, name: str, agent: AsyncAgent, target: str) -> None:
         self.name = name
@@ -30,7 +30,7 @@ class Upstream:
         self._counts = [0] * len(BUCKET_NAMES)
 
     def prepare(self, way: Route, headers: list[tuple[str, str]], body: bytes | Upload | None) -> PreparedRequest:
-        """A request as it goes to the target. Raises `ValueError` for what may not go on the wire."""
+        """Return a request as it goes to the target. Raises `ValueError` for what may not go on the wire."""
         return self.agent.prepare(way.method, self._target + way.path, headers=headers, body=body)
 
     def start(self, exchange: ProxyExchange, now: float) -> None:
@@ -41,7 +41,7 @@ class Upstream:
             exchange.failed(error, now)
 
     def give_up(self, exchange: ProxyExchange) -> None:
-        """The client has gone."""
+        """Give up the exchange of a client that has gone."""
         self.given_up += 1
         self.agent.abort(exchange)
 
@@ -61,5 +61,5 @@ class Upstream:
 
     @property
     def buckets(self) -> dict[str, int]:
-        """How many responses took how long."""
+        """The number of responses in each bucket."""
         return dict(zip(BUCKET_NAMES, self._counts, strict=True))

@@ -1,4 +1,4 @@
-"""`python -m kabench.server`: see `kabench.server.process`; with `counts FILE`, it prints what a counts file says."""
+"""`python -m kabench.server`: see `kabench.server.process`; with `counts FILE`, it prints the counts in a file."""
 
 import dataclasses
 import json
@@ -15,4 +15,4 @@ elif sys.argv[1] == "counts" and len(sys.argv) == 3:
     except CountsFileError as error:
         sys.exit(f"kabench: {error}")
 else:
-    sys.exit("kabench: write: python -m kabench.server counts FILE")
+    sys.exit("kabench: usage: python -m kabench.server counts FILE")

@@ -1,7 +1,7 @@
-"""From a request to the answer it gets. No I/O: an answer is a pure function of the request and the options.
+"""Makes the answer to a request. No I/O: an answer is a pure function of the request and the options.
 
-Being pure, it is kept: load comes as the same bytes over and over, so `RequestReader` knows the requests it has read
-before by their bytes, and neither parses them nor makes their answer again.
+So answers are kept: a load sends the same bytes over and over, and `RequestReader` knows the requests that it has read
+before by their bytes, and neither parses them nor makes their answers again.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is sent, when, and what becomes of the socket. `head` ends before the empty line.
+    """An answer: its bytes, its delay, and whether it closes the socket. `head` ends before the empty line.
 
-    A `large` body comes behind `wire`, and is not in it.
+    A `large` body is sent after `wire`, and is not in it.
     """
 
     delay_s: float
@@ -83,7 +83,7 @@ def _read_query(text: str) -> _Query:
 
 
 def _delay_s(path: str, default_s: float) -> float:
-    """`/<ms>` names a delay; a path without a number has the server's."""
+    """Return the delay of a path: `/<ms>` names one, a path without a number has the server's."""
     text = path.strip("/")
     if not text or not text.replace(".", "", 1).isdigit() or not text.isascii():
         return default_s
@@ -107,7 +107,7 @@ class Request:
 
 
 def answer(request: Request, options: ServerOptions) -> Answer:
-    """Make the answer: JSON of `timeout` (ms), `headers`, `size` and `data`, or what the query asks for."""
+    """Return the answer: JSON of `timeout` (ms), `headers`, `size` and `data`, or what the query asks for."""
     try:
         delay_s = _delay_s(request.path, options.delay_s)
         query = _read_query(request.query)
@@ -149,7 +149,7 @@ def answer(request: Request, options: ServerOptions) -> Answer:
 
 
 def bad_request(why: str, *, keep_alive: bool, status: int = 400, is_head: bool = False) -> Answer:
-    """400, or another status that refuses, with the reason as text."""
+    """Return an answer of 400, or of another status that refuses, with the reason as text."""
     body = (why + "\n").encode()
     sent = b"" if is_head else body
     lines = [
@@ -178,7 +178,7 @@ def _made(
 
 
 def as_one(made: Answer) -> Answer:
-    """The same answer with all of its body at hand."""
+    """Return the same answer with all of its body in memory."""
     if made.large is None:
         return made
     body = b"".join(made.large.pieces())
@@ -191,7 +191,7 @@ def _hint(timeout: int | None, max_requests: int | None) -> str:
 
 
 def with_requests_left(made: Answer, left: int, timeout: int | None) -> bytes:
-    """The wire form of an answer on a socket that carries `left` more requests: it says so, or that it closes."""
+    """Return the bytes of an answer on a socket that carries `left` more requests: they say so, or that it closes."""
     lines = made.head.split(b"\r\n")
     if left > 0 and not made.closes:
         lines = [line for line in lines if not line.startswith(b"Keep-Alive:")]
@@ -203,9 +203,9 @@ def with_requests_left(made: Answer, left: int, timeout: int | None) -> bytes:
 
 
 class AnswerBook:
-    """Answers to requests seen before, by the requests' bytes; one a server, bounded.
+    """Answers to requests seen before, by the requests' bytes; one per server, bounded.
 
-    `held_bytes` are those of the bodies that its clients have under way, in either direction.
+    `held_bytes` counts the bytes of the bodies that are under way, in either direction.
     """
 
     __slots__ = ("answers", "held_bytes", "options")
@@ -238,7 +238,7 @@ class RequestReader(RequestParser):
         self._expects_continue = False
 
     def answers_to(self, data: bytes) -> list[Answer]:
-        """Take bytes; the answers to the requests that are whole now, in order. One that closes is the last."""
+        """Take bytes; return the answers to the requests that are whole now, in order. One that closes is the last."""
         was_at_boundary = self.at_boundary
         self._made = []
         try:
@@ -252,12 +252,12 @@ class RequestReader(RequestParser):
         return self._made
 
     def wants_continue(self) -> bool:
-        """Whether the client waits for 100 Continue before it sends its body; True once a request."""
+        """Return whether the client waits for 100 Continue before it sends its body; True only once per request."""
         wants, self._expects_continue = self._expects_continue, False
         return wants
 
     def head_read(self, head: RequestHead) -> None:
-        """A request has begun."""
+        """Keep the head of a request that has begun."""
         self._head = head
         self._expects_continue = head.expects_continue
 
@@ -272,7 +272,7 @@ class RequestReader(RequestParser):
             raise RefusedRequestError(503, "too many large requests are under way")
 
     def end_read(self) -> None:
-        """The request is whole: answer it."""
+        """Make the answer to a request that is whole."""
         self._expects_continue = False
         head = self._head
         path, _, query = head.target.partition("?")

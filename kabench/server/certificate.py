@@ -23,7 +23,7 @@ class CertificateError(ValueError):
 
 
 def server_context(options: ServerOptions) -> tuple[ssl.SSLContext, str | None]:
-    """The context of a server that speaks TLS, and the throw-away authority's certificate (PEM) where one was made.
+    """Return a server's TLS context, and the certificate (PEM) of the throw-away authority if one was made.
 
     Raises `CertificateError`, naming the file.
     """
@@ -46,7 +46,7 @@ def server_context(options: ServerOptions) -> tuple[ssl.SSLContext, str | None]:
 
 
 def _throw_away(context: ssl.SSLContext, host: str) -> str:
-    import trustme  # 0.1 s, and only for those who need a certificate
+    import trustme  # 0.1 s, only where a certificate is needed
 
     authority = trustme.CA(organization_name="kabench", organization_unit_name="throw-away")
     names = dict.fromkeys((*_LOCAL_NAMES, host)) if host not in ("0.0.0.0", "::") else dict.fromkeys(_LOCAL_NAMES)  # noqa: S104
@@ -56,7 +56,7 @@ def _throw_away(context: ssl.SSLContext, host: str) -> str:
 
 @contextlib.contextmanager
 def as_file(pem: str) -> Iterator[Path]:
-    """A file with a certificate, for clients that take only files; gone afterwards."""
+    """Write a certificate to a file, for clients that take only files; delete it afterwards."""
     number, name = tempfile.mkstemp(prefix="kabench-ca-", suffix=".pem")
     try:
         with os.fdopen(number, "w") as file:

@@ -25,7 +25,7 @@ _MAX_WAITING_ANSWERS = 64
 """Pipelined requests that a socket may have unanswered before it is no longer read from."""
 
 _READ_AT_ONCE_BYTES = 16_384
-"""Of more that comes in one, the rest waits if that is enough for now."""
+"""How much is parsed at a time. If enough requests are unanswered then, the rest of what came waits."""
 
 
 class Owner(Protocol):
@@ -42,9 +42,9 @@ class Owner(Protocol):
 class EchoConnection(AcceptedSocket):
     """One accepted socket. `waiting` are the answers not yet sent; only the first one's delay runs.
 
-    `_is_timed`: the delay of the first one runs; `_is_due`: it is over. `_pieces` are what is left of the first, if it
-    is a large one that has been begun. A client that takes nothing more is not read from, and is sent nothing more;
-    `_unread` has come from it all the same.
+    `_is_timed`: the delay of the first one runs; `_is_due`: it is over. `_pieces` is the rest of the first, if it is
+    large and has been begun. A client that takes nothing more is not read from, and is sent nothing more; `_unread`
+    has come from it before that.
     """
 
     __slots__ = (
@@ -86,7 +86,7 @@ class EchoConnection(AcceptedSocket):
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count the socket."""
+        """Count the socket, and take the client in or send it away."""
         super().connection_made(transport)
         self.idle_since = perf_counter()
         self._counts.sockets += 1
@@ -104,7 +104,7 @@ class EchoConnection(AcceptedSocket):
         self._reader.release()
 
     def _drop_waiting(self) -> None:
-        """Nobody will get these answers."""
+        """Drop the answers that wait; nobody will get them."""
         for made in self.waiting:
             self._counts.unanswered += self._is_counted(made)
             self._let_go(made)
@@ -113,21 +113,21 @@ class EchoConnection(AcceptedSocket):
         self._unread = b""
 
     def _is_counted(self, made: Answer) -> bool:
-        """Whether this is the answer, or its last part, to something that counts as a request."""
+        """Return whether this is the answer, or its last part, to something that counts as a request."""
         return not made.is_bad_request
 
     def _let_go(self, made: Answer) -> None:
-        """It is not held any more."""
+        """Stop counting the bytes of an answer as held."""
         if made.large is not None:
             self._book.held_bytes -= made.large.held_bytes
 
     def eof_received(self) -> bool:
-        """The client has finished sending; it still gets the answers it waits for."""
+        """Keep the socket open for the answers that the client, which has finished sending, waits for."""
         self._half_closed = True
         return bool(self.waiting) and not self._server.options.tls  # TLS has no half-closed sockets
 
     def data_received(self, data: bytes) -> None:
-        """Read requests; set the delay of the first answer going."""
+        """Read requests, and start the delay of the first answer."""
         if self._closing:
             return
         reader = self._reader
@@ -155,7 +155,7 @@ class EchoConnection(AcceptedSocket):
             self.idle_since = perf_counter()
 
     def _say_continue(self) -> None:
-        """Ask for the body of a request that waits for that, when it is its turn."""
+        """Send 100 Continue for a request that waits for it, when it is its turn."""
         if not self.waiting and not self._closing and self._reader.wants_continue():
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -184,14 +184,14 @@ class EchoConnection(AcceptedSocket):
             self._send(made)
 
     def answer_first(self) -> None:
-        """The delay of the first waiting answer is over."""
+        """Send the first waiting answer, whose delay is over."""
         self._is_timed = False
         if self.waiting:  # else the socket was closed meanwhile
             self._is_due = True
             self._advance()
 
     def _advance(self) -> None:
-        """Send what waits, as far as its delay is over and the client takes it."""
+        """Send the waiting answers, as far as their delays are over and the client takes them."""
         if self._is_advancing:
             return
         self._is_advancing = True
@@ -212,12 +212,12 @@ class EchoConnection(AcceptedSocket):
         self._say_continue()
 
     def pause_writing(self) -> None:
-        """The client is slower than the server."""
+        """Send and read nothing more: the client is slower than the server."""
         super().pause_writing()
         self._hold_or_go_on()
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
+        """Go on: the client has caught up."""
         super().resume_writing()
         self._advance()
 
@@ -241,14 +241,14 @@ class EchoConnection(AcceptedSocket):
         return self._is_writing_held or len(self.waiting) > _MAX_WAITING_ANSWERS
 
     def _begin_large(self, made: Answer, large: LargeBody) -> None:
-        """Send its head, and a piece. It stays the first of those that wait, until the last of its body is sent."""
+        """Send the head of a large answer, and a piece. The answer stays first in `waiting` until all of it is sent."""
         wire, closes = self._numbered(made)
         self.waiting.appendleft(dataclasses.replace(made, closes=closes))
         self._pieces = large.pieces()
         self._write(wire + next(self._pieces, b""))
 
     def _write_piece(self, pieces: Iterator[bytes]) -> None:
-        """Send a piece of a large body, or see it end."""
+        """Send a piece of a large body, or finish its answer."""
         piece = next(pieces, None)
         if piece is not None:
             self._write(piece)
@@ -290,7 +290,7 @@ class EchoConnection(AcceptedSocket):
             self.close()
 
     def _numbered(self, made: Answer) -> tuple[bytes, bool]:
-        """What is sent for an answer on a socket whose requests may be counted, and whether that is the last."""
+        """Return what is sent for an answer on a socket whose requests may be limited, and whether it is the last."""
         if self._requests_left is None:
             return made.wire, made.closes
         self._requests_left -= 1
@@ -302,7 +302,7 @@ class EchoConnection(AcceptedSocket):
         self._drop_waiting()
 
     def look(self, now: float) -> None:
-        """See whether the socket has been idle, or a request under way, for too long. It is called now and then."""
+        """Check whether the socket has been idle, or a request under way, for too long. It is called now and then."""
         if self._closing or self._is_writing_held:
             self._cut_off_if_stuck(now)
             return

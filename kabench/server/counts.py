@@ -1,8 +1,8 @@
 """What the server has seen and sent: the other side of a client's figures.
 
-`ServerCounts` is a reading. A server counts in a `Counters`: one of this process, or, with a file, one in memory that
-the file's pages are. Those are the system's, so that what was counted until then survives a SIGKILL; a server started
-anew with the same file goes on counting there. `python -m kabench.server counts FILE` prints them.
+`ServerCounts` is a reading. A server counts in a `Counters`: in memory of its own or, with a file, in memory that is
+mapped to the file. The system keeps that memory, so the counts survive a SIGKILL; a server that is started again with
+the same file goes on counting there. `python -m kabench.server counts FILE` prints them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ServerCounts:
     """what was done wrong on purpose, by kind"""
 
     def __sub__(self, before: ServerCounts) -> ServerCounts:
-        """What was counted since then."""
+        """Return what was counted since `before`."""
         numbers = {name: getattr(self, name) - getattr(before, name) for name in _NUMBERS}
         faults = {kind: count - before.faults.get(kind, 0) for kind, count in self.faults.items()}
         return ServerCounts(**numbers, faults={kind: count for kind, count in faults.items() if count})
@@ -92,11 +92,11 @@ class _FileCounters(ctypes.Structure):
 
 
 class CountsFileError(ValueError):
-    """A file that counts cannot be kept in, or read from."""
+    """Counts cannot be kept in a file, or read from it."""
 
 
 def open_counters(path: str | None) -> Counters:
-    """Counters to count in, those of a file where one is named; a new one begins with zeros.
+    """Return counters to count in: those of a file if one is named. A new file begins with zeros.
 
     Raises `CountsFileError` for a file that holds something else, or cannot be written.
     """
@@ -121,7 +121,7 @@ def open_counters(path: str | None) -> Counters:
 
 
 def read_counts(path: str) -> ServerCounts:
-    """What a counts file says, whether its server runs or not. Raises `CountsFileError`."""
+    """Return the counts in a file, whether its server runs or not. Raises `CountsFileError`."""
     try:
         raw = Path(path).read_bytes()
         counters = _FileCounters.from_buffer_copy(raw)
@@ -139,6 +139,6 @@ def _check_magic(counters: _FileCounters, path: str) -> None:
 
 
 def reading_of(counters: Counters) -> ServerCounts:
-    """The counts as they are now."""
+    """Return the counts as they are now."""
     faults = {str(kind): count for kind, count in zip(FAULT_KINDS, counters.faults, strict=True) if count}
     return ServerCounts(**{name: getattr(counters, name) for name in _NUMBERS}, faults=faults)

@@ -1,4 +1,4 @@
-"""`DelayQueue`: calls back after delays that are what they say. Nothing is ever called early."""
+"""`DelayQueue`: calls back after exact delays, and never early."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ItemT = TypeVar("ItemT")
 
 
 class DelayQueue(Generic[ItemT]):
-    """Items that come due: `due(item)` is called for each at its time, in order of time."""
+    """Calls `due(item)` for each item at its time, in the order of their times."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, due: Callable[[ItemT], None]) -> None:
         self._due = due
@@ -29,7 +29,7 @@ class DelayQueue(Generic[ItemT]):
         self._alarm = make_alarm(loop, self._wake)
 
     def push(self, at: float, item: ItemT) -> None:
-        """Have `item` come due at a time of `perf_counter`."""
+        """Set `item` to come due at `at`, a time of `perf_counter`."""
         self._count += 1
         heapq.heappush(self._heap, (at, self._count, item))
         if at < self._alarm_at:

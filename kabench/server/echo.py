@@ -55,13 +55,13 @@ class EchoServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL that it listens at."""
         return f"{'https' if self.options.tls else 'http'}://{self._listeners.authority}/"
 
     async def start(self) -> None:
         """Accept connections. Raises `OSError` if it cannot listen and `CertificateError` if it has no certificate.
 
-        `ca_data` is the certificate (PEM) of the throw-away authority then, where there is one.
+        `ca_data` is then the certificate (PEM) of the throw-away authority, if there is one.
         """
         if self.options.tls:
             self._context, self.ca_data = server_context(self.options)
@@ -83,7 +83,7 @@ class EchoServer:
         return EchoConnection(self) if self._chances is None else FaultyConnection(self, self._chances)
 
     async def _refuse_now_and_then(self, fault: Fault) -> None:
-        """Listen to nobody for the last part of each period; whoever is there already is served."""
+        """Stop listening for the last part of each period; accepted sockets are still served."""
         while True:
             await asyncio.sleep(fault.period_s - fault.duration_s)
             self.counts.faults[FAULT_NUMBERS[FaultKind.REFUSE]] += 1
@@ -92,12 +92,12 @@ class EchoServer:
             while not self._listeners.is_open:
                 try:
                     await self._listen()
-                except OSError:  # somebody else has taken the port meanwhile
+                except OSError:  # another process has taken the port meanwhile
                     self._listeners.close()
                     await asyncio.sleep(_LISTEN_AGAIN_S)
 
     async def stop(self) -> None:
-        """Stop accepting, close all sockets."""
+        """Stop accepting, and close all sockets."""
         for task in self._refusals:
             task.cancel()
         self._listeners.close()
@@ -106,5 +106,5 @@ class EchoServer:
         await asyncio.sleep(0)
 
     def snapshot(self) -> ServerCounts:
-        """The counts so far."""
+        """Return the counts so far."""
         return reading_of(self.counts)

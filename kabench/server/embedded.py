@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ServerError(RuntimeError):
-    """The server could not start, or is no longer there."""
+    """The server could not start, or has ended."""
 
 
 class EmbeddedServer:
@@ -45,7 +45,7 @@ class EmbeddedServer:
         return [sys.executable, "-P", "-m", "kabench.server"]
 
     def counts(self) -> ServerCounts:
-        """What the server has counted so far. Raises `ServerError` if it is no longer there."""
+        """Return what the server has counted so far. Raises `ServerError` if it has ended."""
         self._tell("counts")
         return ServerCounts(**self._hear()["counts"])
 

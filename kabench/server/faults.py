@@ -1,6 +1,6 @@
-"""Faults: what the server does wrong on purpose, and whom it hits. No I/O.
+"""Faults: what the server does wrong on purpose, and to which requests and sockets. No I/O.
 
-Whom a fault hits is drawn from a seed: for requests in the order in which they arrive, for sockets in that in which
+A seed decides which requests a fault hits, in the order in which they arrive, and which sockets, in the order in which
 they are accepted. So the n-th request of a server meets the same fault whenever a run is repeated with its seed.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FaultKind(StrEnum):
-    """What goes wrong."""
+    """The kind of a fault."""
 
     RESET = "reset"
     """RST instead of the response"""
@@ -27,13 +27,13 @@ class FaultKind(StrEnum):
     GARBAGE = "garbage"
     """something that is no HTTP response, then the socket is closed"""
     EXTRA_BYTES = "extra-bytes"
-    """right behind the response another one, which nobody asked for"""
+    """a second response, which nobody asked for, right behind the first"""
     NO_LENGTH = "no-length"
-    """a right response that says no length: it ends with the connection (RFC 9112 section 6.3)"""
+    """a correct response without a length: it ends with the connection (RFC 9112 section 6.3)"""
     SLOW_BODY = "slow-body"
     """the body comes in pieces over a time"""
     STALL = "stall"
-    """the response is held back, for a time or until a time of the whole server's is over"""
+    """the response is held back, for a time or until a stall of the whole server is over"""
     CLOSE_IDLE = "close-idle"
     """a socket that has been idle for a time is closed, unannounced"""
     DROP_IDLE = "drop-idle"
@@ -62,7 +62,7 @@ IN_PERIODS = frozenset({FaultKind.STALL, FaultKind.REFUSE})
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault and how often. Times in seconds.
+    """A fault and how often it happens. Times in seconds.
 
     It hits `rate` of the requests, or of the sockets. With a `period_s` it hits all of them, for the last `duration_s`
     of each period.
@@ -79,14 +79,14 @@ class Fault:
         if not 0 < self.rate <= 1:
             raise ValueError(f"{self.kind}: a rate of {self.rate:g} is not above 0 and at most 1")
         if not (math.isfinite(self.duration_s) and self.duration_s >= 0):
-            raise ValueError(f"{self.kind}: {self.duration_s} s is no time")
+            raise ValueError(f"{self.kind}: {self.duration_s} s is not a finite, non-negative time")
         if self.kind in WITH_TIME and not self.duration_s:
             raise ValueError(f"{self.kind}: it takes a time above 0")
         if self.period_s and not 0 < self.duration_s < self.period_s:
             raise ValueError(f"{self.kind}: {self.duration_s:g} s is not shorter than each {self.period_s:g} s")
 
     def held_until(self, at: float, zero: float) -> float:
-        """When something that is due at `at` can happen: at once, or once this fault's time is over.
+        """Return when something that is due at `at` can happen: at once, or once this fault's time is over.
 
         Periods begin at `zero`.
         """
@@ -104,7 +104,7 @@ def check_rates(faults: Sequence[Fault]) -> None:
 
 
 class RequestChance:
-    """Which fault the next request meets; most of the time, none."""
+    """Draws the fault that the next request meets; most of the time, none."""
 
     def __init__(self, faults: Sequence[Fault], seed: int) -> None:
         drawn = [fault for fault in faults if fault.kind in OF_REQUESTS and not fault.period_s]
@@ -112,7 +112,7 @@ class RequestChance:
         self._random = random.Random(f"requests {seed}").random  # noqa: S311  # to be repeated, not to be secret
 
     def next(self) -> Fault | None:
-        """Draw."""
+        """Draw the fault of the next request."""
         at = self._random()
         for limit, fault in self._limits:
             if at < limit:
@@ -121,14 +121,14 @@ class RequestChance:
 
 
 class SocketChance:
-    """Which faults the next socket has; each is drawn by itself."""
+    """Draws the faults of the next socket, each by itself."""
 
     def __init__(self, faults: Sequence[Fault], seed: int) -> None:
         self._faults = [fault for fault in faults if fault.kind not in OF_REQUESTS and not fault.period_s]
         self._random = random.Random(f"sockets {seed}").random  # noqa: S311  # to be repeated, not to be secret
 
     def next(self) -> dict[FaultKind, Fault]:
-        """Draw."""
+        """Draw the faults of the next socket."""
         return {fault.kind: fault for fault in self._faults if self._random() < fault.rate}
 
 
@@ -140,7 +140,7 @@ GARBAGE = (
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nok\r\n0\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
 )
-"""What is sent instead of a response, in turn."""
+"""What is sent instead of a response; one of them is drawn each time."""
 
 EXTRA_BYTES = b"HTTP/1.1 200 OK\r\nContent-Length: 23\r\nX-Wrong: yes\r\n\r\nnobody asked for this.."
-"""What is sent behind a response: a client that took it for the next one would be answered wrong."""
+"""What is sent behind a response: a client that takes it for the next one gets a wrong answer."""

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from kabench.server.faults import Fault
 
 _PIECES = 10
-"""That a slow body comes in."""
+"""The number of pieces that a slow body comes in."""
 
 _AT_ONCE_S = 1e-9
-"""The delay of an answer without one that still has to wait for its turn."""
+"""The delay of a faulty answer that has none of its own, so that it waits for its turn."""
 
 _LENGTHS = (b"content-length:", b"transfer-encoding:", b"connection:", b"keep-alive:")
 
 
 class FaultChances:
-    """The faults of a server, and whom they hit next."""
+    """The faults of a server, and the draws that say which requests and sockets they hit."""
 
     def __init__(self, faults: Sequence[Fault], seed: int) -> None:
         self.requests = RequestChance(faults, seed)
@@ -57,7 +57,7 @@ class _Piece(Answer):
 
 
 class FaultyConnection(EchoConnection):
-    """A socket that does now and then what no server should."""
+    """A socket that misbehaves now and then, as its faults say."""
 
     __slots__ = ("_chances", "_closes_idle_after_s", "_drops_idle_after_s")
 
@@ -67,7 +67,7 @@ class FaultyConnection(EchoConnection):
         self._closes_idle_after_s = self._drops_idle_after_s = inf
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Draw what is wrong with this socket."""
+        """Draw the faults of this socket."""
         super().connection_made(transport)
         faults = self._chances.sockets.next()
         if self._closing:
@@ -83,7 +83,7 @@ class FaultyConnection(EchoConnection):
                 self._drops_idle_after_s = fault.duration_s
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes, unless this socket has been forgotten meanwhile."""
+        """Take bytes, or reset a socket that has been forgotten meanwhile."""
         is_idle = self._reader.at_boundary and not self.waiting and not self._closing
         if is_idle and perf_counter() - self.idle_since >= self._drops_idle_after_s:
             self._note(FaultKind.DROP_IDLE)
@@ -171,7 +171,7 @@ class FaultyConnection(EchoConnection):
                 self._answered(made.body_bytes)
                 wire, _ = self._numbered(made)
                 self._write(wire + EXTRA_BYTES)
-                self.close()  # nobody can tell what is whose from here on
+                self.close()  # from here on, answers can no longer be told apart
             case FaultKind.SLOW_BODY:
                 self._begin_slowly(made)
             case _:

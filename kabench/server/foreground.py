@@ -1,4 +1,4 @@
-"""The echo server as the one thing a process does, until a signal ends it."""
+"""Runs the echo server in the foreground, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def serve_until_signal(options: ServerOptions, listening: Callable[[EchoServer], None]) -> ServerCounts:
-    """Serve until SIGINT or SIGTERM; `listening` is told once sockets are accepted. What was counted.
+    """Serve until SIGINT or SIGTERM, and return the counts. `listening` is called once sockets are accepted.
 
     Raises `ServerError` if it cannot listen.
     """

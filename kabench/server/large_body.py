@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 MOST_AT_ONCE_BYTES = 65_536
 MOST_FILLER_AT_ONCE_BYTES = 4096
-"""Bodies up to these sizes are none: they are part of their answer, which may have to wait with many others."""
+"""Bodies up to these sizes are not large: they are part of their answer, which may wait among many others."""
 
 _PIECE_BYTES = 65_536
 _CHUNK_BYTES = 4096
@@ -19,14 +19,14 @@ FILLER = b"x" * _PIECE_BYTES
 
 
 def in_chunks(data: bytes) -> bytes:
-    """As it is sent in chunks, without the last one."""
+    """Return data as it is sent in chunks, without the last, empty one."""
     chunks = [data[begin : begin + _CHUNK_BYTES] for begin in range(0, len(data), _CHUNK_BYTES)]
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
 
 
 @dataclass(frozen=True, slots=True)
 class LargeBody:
-    """So many bytes: those of `data`, or filler; in chunks or not."""
+    """A body of `size_bytes` bytes: those of `data`, or filler; in chunks or not."""
 
     size_bytes: int
     is_chunked: bool
@@ -34,11 +34,11 @@ class LargeBody:
 
     @property
     def held_bytes(self) -> int:
-        """How much memory it takes."""
+        """The memory that it takes, in bytes."""
         return 0 if self.data is None else self.size_bytes
 
     def pieces(self) -> Iterator[bytes]:
-        """All of it, as it is written."""
+        """Yield all of it, in the pieces that are written."""
         for begin in range(0, self.size_bytes, _PIECE_BYTES):
             length = min(_PIECE_BYTES, self.size_bytes - begin)
             piece = FILLER[:length] if self.data is None else self.data[begin : begin + length]

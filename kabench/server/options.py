@@ -16,11 +16,11 @@ from kabench.server.faults import Fault, FaultKind, check_rates
 class ServerOptions:
     """Options of the delayed echo server; times in seconds.
 
-    `delay_s` is waited before each answer whose path names no delay of its own. `keep_alive_hint` is sent as
+    The server waits `delay_s` before each answer to a path that names no delay. `keep_alive_hint` is sent as
     `Keep-Alive: timeout=N`. A socket that is idle for `idle_timeout_s` is closed (None: never), one that has carried
     `max_requests_per_socket` is closed with the last answer. Port 0 takes any free one. `tls`: it speaks https, with
     the certificate and key in `cert_file` and `key_file` (PEM), or a throw-away one of its own making. `faults` are
-    what it does wrong on purpose, drawn from `seed`. With a `counts_file`, its counts are in there, and outlive it.
+    what it does wrong on purpose, drawn from `seed`. With a `counts_file`, its counts are kept there, and outlive it.
 
     Raises `ValueError` for a value out of range.
     """
@@ -46,7 +46,7 @@ class ServerOptions:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port {self.port} is not between 0 and 65535")
         if not math.isfinite(self.delay_s) or self.delay_s < 0:
-            raise ValueError(f"delay {self.delay_s} is no non-negative duration")
+            raise ValueError(f"delay {self.delay_s} is not a finite, non-negative duration")
         if self.keep_alive_hint is not None and self.keep_alive_hint < 0:
             raise ValueError(f"keep-alive hint {self.keep_alive_hint} is below 0")
         if self.idle_timeout_s is not None and not (math.isfinite(self.idle_timeout_s) and self.idle_timeout_s > 0):
@@ -60,12 +60,12 @@ class ServerOptions:
         check_rates(self.faults)
 
     def as_json(self) -> dict[str, Any]:
-        """Names and values that JSON can hold."""
+        """Return names and values that JSON can hold."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, given: dict[str, Any]) -> Self:
-        """What `as_json` gave."""
+        """Return the options that `as_json` was called on."""
         faults = tuple(Fault(**{**each, "kind": FaultKind(each["kind"])}) for each in given.pop("faults", ()))
         limits = ClientLimits(**given.pop("limits", {}))
         return cls(**given, faults=faults, limits=limits)

@@ -1,8 +1,8 @@
-"""The echo server as a process of its own: `python -m kabench.server`, spoken to by lines of JSON.
+"""The echo server as a process of its own: `python -m kabench.server`, controlled by lines of JSON.
 
-It is told its options by one line on standard input, and says `{"event": "listening", ...}` on standard output once it
-accepts connections, or `{"event": "failed", ...}`. Then `counts` on a line gives its counts, and the end of standard
-input ends it: so it never outlives who started it.
+It reads its options from one line on standard input, and writes `{"event": "listening", ...}` on standard output once
+it accepts connections, or `{"event": "failed", ...}`. Then it answers a line `counts` with its counts, and ends with
+its standard input: so it never outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ async def _serve(options: ServerOptions, reader: asyncio.StreamReader) -> None:
     try:
         server = EchoServer(options)
         await server.start()
-    except (OSError, ValueError) as error:  # a name that is none, a certificate that cannot be used
+    except (OSError, ValueError) as error:  # an invalid host name, a certificate that cannot be used
         say(sys.stdout, "failed", why=listen_error(error))
         return
     say(sys.stdout, "listening", url=server.url, port=server.port, ca_data=server.ca_data)

@@ -1,8 +1,8 @@
-"""An alarm that wakes an event loop at a time that is what it says.
+"""An alarm that wakes an event loop at an exact time.
 
 Event loops count timers in steps of 1 ms, which on a delay of 5 ms is an error of up to a fifth. Linux's timerfd
 (timerfd_create(2)) has nanoseconds, so there a timerfd wakes the loop; elsewhere the loop's own timers do, with their
-steps. Nobody is ever woken early.
+steps. No alarm goes off early.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ class _TimerSpec(ctypes.Structure):
 
 
 class Alarm(Protocol):
-    """Calls back at or after the time it was last set to, which is one of `perf_counter`.
+    """Calls back at or after the time of `perf_counter` that it was last set to.
 
-    Who is called sets it anew, at once: until then it has gone off.
+    The callback must set it again before it returns; until then, it may keep going off.
     """
 
     def set(self, at: float) -> None:
-        """Have it go off at `at`, and not before."""
+        """Set it to go off at `at`, and not before."""
 
     def close(self) -> None:
-        """Have it never go off."""
+        """Release it; it does not go off any more."""
 
 
 class _TimerFdAlarm:
     """An alarm of a timerfd, through `os` from Python 3.13 and through libc before.
 
-    `perf_counter` is CLOCK_MONOTONIC on Linux, so its times are the timer's. Setting the timer anew also clears that it
-    has gone off, so there is nothing to read from it.
+    `perf_counter` is CLOCK_MONOTONIC on Linux, so its times are the timer's. Setting the timer again also clears that
+    it has gone off, so there is nothing to read from it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
@@ -104,10 +104,10 @@ class _LoopAlarm:
 
 
 def make_alarm(loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> Alarm:
-    """The most exact alarm that this system has."""
+    """Return the most exact alarm that this system has."""
     if sys.platform == "linux":
         try:
             return _TimerFdAlarm(loop, wake)
-        except (OSError, AttributeError):  # a kernel or libc without it
+        except (OSError, AttributeError):  # a kernel or libc without timerfd
             pass
     return _LoopAlarm(loop, wake)

@@ -12,7 +12,7 @@ _END_TIMEOUT_S = 5.0
 
 
 def start_child(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start a process that is spoken to over its standard streams."""
+    """Start a process that is controlled over its standard streams."""
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -22,7 +22,7 @@ def start_child(command: list[str]) -> subprocess.Popen[bytes]:
 
 
 def write_line(process: subprocess.Popen[bytes], line: bytes) -> None:
-    """Write to its standard input, from a signal handler and under gevent too. That it has ended, its silence shows."""
+    """Write to a process's standard input, also in a signal handler or under gevent. If it has ended, do nothing."""
     if process.stdin is None:
         return
     with contextlib.suppress(BrokenPipeError, ValueError):
@@ -36,7 +36,7 @@ def write_line(process: subprocess.Popen[bytes], line: bytes) -> None:
 
 
 def end_child(process: subprocess.Popen[bytes]) -> None:
-    """End its standard input and see it end; twice is fine."""
+    """Close a process's standard input and wait until it ends; kill it after 5 s. Twice is fine."""
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError):  # it may have ended by itself
             process.stdin.close()
@@ -48,7 +48,7 @@ def end_child(process: subprocess.Popen[bytes]) -> None:
 
 
 def ending(process: subprocess.Popen[bytes]) -> str:
-    """How a process has ended."""
+    """Return how a process has ended, in words."""
     code = process.poll()
     if code is None:
         return "still running"

@@ -10,7 +10,7 @@ _BESIDES_SOCKETS = 32
 
 
 def most_open_sockets() -> int | None:
-    """How many sockets a process can have open at once, by the system's limits; None where it has none."""
+    """Return how many sockets a process can have open at once, by the system's limits; None: no limit."""
     if sys.platform == "win32":
         return None
     import resource

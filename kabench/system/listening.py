@@ -1,4 +1,4 @@
-"""`Listeners`: a server's listening sockets, one for each address of its name, and the words for why there are none."""
+"""`Listeners`: a server's listening sockets, one for each address of its name, and errors of listening."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Listeners:
         return bool(self._listeners)
 
     async def open(self, context: ssl.SSLContext | None = None, handshake_timeout_s: float | None = None) -> None:
-        """Listen; the name is looked up once. Raises `OSError`, and what listens by then goes on until `close`."""
+        """Listen; the name is looked up once. Raises `OSError`; addresses that listen by then go on until `close`."""
         loop = asyncio.get_running_loop()
         if not self._addresses:
             found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
@@ -69,7 +69,7 @@ def authority(host: str, port: int) -> str:
 
 
 def listen_error(error: Exception) -> str:
-    """Why a server cannot listen, in the system's words."""
+    """Return why a server cannot listen, in the system's words."""
     number = error.errno if isinstance(error, OSError) and not isinstance(error, socket.gaierror) else None
     return os.strerror(number) if number else str(error)
 

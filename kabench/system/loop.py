@@ -1,4 +1,4 @@
-"""Which event loop kabench's own processes run in: uvloop where it exists, asyncio's elsewhere."""
+"""The event loop that kabench's own processes run in: uvloop where it exists, asyncio's elsewhere."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def run(main: Coroutine[Any, Any, ResultT]) -> ResultT:  # what a coroutine yiel
 
 
 def loop_name(loop: asyncio.AbstractEventLoop) -> str:
-    """`uvloop` or `asyncio`."""
+    """Return `uvloop` or `asyncio`."""
     return "uvloop" if type(loop).__module__.startswith("uvloop") else "asyncio"

@@ -1,4 +1,4 @@
-"""What ends a process that serves until it is told to stop."""
+"""The signals that end a process which serves until it is told to stop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 
 
 def stop_signal() -> asyncio.Event:
-    """Set by SIGINT or SIGTERM from now on, in the running loop."""
+    """Return an event that SIGINT or SIGTERM sets from now on, in the running loop."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
