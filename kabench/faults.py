@@ -1,7 +1,7 @@
-"""From the text of `--fault` to a `Fault` of the echo server.
+"""Turns the text of `--fault` into a `Fault` of the echo server.
 
-`NAME[:DURATION][:RATE%]` hits so much of the requests or sockets, `NAME:DURATION/PERIOD` all of them for the last part
-of each period.
+`NAME[:DURATION][:RATE%]` hits that share of the requests or sockets. `NAME:DURATION/PERIOD` hits all of them, for the
+last part of each period.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _EXAMPLES = {
 
 
 class FaultError(ValueError):
-    """A text that is no fault."""
+    """A text does not describe a fault."""
 
 
 def parse_fault(text: str) -> Fault:
-    """A fault from text such as `reset:1%`, `stall:1s/5s` or `slow-body:1s:1%`. Raises `FaultError`."""
+    """Return the fault of a text such as `reset:1%`, `stall:1s/5s` or `slow-body:1s:1%`. Raises `FaultError`."""
     name, *values = text.strip().split(":")
     if name not in FAULT_KINDS:
         raise FaultError(f"{text!r}: there is no fault {name!r}; there are {', '.join(FAULT_KINDS)}")

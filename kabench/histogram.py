@@ -32,10 +32,10 @@ BUCKET_NAMES = (*(f"<{edge}ms" for edge in BUCKET_EDGES_MS), f">={BUCKET_EDGES_M
 _BUCKET_EDGES_US = tuple(edge * 1000 for edge in BUCKET_EDGES_MS)
 
 _UNSCALED = re.compile(r"(StdDeviation *= *)([0-9.]+)")
-"""What hdrhistogram writes in the histogram's own unit, unlike the rest of its text."""
+"""The figure that hdrhistogram writes in the histogram's own unit, unlike the rest of its text."""
 
 _FOLD_ABOVE = 20_000
-"""Distinct values kept apart before they go into the histogram, whose cells are fewer."""
+"""Distinct values that are counted one by one before they go into the histogram, which has fewer cells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +90,9 @@ class Distribution:
             self._fold()
 
     def add_encoded(self, encoded: str, stats: LatencyStats) -> None:
-        """Add a histogram that was encoded, and whose exact figures are `stats`; the buckets stay as they are.
+        """Add an encoded histogram whose exact figures are `stats`; the buckets stay as they are.
 
-        Raises `ValueError` if it is none.
+        Raises `ValueError` for text that is not an encoded histogram.
         """
         before = self._histogram.get_total_count()
         try:
@@ -116,7 +116,7 @@ class Distribution:
         self._unfolded.clear()
 
     def stats(self) -> LatencyStats:
-        """The figures of this distribution."""
+        """Return the figures of this distribution."""
         if not self.count:
             return LatencyStats()
         self._fold()
@@ -132,11 +132,11 @@ class Distribution:
         )
 
     def percentile_s(self, percent: float) -> float | None:
-        """The value in seconds that `percent` of all do not exceed; None where there are none."""
+        """Return the value in seconds that `percent` of all do not exceed; None where there are none."""
         return self._percentiles_s([percent])[0] if self.count else None
 
     def _percentiles_s(self, percents: Sequence[float]) -> list[float]:
-        """Percentiles in ascending order, in one walk. (hdrhistogram's own rounds the rank to the nearest.)"""
+        """Return percentiles, asked for in ascending order, in one pass. (hdrhistogram itself rounds the rank.)"""
         self._fold()
         histogram = self._histogram
         ranks = [max(1, math.ceil(self.count * percent / 100 - _ROUNDING)) for percent in percents]
@@ -152,20 +152,20 @@ class Distribution:
         return found
 
     def buckets(self) -> dict[str, int]:
-        """How many fall into each of the ten buckets, exactly."""
+        """Return how many values fall into each of the ten buckets, exactly."""
         return dict(zip(BUCKET_NAMES, self._buckets, strict=True))
 
     def encoded(self) -> str:
-        """The HdrHistogram in its V2 compressed form, base64."""
+        """Return the HdrHistogram in its V2 compressed form, base64."""
         self._fold()
         encoded: bytes = self._histogram.encode()
         return encoded.decode("ascii")
 
 
 def decoded_cells(encoded: str) -> Iterator[tuple[int, int]]:
-    """The cells of an encoded histogram as (highest value in us, count) pairs, in order.
+    """Yield the cells of an encoded histogram as (highest value in us, count) pairs, in order.
 
-    Raises `ValueError` if it is none.
+    Raises `ValueError` for text that is not an encoded histogram.
     """
     try:
         histogram = HdrHistogram.decode(encoded.encode("ascii"))
@@ -176,7 +176,7 @@ def decoded_cells(encoded: str) -> Iterator[tuple[int, int]]:
 
 
 def percentile_distribution(encoded: str) -> str:
-    """An encoded histogram of microseconds as HdrHistogram's percentile text, in milliseconds (an `.hgrm` file)."""
+    """Return HdrHistogram's percentile text, in milliseconds (an `.hgrm` file), of an encoded one of microseconds."""
     out = io.BytesIO()
     HdrHistogram.decode(encoded.encode("ascii")).output_percentile_distribution(out, _US_PER_MS)
     text = out.getvalue().decode("ascii")
@@ -184,7 +184,7 @@ def percentile_distribution(encoded: str) -> str:
 
 
 def percentile_of(counts: dict[int, int], percent: float) -> int:
-    """The smallest value that at least `percent` of the counted values do not exceed. `counts` is not empty."""
+    """Return the smallest value that at least `percent` of the counted values do not exceed. `counts` is not empty."""
     wanted = percent / 100 * sum(counts.values())
     seen = 0
     value = 0

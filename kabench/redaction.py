@@ -1,4 +1,4 @@
-"""What is secret by its name, or by its place in a URL, is left out of all that kabench writes and shows. Pure."""
+"""Pure functions that take secrets, known by their name or place in a URL, out of all that kabench writes and shows."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _JSON_VALUE = re.compile(rf'("([^"\\]*)"\s*:\s*)({_JSON_STRING}|\[[^\]]*(?:\]|$)
 
 
 def redacted_url(url: str) -> str:
-    """A URL without its credentials, and without the values of parameters that are secret by their name."""
+    """Return a URL without its credentials, and without the values of parameters that are secret by their name."""
     bare = without_credentials(url, f"{REDACTED}@")
     return _QUERY_VALUE.sub(_without_secret, bare)
 
 
 def redacted_headers(headers: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """Headers without the values of those that are secret by their name."""
+    """Return headers without the values of those that are secret by their name."""
     return [[name, REDACTED if _SECRET_NAME.search(name) else value] for name, value in headers]
 
 
 def redacted_text(text: str) -> str:
-    """Text without the values of form fields and JSON members that are secret by their name."""
+    """Return text without the values of form fields and JSON members that are secret by their name."""
     return _JSON_VALUE.sub(_without_secret, _FORM_VALUE.sub(_without_secret, text))
 
 

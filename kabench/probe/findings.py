@@ -20,8 +20,8 @@ _FIRST_FAILED_STATUS = 400
 class CountFinding:
     """How many requests one socket carried.
 
-    `closed`: the server closes it then, as it had announced (`announced`), or as a second socket showed too. Else it
-    carries as many at least.
+    `closed`: the server closes it then, as it had announced (`announced`) or as a second socket confirmed. Otherwise a
+    socket carries at least as many.
     """
 
     requests: int
@@ -38,7 +38,7 @@ class RaceFinding:
 
     @property
     def lost(self) -> int:
-        """Those that nobody answered."""
+        """Requests that were not answered."""
         return self.sent - self.answered
 
 
@@ -52,7 +52,7 @@ class TlsFinding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All that was found out. None: not tried, or not reached.
+    """All that a probe found out. None: not tried, or not reached.
 
     `keeps_alive` False: the server closes after each response. Times in seconds.
     """
@@ -85,7 +85,7 @@ class Findings:
 
     @property
     def max_hint_is_true(self) -> bool | None:
-        """The same of `Keep-Alive: max=`, which the first response says of those after it."""
+        """Whether `Keep-Alive: max=` of the first response, which counts those after it, is true; None: as above."""
         count, hint = self.count, self.hint
         if count is None or hint is None or hint.max_requests is None:
             return None
@@ -103,7 +103,7 @@ class Advice:
 
 
 def advice_for(found: Findings) -> Advice:
-    """The settings that fit a server."""
+    """Return the settings that fit a server."""
     if not found.keeps_alive:
         why = "The server closes each socket after one response, so there is nothing to keep."
         return Advice({"keep_alive": False}, (why, *_about_the_status(found)))
@@ -126,10 +126,10 @@ def advice_for(found: Findings) -> Advice:
     count = found.count
     if count is not None and count.closed and not count.announced:
         options["max_requests_per_socket"] = count.requests
-        reasons.append(f"The server closes a socket after {count.requests} requests without a word.")
+        reasons.append(f"The server closes a socket after {_requests(count.requests)} without a word.")
     elif count is not None and count.closed:
         reasons.append(
-            f"After {count.requests} requests the server says that it closes, which the agent obeys by itself."
+            f"After {_requests(count.requests)} the server says that it closes, which the agent obeys by itself."
         )
     if found.hint_is_true is False:
         reasons.append(_about_the_hint(found))
@@ -141,12 +141,14 @@ def advice_for(found: Findings) -> Advice:
     return Advice(options, (*reasons, *_about_the_status(found)))
 
 
+def _requests(count: int) -> str:
+    return "1 request" if count == 1 else f"{count} requests"
+
+
 def _about_the_status(found: Findings) -> tuple[str, ...]:
     if found.status < _FIRST_FAILED_STATUS:
         return ()
-    return (
-        f"The server answered {found.status}: what it does behind other answers may differ; name a URL that works.",
-    )
+    return (f"The server answered {found.status}: it may do otherwise after other answers; name a URL that works.",)
 
 
 def _why_so_long(idle: IdleFinding) -> str:
@@ -167,7 +169,7 @@ def _about_the_hint(found: Findings) -> str:
 
 
 def _rounded_down(seconds_: float) -> float:
-    """To two digits: settings are read by people."""
+    """Round down to two digits, since people read settings."""
     if seconds_ <= 0:
         return 0.01
     digits = 1 - math.floor(math.log10(seconds_))
@@ -176,5 +178,5 @@ def _rounded_down(seconds_: float) -> float:
 
 
 def seconds(value: float) -> str:
-    """A time as people write it."""
+    """Return a time as people write it."""
     return f"{value:.0f} s" if value >= 20 else f"{value:.2g} s" if value >= 1 else f"{value * 1000:.0f} ms"

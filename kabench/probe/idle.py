@@ -1,10 +1,11 @@
-"""When to ask idle sockets whether they are alive, and what that says of the server's idle timeout. No I/O, no clock.
+"""When to ask idle sockets if they are alive, and what the answers say of the server's idle timeout. No I/O, no clock.
 
 A server that closes idle sockets says so, and the time at which it does is the answer. One that forgets them without a
-word (a NAT gateway, a firewall) has to be asked: a request on a socket that was idle for so long is answered, or not. A
-socket can be asked once only, since that is no idling, so several are kept idle at the same time, and each is asked at
-an age of its own. Where two neighbouring ages are further apart than the accuracy, a second set of sockets is kept idle
-for ages in between. That takes as long again, so late ages, for which there is no time, are close to begin with.
+word (a NAT gateway, a firewall) has to be asked: a request on a socket that was idle for a time is answered, or not. A
+socket can be asked only once, since the request ends its idling, so several are kept idle at the same time, and each is
+asked at an age of its own. Where two neighbouring ages are further apart than the accuracy, a second set of sockets is
+kept idle for ages in between. That takes as long again. Late ages leave no time for it, so they are close together from
+the start.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 ACCURACY = 0.05
-"""Of the idle timeout that is found."""
+"""The accuracy of the idle timeout that is found, as a share of it."""
 
 _FINE_RATIO = 1 + 2 * ACCURACY
-"""Between two ages: from the middle it is half of that to either."""
+"""The ratio of two neighbouring ages: their middle is half of that away from either."""
 
 _SHARE_THAT_CAN_BE_REFINED = 0.45
-"""Of the time: an age found dead before can be looked at once more, a little longer, in what is left."""
+"""The share of the time in which a socket found dead leaves enough time for a second set of sockets."""
 
 _SHORTEST_S = 0.5
 _SHORTEST_SHARE = 50
 _SOCKETS_BELOW_THE_SHORTEST = 15
-"""To look where even the youngest was dead."""
+"""The most sockets to ask at younger ages where even the youngest was dead."""
 
 
 class End(StrEnum):
@@ -39,7 +40,7 @@ class End(StrEnum):
 
 
 def ages_to_ask_at(longest_s: float, sockets: int) -> list[float]:
-    """Ages, in seconds, at which to ask so many sockets, the last of them `longest_s`."""
+    """Return ages, in seconds, at which to ask as many `sockets`, the last of them `longest_s`."""
     if sockets < 1:
         return []
     refinable_s = longest_s * _SHARE_THAT_CAN_BE_REFINED
@@ -55,13 +56,13 @@ def _spread(first: float, last: float, count: int) -> list[float]:
 
 
 def _between(low: float, high: float, count: int) -> list[float]:
-    """So many ages strictly between two, each so many times the one before."""
+    """Return `count` ages strictly between two, each older than the one before by the same factor."""
     step = (high / low) ** (1 / (count + 1))
     return [low * step**number for number in range(1, count + 1)]
 
 
 def ages_in_between(alive_s: float, dead_s: float, sockets: int) -> list[float]:
-    """Ages to ask at between one that was alive (0: none) and one that was dead; none where they are close enough."""
+    """Return ages to ask at between one found alive (0: none) and one found dead; none if they are close."""
     if alive_s <= 0:
         return _between(dead_s / _SHORTEST_SHARE, dead_s, min(sockets, _SOCKETS_BELOW_THE_SHORTEST))
     wanted = math.ceil(math.log(dead_s / alive_s) / math.log(_FINE_RATIO)) - 1
@@ -81,17 +82,17 @@ class IdleObservations:
 
     @property
     def longest_alive_s(self) -> float:
-        """An age at which a socket was alive, younger than any found dead."""
+        """The oldest age found alive, younger than any found dead; 0 if there is none."""
         limit = self.shortest_dead_s
         return max((age for age in self.alive if age < limit), default=0.0)
 
     @property
     def shortest_dead_s(self) -> float:
-        """The youngest that was found dead."""
+        """The youngest age found dead; infinite if there is none."""
         return min((age for age, _ in self.dead), default=math.inf)
 
     def finding(self) -> IdleFinding:
-        """What all of it says."""
+        """Return what all observations say together."""
         if self.ended:
             times = sorted(at for at, _ in self.ended)
             ends = [end for _, end in self.ended]
@@ -108,10 +109,10 @@ class IdleObservations:
 
 @dataclass(frozen=True, slots=True)
 class IdleFinding:
-    """The idle timeout: between `low_s` and `high_s` (None: longer than `low_s`), by so many sockets.
+    """The idle timeout: between `low_s` and `high_s` (None: longer than `low_s`).
 
-    `timeout_s` is what is most likely, None where the budget did not reach it. `is_reset_later`: a silently forgotten
-    socket answers the next bytes with RST.
+    `timeout_s` is the most likely value, None if the budget did not reach it. `sockets` is the number of sockets that
+    showed this. `is_reset_later`: a silently forgotten socket answers the next bytes with RST.
     """
 
     low_s: float

@@ -1,4 +1,4 @@
-"""`ProbeOptions`: whom to ask, and how much at most."""
+"""`ProbeOptions`: which URL to probe, and with how much time and how many requests at most."""
 
 from __future__ import annotations
 

@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from kabench.probe.sockets import Answered, Ending
 
 _SHARE_FOR_COUNTING = 0.75
-"""Of the requests: how many one socket carries takes the most."""
+"""The share of the requests for counting how many one socket carries, which takes the most."""
 
 _ENDS_THAT_SUFFICE = 3
 _RACES_BEFORE_S = (0.05, 0.02, 0.01, 0.005, 0.002, -10.0)
-"""When requests are sent before the expected close, besides the round trip that they and its FIN take. The last waits
-for the FIN, and so crosses it for sure."""
+"""Seconds before the expected close at which requests are sent, besides the round trip that they and its FIN take. The
+last waits for the FIN, and so surely meets a closed socket."""
 
 _MOST_SOCKETS = 60
 _PATIENCE_S = 5.0
 _SHARE_FOR_A_SLOW_ANSWER = 0.125
-"""Of the budget: so long is waited for an answer before a socket that was idle is said to be dead."""
+"""The share of the budget to wait for an answer on a socket that was idle, before it counts as dead."""
 
 _LEAST_PATIENCE_S = 0.05
 _FIRST_FAILED_STATUS = 400
 _LAST_ANSWER_S = 0.3
-"""Of the budget, for the last answers."""
+"""Seconds of the budget that are left for the last answers."""
 
 _TELL_EVERY_S = 0.2
 
@@ -51,7 +51,7 @@ _CAME_TO_NOTHING = (AgentError, NoAnswerError, _OutOfRequestsError)
 
 
 class UnreachableError(ConnectionError):
-    """Nobody answers at the URL."""
+    """The server at the URL does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class ProbeControl:
         self.is_stopped = threading.Event()
 
     def stop(self) -> None:
-        """`probe` returns what it has found out until now, marked interrupted."""
+        """Make `probe` return what it has found out until now, marked interrupted."""
         self.is_stopped.set()
 
 
@@ -80,7 +80,7 @@ def probe(
     on_progress: Callable[[ProbeProgress], None] = lambda _: None,
     control: ProbeControl | None = None,
 ) -> Findings:
-    """Ask a server, for at most `budget_s`, with at most `max_requests`.
+    """Probe a server, for at most `budget_s` seconds, with at most `max_requests` requests.
 
     Raises `UnreachableError` if it does not answer, and `ValueError` for TLS options that cannot be used.
     """
@@ -88,7 +88,7 @@ def probe(
 
 
 class _Requests:
-    """How many requests may still be sent, by whichever thread."""
+    """The number of requests that all threads together may still send."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -109,7 +109,7 @@ class _Requests:
 
 @dataclass(frozen=True, slots=True)
 class _Idled:
-    """What became of a socket that was kept idle: `ending` by the server, or asked at `age_s`."""
+    """What became of a socket that was kept idle: the server ended it (`ending`), or it was asked at `age_s`."""
 
     age_s: float
     ending: Ending | None = None
@@ -148,19 +148,19 @@ class _Probe:
         self._races_started = 0
         self._round_trip_s = 0.0
         self._count: CountFinding | None = None
-        self._rungs_left = 0
+        self._idle_sockets_left = 0
 
     def run(self) -> Findings:
         first = self._first()
         if first.head.status >= _FIRST_FAILED_STATUS and not first.head.keep_alive:
             with contextlib.suppress(UnreachableError):
-                first = self._first()  # an error often ends its socket; the next answer may be another
+                first = self._first()  # an error often ends its socket; the next answer may differ
         self._patience_s = min(self._patience_s, max(1.0, 10 * first.elapsed_s))
         patience_s = min(_PATIENCE_S, self._options.budget_s * _SHARE_FOR_A_SLOW_ANSWER)
         self._patience_with_the_idle_s = max(self._patience_s, patience_s)  # a slow answer is no silence
         tls = self._look_at_tls() if self._context is not None else None
         if first.head.keep_alive:
-            ages = ages_to_ask_at(self._longest_s, self._affordable_sockets())  # before counting takes of the requests
+            ages = ages_to_ask_at(self._longest_s, self._affordable_sockets())  # before counting uses up requests
             self._start(self._carry_on)
             self._keep_idle(ages)
             self._listen()
@@ -184,7 +184,7 @@ class _Probe:
             raise UnreachableError(f"{self._prepared.origin.key}: {error}") from None
 
     def _look_at_tls(self) -> TlsFinding | None:
-        """See whether a session is resumed: the first socket has it after its response."""
+        """Return whether a second socket resumes the session that the first one has after its response."""
         try:
             first = self._open()
             self._ask(first)
@@ -201,7 +201,7 @@ class _Probe:
         return max(0.1, self._ends_at - perf_counter() - min(_LAST_ANSWER_S, self._options.budget_s / 10))
 
     def _affordable_sockets(self) -> int:
-        """Each takes two requests; of plenty, some are kept for the race."""
+        """Return how many idle sockets the requests allow: each takes two, and some may be kept for the race."""
         for_idling = self._requests.left - self._for_counting
         for_races = 2 * len(_RACES_BEFORE_S)
         return max(1, min(_MOST_SOCKETS, (for_idling - (for_races if for_idling > 3 * for_races else 0)) // 2))
@@ -218,13 +218,13 @@ class _Probe:
         return socket
 
     def _ask(self, socket: ProbeSocket, patience_s: float | None = None) -> Answered:
-        """One request, if there is one left."""
+        """Send a request. Raises `_OutOfRequestsError` if none is left."""
         if not self._requests.take():
             raise _OutOfRequestsError
         return socket.ask(self._time_for(patience_s or self._patience_s))
 
     def _time_for(self, patience_s: float) -> float:
-        """As much of it as the budget has left."""
+        """Return as much of a time as the budget has left."""
         return max(_LEAST_PATIENCE_S, min(patience_s, self._ends_at - perf_counter()))
 
     def _close(self, socket: ProbeSocket) -> None:
@@ -239,10 +239,10 @@ class _Probe:
     # -- how many requests a socket carries ----------------------------------------------------------------------------
 
     def _carry_on(self) -> None:
-        """Send request after request on one socket, until it is closed; then see whether another is closed as soon.
+        """Send requests on one socket until it is closed; then see whether another is closed after as many.
 
-        A close without a word may have any reason. It is a rule of the server only where a second socket met the same;
-        where too few requests are left for a second, nobody knows.
+        A close without a word may have any reason. It counts as a rule of the server only if a second socket meets it
+        too; if too few requests are left for a second socket, it does not.
         """
         found = self._carried()
         if found is not None and found.closed and not found.announced:
@@ -253,7 +253,7 @@ class _Probe:
         self._heard.put(found)
 
     def _carried(self) -> CountFinding | None:
-        """How many requests a socket carries; None if there is none."""
+        """Return how many requests a socket carries; None if no socket could be opened."""
         carried = 0
         try:
             socket = self._open()
@@ -269,7 +269,7 @@ class _Probe:
             if carried and not self._is_over.is_set() and error.end is not End.SILENCE:
                 return CountFinding(carried, closed=True)
         except (AgentError, _OutOfRequestsError):
-            pass  # an answer that is none says nothing of how many there may be
+            pass  # an invalid answer says nothing of how many a socket carries
         finally:
             self._close(socket)
         return CountFinding(carried, closed=False)
@@ -278,7 +278,7 @@ class _Probe:
 
     def _keep_idle(self, ages: list[float]) -> None:
         for age_s in ages:
-            self._rungs_left += 1
+            self._idle_sockets_left += 1
             self._start(self._idle, age_s)
 
     def _idle(self, age_s: float) -> None:
@@ -290,7 +290,7 @@ class _Probe:
             since = self._ask(socket).at
             ending = socket.wait_for_end(min(since + age_s, self._ends_at))
             if self._is_over.is_set() or age_s > self._seen.shortest_dead_s:
-                pass  # nobody needs to know any more
+                pass  # the result is no longer needed
             elif ending is not None:
                 outcome = _Idled(ending.at - since, ending)
             elif perf_counter() - since >= age_s * 0.99:
@@ -334,7 +334,7 @@ class _Probe:
     # -- what is heard of them -----------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Hear of the sockets until enough is known, or the budget is used up."""
+        """Take the results of the sockets until enough is known, or the budget is used up."""
         is_counted = has_refined = has_raced = False
         while perf_counter() < self._ends_at and not self._control.is_stopped.is_set():
             try:
@@ -343,7 +343,7 @@ class _Probe:
                 self._tell()
                 continue
             if isinstance(heard, _Idled):
-                self._rungs_left -= 1
+                self._idle_sockets_left -= 1
                 self._note(heard)
             elif isinstance(heard, _Raced):
                 self._races.append(heard.was_answered)
@@ -359,7 +359,7 @@ class _Probe:
                 break
 
     def _end(self) -> None:
-        """Let go of what is still idle."""
+        """Wake the sockets that are still idle, and wait for the threads."""
         self._is_over.set()
         for socket in list(self._sockets):
             socket.wake()
@@ -371,10 +371,10 @@ class _Probe:
                 self._count = heard
 
     def _start_races(self) -> None:
-        """Have requests sent as the server closes, if it does and there is time for it once more.
+        """Start sockets that send a request as the server closes, if it does and there is time for that once more.
 
-        A FIN is half a round trip old when it arrives, and a request takes as long to get there, so one that leaves
-        less than a round trip before meets a closed socket.
+        A FIN is half a round trip old when it arrives, and a request takes as long to get there, so a request that
+        leaves less than a round trip before the FIN arrives meets a closed socket.
         """
         idle = self._seen.finding()
         if idle.timeout_s is None or idle.end is End.SILENCE or self._requests.left < 2 * len(_RACES_BEFORE_S):
@@ -397,10 +397,10 @@ class _Probe:
             seen.alive.append(idled.age_s)
 
     def _is_known(self) -> bool:
-        """Whether no more idling is needed."""
+        """Return whether no more idling is needed."""
         seen = self._seen
         is_seen = len(seen.ended) >= _ENDS_THAT_SUFFICE or (bool(seen.dead) and seen.finding().is_exact)
-        return is_seen or not self._rungs_left
+        return is_seen or not self._idle_sockets_left
 
     def _look_closer(self) -> None:
         """Keep more sockets idle, for ages between one that was alive and one that was dead, if there is time."""

@@ -1,4 +1,4 @@
-"""What a probe has found out as JSON, `kabench/probe/1`: names as in `Findings`, and the settings under `options`."""
+"""The findings of a probe as JSON, `kabench/probe/1`: names as in `Findings`, and the settings under `options`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCHEMA = "kabench/probe/1"
 
 
 def to_json(found: Findings) -> bytes:
-    """The document, indented, without what is secret in its URL."""
+    """Return the document, indented, without what is secret in its URL."""
     advice = advice_for(found)
     record = {
         "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""`ProbeSocket`: a blocking socket to the server, of which every byte, FIN and RST is seen, and when it came."""
+"""`ProbeSocket`: a blocking socket to the server that sees every byte, FIN and RST, and when it came."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 
 
 class NoAnswerError(Exception):
-    """A request was not answered. `was_reset`: by RST; else `end` is FIN, or there was silence."""
+    """A request was not answered; `end` says what came instead."""
 
     def __init__(self, why: str, end: End) -> None:
         super().__init__(why)
@@ -48,7 +48,7 @@ class Ending:
 
 
 class ProbeSocket:
-    """Connects, within `patience_s`. Raises `AgentError` if it cannot."""
+    """A socket that is connected within `patience_s` seconds. Raises `AgentError` if it cannot be."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class ProbeSocket:
 
     @property
     def tls_version(self) -> str:
-        """Such as `TLSv1.3`."""
+        """The version of TLS, such as `TLSv1.3`; empty without TLS."""
         return (self._socket.version() if isinstance(self._socket, ssl.SSLSocket) else None) or ""
 
     @property
@@ -92,7 +92,7 @@ class ProbeSocket:
         return isinstance(self._socket, ssl.SSLSocket) and bool(self._socket.session_reused)
 
     def ask(self, patience_s: float) -> Answered:
-        """Send the request and read the response. Raises `NoAnswerError`, and `AgentError` for what is no HTTP."""
+        """Send the request and read the response. Raises `NoAnswerError`, and `AgentError` if it is not HTTP."""
         reader = self._reader
         self.requests += 1
         began_at = perf_counter()
@@ -120,7 +120,7 @@ class ProbeSocket:
         return Answered(reader.head, now, now - began_at)
 
     def wait_for_end(self, until: float) -> Ending | None:
-        """Wait for the server to end the socket; None if it has not until then (`perf_counter`)."""
+        """Wait for the server to end the socket; return None if it has not by `until` (`perf_counter`)."""
         said = b""
         while (left_s := until - perf_counter()) > 0:
             self._socket.settimeout(left_s)
@@ -136,11 +136,11 @@ class ProbeSocket:
         return None
 
     def wake(self) -> None:
-        """Have another thread that waits for this socket stop waiting."""
+        """Make another thread that waits for this socket stop waiting."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the socket."""
         with contextlib.suppress(OSError):
             self._socket.close()
