@@ -1,4 +1,4 @@
-"""`--distributed`: where the workers of a run come from, and what is said while they come."""
+"""`--distributed`: how a run gets its workers, and what it prints while they join."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 LOCUST_PORT = 5557
 _LOOPBACK = "127.0.0.1"
-_EVERYWHERE = ("*", "0.0.0.0", "[::]")  # noqa: S104  # to be recognized
+_EVERYWHERE = ("*", "0.0.0.0", "[::]")  # noqa: S104  # compared with, not listened on
 _LOCAL_PATIENCE_S = 30.0
 _MAX_WAIT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class DistributedOptions:
-    """What the command line says of the workers."""
+    """The options that say where workers come from."""
 
     distributed: bool
     expect_workers: int | None
@@ -49,18 +49,18 @@ class DistributedOptions:
 
     @property
     def expected(self) -> int:
-        """How many workers there will be."""
+        """The number of workers to wait for."""
         return self.expect_workers or self.processes or 1
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where they come to. Any port will do where all of them are started here."""
+        """The address that workers connect to. If all of them are started here, it is a free port of loopback."""
         if self.bind is not None:
             return address("--bind", self.bind, LOCUST_PORT)
         return _LOOPBACK, 0 if self.expect_workers in (None, self.processes) else LOCUST_PORT
 
     def plan_of(self, load: LoadOptions) -> LoadPlan:
-        """The plan, for as many workers. Raises `CommandError` for what does not fit together."""
+        """Return the plan, shared by the workers. Raises `CommandError` if options contradict each other."""
         if not self.distributed:
             given: dict[str, object] = {
                 "--expect-workers": self.expect_workers,
@@ -80,20 +80,20 @@ class DistributedOptions:
             raise CommandError(str(error).replace("--workers", option)) from None
         if plan.url is None and not plan.targets and not _is_loopback(self.address[0]):
             raise CommandError(
-                "--distributed: name a URL; kabench's own server listens on loopback, where no other machine gets to"
+                "--distributed: name a URL; kabench's own server listens on loopback, which other machines cannot reach"
             )
         needs_locust("--distributed")
         return plan
 
     def _check(self, load: LoadOptions) -> None:
         if load.workers is not None:
-            raise CommandError("--workers is for one machine; with --distributed, say --expect-workers or --processes")
+            raise CommandError("--workers is for one machine; with --distributed, use --expect-workers or --processes")
         if self.expect_workers is None and self.processes is None:
             raise CommandError(
                 "--distributed: how many workers? --expect-workers N waits for them, --processes N starts them here"
             )
         if self.expect_workers is not None and (self.processes or 0) > self.expect_workers:
-            raise CommandError(f"--processes: {self.processes} are more than --expect-workers {self.expect_workers}")
+            raise CommandError(f"--processes: {self.processes} is more than --expect-workers {self.expect_workers}")
 
 
 def _is_loopback(host: str) -> bool:
@@ -105,9 +105,9 @@ def _is_loopback(host: str) -> bool:
 
 @contextlib.contextmanager
 def workers_of(options: DistributedOptions, control: RunControl) -> Iterator[Callable[[Sequence[Task]], Workers]]:
-    """What finds the workers of a run: processes of this one where the run is not distributed, else a fleet.
+    """Yield the function that gives tasks to workers: to local ones, or, with --distributed, to those of a master.
 
-    Raises `CommandError` where there are none, and exits where the user does not want to wait for them.
+    Raises `CommandError` if workers are missing, and exits if the user stops waiting for them.
     """
     if not options.distributed:
         yield LocalWorkers
@@ -116,32 +116,32 @@ def workers_of(options: DistributedOptions, control: RunControl) -> Iterator[Cal
 
     host, port = options.address
     try:
-        fleet = MasterProcess(host, port)
+        master = MasterProcess(host, port)
     except MasterError as error:
         is_taken = os.strerror(errno.EADDRINUSE) in str(error)
         advice = "; another may be free: --bind HOST:PORT" if is_taken else ""
         raise CommandError(f"--bind: {error}{advice}") from None
     here = _LOOPBACK if host in _EVERYWHERE else host
-    with contextlib.closing(fleet), _local_workers(options.processes or 0, here, fleet.port) as processes:
+    with contextlib.closing(master), _local_workers(options.processes or 0, here, master.port) as processes:
         try:
-            _wait_for_workers(options, fleet, host, control, processes)
+            _wait_for_workers(options, master, host, control, processes)
         except WorkersMissingError as error:
-            raise CommandError(f"{error}; --max-wait waits longer", CommandError.COULD_NOT_MEASURE) from None
+            raise CommandError(f"{error}; to wait longer, use --max-wait", CommandError.COULD_NOT_MEASURE) from None
         except MasterError as error:
             raise CommandError(str(error), CommandError.COULD_NOT_MEASURE) from None
         if control.stopped:
             raise typer.Exit(CommandError.INTERRUPTED)
-        yield fleet.crew
+        yield master.workers_for
 
 
 def _wait_for_workers(
     options: DistributedOptions,
-    fleet: MasterProcess,
+    master: MasterProcess,
     host: str,
     control: RunControl,
     processes: Sequence[subprocess.Popen[bytes]],
 ) -> None:
-    at = f"{socket.gethostname() if host in _EVERYWHERE else host}:{fleet.port}"
+    at = f"{socket.gethostname() if host in _EVERYWHERE else host}:{master.port}"
     missing = options.expected - len(processes)
     if missing > 0:
         say(f"Waiting for {missing} worker{'s' if missing > 1 else ''}: kabench worker --master {at}")
@@ -152,9 +152,9 @@ def _wait_for_workers(
 
             say(f"A worker on {arrival.host} was turned away: it runs kabench {arrival.version}, this is {__version__}")
         elif arrival.joined > arrival.expected:
-            say(f"{arrival.name} on {arrival.host} has come; it is kept in reserve")
+            say(f"{arrival.name} on {arrival.host} has joined; it is kept in reserve")
         else:
-            say(f"{arrival.name} on {arrival.host} has come, {arrival.joined} of {arrival.expected}")
+            say(f"{arrival.name} on {arrival.host} has joined, {arrival.joined} of {arrival.expected}")
 
     def goes_on() -> bool:
         for process in processes:
@@ -164,12 +164,12 @@ def _wait_for_workers(
                 )
         return not control.stopped
 
-    fleet.wait_for(options.expected, options.max_wait_s or _MAX_WAIT_S, arrived, goes_on)
+    master.wait_for(options.expected, options.max_wait_s or _MAX_WAIT_S, arrived, goes_on)
 
 
 @contextlib.contextmanager
 def _local_workers(count: int, host: str, port: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Workers of this machine, for the time of the context. When the hub ends, they do."""
+    """Start workers on this machine, and end them with the context. They also end when the master does."""
     processes = [start_worker(host, port, _LOCAL_PATIENCE_S, quiet=True) for _ in range(count)]
     try:
         yield processes

@@ -1,4 +1,4 @@
-"""Exit codes of processes that locust runs in; they are those of the command line."""
+"""The exit codes of processes in which locust runs. They are the same as those of the command line."""
 
 CANNOT_START = 2
 COULD_NOT_MEASURE = 3

@@ -1,9 +1,9 @@
-"""`Gathering`: from what the workers of a locust test report to one record. It has no clock and no connection.
+"""`Gathering` adds up the reports of a locust test's workers to one record. It has no clock and no connection.
 
-A worker reports, agent by agent, the latencies of each second and its totals so far; all are added up exactly. Reset
-means that from then on only what is new counts: locust's button is pressed on the master, and workers know nothing of
-it, so what they had reported until then is taken off what they report later. Sockets that were open then are counted
-as created, since they carry what comes.
+A worker reports, agent by agent, the latencies of each second and its totals so far. All of them are added up exactly.
+After a reset only new requests count. The user presses locust's reset button on the master, and workers do not learn of
+it, so the gathering subtracts what they had reported before from what they report later. Sockets that were open at the
+reset count as created, because they carry the requests that follow.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from kabench.result import AgentRun
 
 _AT_ONCE_S = 0.5
-"""A worker whose test began so soon after the master's was there from the beginning; so long before, it is another."""
+"""A worker whose test began at most this long after the master's was there from the beginning.
+
+If its test began more than this before the master's, it is reporting an earlier test.
+"""
 
 _OPEN_SECONDS = 10
-"""Workers report every three seconds, and not at the same time."""
+"""How many seconds stay open for late reports. Workers report every three seconds, not at the same time."""
 
 Key = TypeVar("Key")
 
@@ -33,8 +36,8 @@ Key = TypeVar("Key")
 class AgentReport(msgspec.Struct, frozen=True):
     """What one agent did in one second of a worker: latencies, and totals so far.
 
-    `sent_by_locust`: by locust's own clients, in its process, where the test has said which answers failed, whatever
-    their status. `is_part`: the second is not over yet.
+    `sent_by_locust` says that locust's own clients sent the requests, in locust's process. The test itself then says
+    which answers failed, whatever their status. `is_part` says that the second is not over yet.
     """
 
     agent: str
@@ -46,7 +49,7 @@ class AgentReport(msgspec.Struct, frozen=True):
 
 
 class WorkerReport(msgspec.Struct, frozen=True):
-    """What a worker has measured since it reported last. `age_s` is since its test began; `is_last`: it has ended."""
+    """What a worker measured since its last report. `age_s` is the time since its test began; `is_last`: it is over."""
 
     host: str
     age_s: float
@@ -56,7 +59,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class AgentNow:
-    """An agent as it is now, over all workers."""
+    """An agent's figures so far, over all workers."""
 
     agent: str
     transactions: int
@@ -64,7 +67,7 @@ class AgentNow:
 
     @property
     def req_per_socket(self) -> float:
-        """Finished responses a created socket."""
+        """Finished responses per created socket."""
         return self.sockets.requests / self.sockets.created if self.sockets.created else 0.0
 
 
@@ -90,7 +93,7 @@ class _Agent:
 
 
 class Gathering:
-    """One test. Times are of any clock that only goes forward, in seconds; workers are called by any name."""
+    """The reports of one test. Times are seconds of a monotonic clock; worker ids are arbitrary strings."""
 
     def __init__(self, now: float) -> None:
         self._zero = now
@@ -99,7 +102,7 @@ class Gathering:
         self.event_loop = "gevent"
 
     def hear(self, worker_id: str, report: WorkerReport, now: float) -> None:
-        """Take what a worker reports; what is of a test before this one is left alone."""
+        """Add a worker's report. A report of an earlier test is ignored."""
         worker = self._workers.get(worker_id)
         if worker is None:
             after_s = now - report.age_s - self._zero
@@ -138,7 +141,7 @@ class Gathering:
             agent.tally.end_second(number, second)
 
     def lose(self, worker_id: str) -> None:
-        """A worker is not heard of any more. Should he be heard again, he is taken back."""
+        """Note that a worker no longer answers. If it reports again, it is taken back."""
         worker = self._workers.get(worker_id)
         if worker is not None and not worker.has_ended and not worker.is_lost:
             worker.is_lost = True
@@ -151,7 +154,7 @@ class Gathering:
                 agent.tally.end_worker(agent.numbers[worker_id], lost=lost)
 
     def reset(self, now: float) -> None:
-        """Begin anew: what was reported until now counts no more."""
+        """Start counting anew: what was reported until now no longer counts."""
         self._zero = now
         for worker in self._workers.values():
             worker.after_s = 0.0
@@ -164,17 +167,17 @@ class Gathering:
 
     @property
     def worker_ids(self) -> list[str]:
-        """Who has reported."""
+        """The workers that have reported."""
         return list(self._workers)
 
     def now(self) -> list[AgentNow]:
-        """Each agent as it is now."""
+        """Return the figures of each agent so far."""
         return [AgentNow(name, agent.tally.transactions, agent.tally.sockets) for name, agent in self._agents.items()]
 
     def runs(self) -> list[AgentRun]:
-        """What was measured, at the end of the test.
+        """Return what was measured, at the end of the test.
 
-        What CPU a process used cannot be told apart where several agents were in it.
+        Where several agents shared a process, their CPU time cannot be told apart and is left out.
         """
         agents = [agent for agent in self._agents.values() if agent.numbers]
         shares_process = sum(agent.sent_by_locust for agent in agents) > 1

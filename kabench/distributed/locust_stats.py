@@ -1,8 +1,8 @@
-"""What kabench's engine has measured, as entries of locust's own statistics.
+"""Adds what kabench's senders measured to locust's own statistics.
 
-locust counts each request that is over, those that failed too, and rounds response times to two digits; so it is given
-each second as one entry that is added to its others. Requests that died with their socket have no response time there,
-as kabench has none for them.
+locust counts each finished request, failed ones too, and rounds response times to two digits. Each second of kabench
+becomes one entry that is added to locust's. Requests that died with their socket have no response time in it, because
+kabench has none for them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 def add_second(
     stats: RequestStats, method: str, name: str, counts: Sequence[Counts], totals: Totals, began_at: float, at: float
 ) -> None:
-    """Add what is new in a second (`totals`: of this second alone), from `began_at` until `at` in time since the epoch.
+    """Add one second, from `began_at` to `at` (time since the epoch). `totals` are those of this second alone.
 
-    It counts in that second of locust's charts which most of it was in.
+    locust's charts show it in the second that contains most of it.
     """
     requests = sum(totals.status_codes.values()) + totals.socket_errors
     if not requests:
@@ -69,7 +69,7 @@ def _add_latencies(entry: StatsEntry, counts: Sequence[Counts]) -> None:
 
 
 def _rounded(milliseconds: float) -> int:
-    """As locust rounds, or whoever has told it to round otherwise."""
+    """Round as locust does, also where a locust file has replaced locust's rounding."""
     by_locust = getattr(locust_stats, "bucket_response_time", None)
     if by_locust is not None:
         rounded: int = by_locust(milliseconds)

@@ -1,8 +1,7 @@
-"""The hub: `python -m kabench.distributed`, a process that is a locust master and speaks for the command line.
+"""The master, `python -m kabench.distributed`: a locust master that passes messages between command line and workers.
 
-It is a process of its own, since importing locust changes all of Python's blocking calls in a process. What locust does
-here is to keep the connections to workers, and to notice who is lost; the load is kabench's. `protocol` is how to
-speak to it.
+It is a process of its own, since importing locust changes all of Python's blocking calls in a process. locust keeps the
+connections to the workers and notices when one is lost; the load is kabench's. `protocol` defines the messages.
 """
 
 from __future__ import annotations
@@ -62,11 +61,11 @@ _from_line = msgspec.json.Decoder[ToMaster](ToMaster)
 
 
 class Master:
-    """Passes on what the command line and the workers say to each other."""
+    """Passes messages between the command line and the workers."""
 
     def __init__(self, runner: MasterRunner) -> None:
         self._runner = runner
-        self._members: dict[str, int] = {}
+        self._workers: dict[str, int] = {}
         self._ids: list[str] = []
         self._gone: set[int] = set()
         for kind, listener in (
@@ -78,34 +77,34 @@ class Master:
         runner.greenlet.spawn(self._look_for_lost)
 
     def obey(self, lines: FileObject) -> None:
-        """Do what the command line says, to its end."""
+        """Carry out what the command line says, until it closes its end."""
         for line in lines:
             match _from_line.decode(line):
                 case Begin() as begin:
-                    self._tell(begin.member, BEGIN, begin)
+                    self._tell(begin.worker, BEGIN, begin)
                 case Order() as order:
-                    self._tell(order.member, ORDER, order)
+                    self._tell(order.worker, ORDER, order)
 
     def say_goodbye(self) -> None:
-        """Tell all workers that the run is over; then locust tells them to quit."""
-        for member in range(len(self._ids)):
-            if member not in self._gone:
-                self._runner.send_message(GOODBYE, None, self._ids[member])
+        """Tell all workers that the run is over. After that, locust tells them to quit."""
+        for worker in range(len(self._ids)):
+            if worker not in self._gone:
+                self._runner.send_message(GOODBYE, None, self._ids[worker])
 
-    def _tell(self, member: int, kind: str, message: Begin | Order) -> None:
-        if member not in self._gone:
-            self._runner.send_message(kind, packed(message), self._ids[member])
+    def _tell(self, worker: int, kind: str, message: Begin | Order) -> None:
+        if worker not in self._gone:
+            self._runner.send_message(kind, packed(message), self._ids[worker])
 
     def _welcome(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002  # locust's names
         version = version_of(msg.data)
         if version != __version__:
             self._runner.send_message(TURNED_AWAY, {"version": __version__}, msg.node_id)
             _say(TurnedAway(msg.node_id.rpartition("_")[0], version))  # locust puts the host's name in front
-        elif msg.node_id not in self._members:
-            member = self._members[msg.node_id] = len(self._ids)
+        elif msg.node_id not in self._workers:
+            worker = self._workers[msg.node_id] = len(self._ids)
             self._ids.append(msg.node_id)
-            self._runner.send_message(WELCOME, packed(Welcome(name_of(member))), msg.node_id)
-            _say(Joined(member, unpacked(msg.data, Hello).host))
+            self._runner.send_message(WELCOME, packed(Welcome(name_of(worker))), msg.node_id)
+            _say(Joined(worker, unpacked(msg.data, Hello).host))
 
     def _pass_on_said(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002
         self._pass_on(msg.node_id, unpacked(msg.data, Said))
@@ -114,21 +113,21 @@ class Master:
         self._pass_on(msg.node_id, unpacked(msg.data, Ended))
 
     def _pass_on(self, node_id: str, message: Said | Ended) -> None:
-        member = self._members.get(node_id)
-        if member is not None and member not in self._gone:
-            _say(msgspec.structs.replace(message, member=member))
+        worker = self._workers.get(node_id)
+        if worker is not None and worker not in self._gone:
+            _say(msgspec.structs.replace(message, worker=worker))
 
     def _look_for_lost(self) -> None:
-        """See who is not heard of any more. Should he be heard of again, what he says comes too late, and he stops."""
+        """Look for workers that no longer answer. Later figures of one would come too late, so it is told to leave."""
         while True:
             gevent.sleep(_LOOK_FOR_LOST_EVERY_S)
-            for node_id, member in self._members.items():
+            for node_id, worker in self._workers.items():
                 node = self._runner.clients.get(node_id)
-                if member not in self._gone and (node is None or node.state == STATE_MISSING):
+                if worker not in self._gone and (node is None or node.state == STATE_MISSING):
                     if node is not None:
                         self._runner.send_message(ORDER, packed(Order(EVERY_PART, KILL)), node_id)
-                    self._gone.add(member)
-                    _say(Gone(member))
+                    self._gone.add(worker)
+                    _say(Gone(worker))
 
 
 def _say(message: FromMaster) -> None:
@@ -137,17 +136,17 @@ def _say(message: FromMaster) -> None:
         _out.write(line)
         _out.flush()
     except OSError:
-        os._exit(0)  # nobody listens any more; workers notice that the master is gone
+        os._exit(0)  # the command line is gone; workers notice that the master is gone, too
 
 
 _out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-"""What the command line listens to. Standard output is not: locust prints there what it likes."""
+"""The stream that the command line reads. It is not standard output, because locust prints there."""
 
 
 def main() -> None:
-    """Open, and pass on to the end of standard input."""
+    """Open the master, and pass messages on until standard input ends."""
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    logging.disable(logging.CRITICAL)  # what there is to say, the command line says
+    logging.disable(logging.CRITICAL)  # the command line says all there is to say
     lines = FileObject(sys.stdin.fileno(), "rb", close=False)
     where = _from_line.decode(lines.readline())
     if not isinstance(where, Open):
@@ -161,10 +160,10 @@ def main() -> None:
         taken = os.strerror(errno.EADDRINUSE)
         _say(Refused(taken if isinstance(error, SystemExit) else os.strerror(number) if number else str(error)))
         return
-    hub = Master(runner)
+    master = Master(runner)
     _say(Opened(_port_of(runner)))
-    hub.obey(lines)
-    hub.say_goodbye()
+    master.obey(lines)
+    master.say_goodbye()
     with contextlib.suppress(gevent.GreenletExit):
         runner.quit()
 

@@ -1,12 +1,12 @@
-"""What the command line, the hub and the workers of a distributed run say to each other.
+"""The messages between the command line, the master and the workers of a distributed run.
 
-The hub is the one process that is a locust master. The command line speaks to it in lines of JSON over its standard
-streams; it speaks to workers in locust's own messages, whose data are these structures again, as bytes.
+The master is the one process that is a locust master. The command line speaks to it in lines of JSON over its standard
+streams. The master speaks to workers in locust's own messages, which carry these structures as bytes.
 
-    command line --Open, Begin, Order--> hub --Welcome, Begin, Order--> worker --Task, Go, stop--> `kabench.load`
-    command line <--Opened, Joined, Said, Ended, Gone-- hub <--Hello, Said, Ended-- worker <--messages-- ...
+    command line --Open, Begin, Order--> master --Welcome, Begin, Order--> worker --Task, Go, stop--> `kabench.load`
+    command line <--Opened, Joined, Said, Ended, Gone-- master <--Hello, Said, Ended-- worker <--messages-- ...
 
-A worker passes on what its process of `kabench.load` says, so that what is measured is what one machine measures.
+A worker passes on what its process of `kabench.load` says, so a worker measures what a run on one machine measures.
 """
 
 from __future__ import annotations
@@ -29,45 +29,45 @@ ENDED = "kabench_ended"
 """The types of locust's messages."""
 
 EVERY_PART = -1
-"""Of an order: whatever part it is, and the worker is to leave."""
+"""An order for any part: the worker is to leave."""
 
 GO = "go"
 STOP = "stop"
 KILL = "kill"
-"""What a worker can be told to do."""
+"""The orders that a worker can get."""
 
 
 class Open(msgspec.Struct, frozen=True, tag="open"):
-    """Be a locust master there; port 0 is any that is free."""
+    """Be a locust master at this address. Port 0 takes any free one."""
 
     host: str
     port: int
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
-    """Start a process for this task. `part` counts the agents of a run; what is said of an old one is not heard."""
+    """Start a process for this task. `part` counts the agents of a run; messages about an earlier part are ignored."""
 
     part: int
     task: Task
-    member: int = 0
+    worker: int = 0
 
 
 class Order(msgspec.Struct, frozen=True, tag="order"):
-    """Do `what` with the process of a part."""
+    """Carry out `what` on the process of a part."""
 
     part: int
     what: str
-    member: int = 0
+    worker: int = 0
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened"):
-    """Workers may come."""
+    """The master listens at this port."""
 
     port: int
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """The hub cannot open."""
+    """The master cannot listen."""
 
     why: str
 
@@ -79,20 +79,20 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class Welcome(msgspec.Struct, frozen=True):
-    """What a worker is called."""
+    """The master tells a worker its name."""
 
     name: str
 
 
-def name_of(member: int) -> str:
-    """What the worker of a number is called."""
-    return f"worker-{member + 1}"
+def name_of(worker: int) -> str:
+    """Return the name of a worker from its number."""
+    return f"worker-{worker + 1}"
 
 
 class Joined(msgspec.Struct, frozen=True, tag="joined"):
-    """A worker has come; it is called by its number, from 0."""
+    """A worker has joined. Workers are numbered from 0."""
 
-    member: int
+    worker: int
     host: str
 
 
@@ -104,43 +104,43 @@ class TurnedAway(msgspec.Struct, frozen=True, tag="turned_away"):
 
 
 class Said(msgspec.Struct, frozen=True, tag="said"):
-    """What a worker's process has said."""
+    """Messages from a worker's process."""
 
     part: int
     messages: list[Message]
-    member: int = 0
+    worker: int = 0
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
-    """A worker's process has ended, and how."""
+    """A worker's process has ended; `how` says in which way."""
 
     part: int
     how: str
-    member: int = 0
+    worker: int = 0
 
 
 class Gone(msgspec.Struct, frozen=True, tag="gone"):
-    """A worker has left, or is not heard of any more."""
+    """A worker has left, or no longer answers."""
 
-    member: int
+    worker: int
 
 
 T = TypeVar("T")
 
 
 def packed(message: object) -> dict[str, object]:
-    """A structure as the data of one of locust's messages, with the version of who packs it."""
+    """Return a structure as the data of a locust message, with the sender's version of kabench."""
     return {"kabench": msgspec.json.encode(message), "version": __version__}
 
 
 def version_of(data: object) -> str:
-    """The version of who has packed it; what the structure is like, only the same version knows."""
+    """Return the version of kabench that packed the data. Only the same version can unpack them."""
     version = data.get("version") if isinstance(data, dict) else None
     return version if isinstance(version, str) else "unknown"
 
 
 def unpacked(data: object, kind: type[T]) -> T:
-    """What was packed. Raises `msgspec.DecodeError` where the data are something else."""
+    """Return the structure that was packed. Raises `msgspec.DecodeError` if the data hold none of this kind."""
     if not isinstance(data, dict) or not isinstance(data.get("kabench"), bytes):
         raise msgspec.DecodeError("there is nothing of kabench in it")
     return msgspec.json.decode(data["kabench"], type=kind)

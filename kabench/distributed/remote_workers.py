@@ -1,4 +1,4 @@
-"""`MasterProcess`: the workers of a distributed run, as the load engine sees them, by way of the hub."""
+"""`MasterProcess` and `RemoteWorkers`: how the load engine reaches the workers of a distributed run."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ _from_line = msgspec.json.Decoder[FromMaster](FromMaster)
 
 
 class MasterError(RuntimeError):
-    """The hub cannot open, or has died."""
+    """The master cannot listen, or has died."""
 
 
 class WorkersMissingError(MasterError):
-    """Not as many workers as expected have come."""
+    """Fewer workers than expected have joined."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """How many workers have come, of how many, and who did last; of another `version` he was turned away."""
+    """A worker came: how many of the expected ones have joined. With a `version`, it was turned away because of it."""
 
     name: str
     host: str
@@ -65,17 +65,17 @@ class Arrival:
 
 
 class MasterProcess:
-    """A hub, and the workers that come to it. `crew` has them carry out an agent's part of a run.
+    """A master process, and the workers that join it. `workers_for` has them carry out one agent's part of a run.
 
-    Raises `MasterError` if it cannot open at this host and port (0: any that is free).
+    Raises `MasterError` if it cannot listen at this host and port (0: any that is free).
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._lock = threading.Lock()
         self._news: queue.SimpleQueue[FromMaster | None] = queue.SimpleQueue()
-        self._crew: RemoteWorkers | None = None
+        self._current: RemoteWorkers | None = None
         self._parts = 0
-        self._members: list[WorkerRecord] = []
+        self._records: list[WorkerRecord] = []
         self._gone: set[int] = set()
         self._has_died = False
         self._process = start_child([sys.executable, "-P", "-m", "kabench.distributed"])
@@ -104,9 +104,9 @@ class MasterProcess:
         arrived: Callable[[Arrival], None],
         goes_on: Callable[[], bool],
     ) -> None:
-        """Wait until so many workers have come, as long as `goes_on` says so.
+        """Wait until `expected` workers have joined, or `goes_on` returns False. Call `arrived` for each that comes.
 
-        Raises `WorkersMissingError` if they do not come in time, `MasterError` if the hub dies.
+        Raises `WorkersMissingError` if they do not join within `at_most_s`, `MasterError` if the master dies.
         """
         give_up_at = monotonic() + at_most_s
         while goes_on():
@@ -114,7 +114,8 @@ class MasterProcess:
             if there >= expected:
                 return
             if monotonic() > give_up_at:
-                raise WorkersMissingError(f"{there} of {expected} workers came within {at_most_s:g} s")
+                workers = "worker" if expected == 1 else "workers"
+                raise WorkersMissingError(f"{there} of {expected} {workers} joined within {at_most_s:g} s")
             try:
                 news = self._news.get(timeout=_LOOK_EVERY_S)
             except queue.Empty:
@@ -122,30 +123,31 @@ class MasterProcess:
             if news is None:
                 raise MasterError("locust's master died")
             if isinstance(news, Joined):
-                arrived(Arrival(name_of(news.member), news.host, self._count(), expected))
+                arrived(Arrival(name_of(news.worker), news.host, self._count(), expected))
             elif isinstance(news, TurnedAway):
                 arrived(Arrival("", news.host, self._count(), expected, news.version))
 
     def _count(self) -> int:
         with self._lock:
-            return len(self._members) - len(self._gone)
+            return len(self._records) - len(self._gone)
 
-    def crew(self, tasks: Sequence[Task]) -> RemoteWorkers:
-        """Have workers carry out these tasks."""
+    def workers_for(self, tasks: Sequence[Task]) -> RemoteWorkers:
+        """Have workers begin these tasks, and return those workers."""
         with self._lock:
-            # Those who are gone come last: with too few others, their share of the load is lost.
-            hired = sorted(range(len(self._members)), key=lambda member: member in self._gone)[: len(tasks)]
+            # Lost workers come last: only if there are too few others, their share of the load is lost.
+            chosen = sorted(range(len(self._records)), key=lambda worker: worker in self._gone)[: len(tasks)]
             self._parts += 1
-            crew = self._crew = RemoteWorkers(self, self._parts, {member: self._members[member] for member in hired})
-            for member in self._gone:
-                crew.do_without(member, "it was lost before")
+            records = {worker: self._records[worker] for worker in chosen}
+            remote_workers = self._current = RemoteWorkers(self, self._parts, records)
+            for worker in self._gone:
+                remote_workers.do_without(worker, "it was lost before")
             if self._has_died:
-                crew.hear(None)
-        crew.begin(tasks)
-        return crew
+                remote_workers.hear(None)
+        remote_workers.begin(tasks)
+        return remote_workers
 
     def tell(self, message: ToMaster) -> None:
-        """Say something to the hub."""
+        """Send a message to the master."""
         write_line(self._process, msgspec.json.encode(message) + b"\n")
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
@@ -162,77 +164,77 @@ class MasterProcess:
                 case None:
                     self._has_died = True
                 case Joined():
-                    record = WorkerRecord(name=name_of(message.member), host=message.host, transactions=0)
-                    self._members.append(record)
+                    record = WorkerRecord(name=name_of(message.worker), host=message.host, transactions=0)
+                    self._records.append(record)
                 case Gone():
-                    self._gone.add(message.member)
-            if self._crew is None:
+                    self._gone.add(message.worker)
+            if self._current is None:
                 self._news.put(message)
             else:
-                self._crew.hear(message)
+                self._current.hear(message)
 
     def close(self) -> None:
-        """Send the workers home and see the hub end."""
+        """End the master, which dismisses the workers."""
         end_child(self._process)
 
 
 class RemoteWorkers(ListeningWorkers):
-    """Workers of a fleet who carry out one agent's part of a run."""
+    """The workers that carry out one agent's part of a run. `records` has them by their numbers at the master."""
 
     goes_on = True
 
-    def __init__(self, fleet: MasterProcess, part: int, hired: Mapping[int, WorkerRecord]) -> None:
-        super().__init__(list(hired.values()))
-        self._fleet = fleet
+    def __init__(self, master: MasterProcess, part: int, records: Mapping[int, WorkerRecord]) -> None:
+        super().__init__(list(records.values()))
+        self._master = master
         self._part = part
-        self._hired = list(hired)
-        self._index = {member: index for index, member in enumerate(hired)}
+        self._numbers = list(records)
+        self._index = {worker: index for index, worker in enumerate(records)}
         self._endings: dict[int, str] = {}
 
     def begin(self, tasks: Sequence[Task]) -> None:
-        """Give each his task."""
-        for member, task in zip(self._hired, tasks, strict=False):
-            self._fleet.tell(Begin(self._part, task, member))
+        """Give each worker its task."""
+        for worker, task in zip(self._numbers, tasks, strict=False):
+            self._master.tell(Begin(self._part, task, worker))
 
     def keep_apart_from(self, server: subprocess.Popen[bytes]) -> None:
-        """Nothing: who they share a machine with is not known here."""
+        """Do nothing: it is not known which workers share the server's machine."""
 
     def go(self) -> None:
-        """Have all begin at the same time, as near as messages come."""
+        """Have all begin at the same time, apart from how long each message takes."""
         self._order(GO)
 
     def _tell_to_stop(self) -> None:
         self._order(STOP)
 
     def _order(self, what: str) -> None:
-        for member in self._hired:
-            self._fleet.tell(Order(self._part, what, member))
+        for worker in self._numbers:
+            self._master.tell(Order(self._part, what, worker))
 
     def _give_up(self, index: int) -> None:
-        self._fleet.tell(Order(self._part, KILL, self._hired[index]))
+        self._master.tell(Order(self._part, KILL, self._numbers[index]))
         self._end(index, "")
 
     def _ending_of(self, index: int) -> str:
         return self._endings.get(index, "still running")
 
     def hear(self, message: FromMaster | None) -> None:
-        """Take what the hub says; None is its end."""
+        """Take a message of the master; None means that it has ended."""
         match message:
             case None:
-                for index in range(len(self._hired)):
+                for index in range(len(self._numbers)):
                     self._end(index, "locust's master died")
-            case Said(part=part, member=member) if part == self._part and member in self._index:
+            case Said(part=part, worker=worker) if part == self._part and worker in self._index:
                 for each in message.messages:
-                    self.heard.put((self._index[member], each))
-            case Ended(part=part, member=member) if part == self._part:
-                self.do_without(member, message.how)
-            case Gone(member=member):
-                self.do_without(member, "it is not heard of any more")
+                    self.heard.put((self._index[worker], each))
+            case Ended(part=part, worker=worker) if part == self._part:
+                self.do_without(worker, message.how)
+            case Gone(worker=worker):
+                self.do_without(worker, "it no longer answers")
 
-    def do_without(self, member: int, how: str) -> None:
-        """A worker has ended, and how; if it is one of this crew."""
-        if member in self._index:
-            self._end(self._index[member], how)
+    def do_without(self, worker: int, how: str) -> None:
+        """Note that a worker has ended, if it is one of these workers."""
+        if worker in self._index:
+            self._end(self._index[worker], how)
 
     def _end(self, index: int, how: str) -> None:
         if index not in self._endings:
@@ -240,5 +242,5 @@ class RemoteWorkers(ListeningWorkers):
             self.heard.put((index, None))
 
     def end(self) -> None:
-        """Have their processes end."""
+        """End the workers' processes."""
         self._order(KILL)

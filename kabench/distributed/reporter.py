@@ -1,7 +1,7 @@
-"""`install`: has a locust test print kabench's report at its end, save its record, and show its sockets meanwhile.
+"""`install`: makes a locust test show its sockets while it runs, print kabench's report at its end and save its record.
 
-Workers send what they have measured with the reports that locust's own workers send (`report_to_master`), and the rest
-when their test is over; the master, or the one process where there is no master, adds it up.
+Workers add what they measured to the reports that locust's workers send (`report_to_master`), and send the rest when
+their test is over. The master adds it up; without a master, the one process does.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def install(environment: Environment, *, results: str | Path | None = "results",
     """Report a locust test as kabench does: a report at its end, a record in the folder `results` (None: none), and a
     tab in locust's web page.
 
-    For one line in a locust file, which every worker runs too: `events.init.add_listener(kabench.distributed.install)`.
+    Write this line into the locust file, which every worker runs too:
+    `events.init.add_listener(kabench.distributed.install)`.
     """
     if environment in _installed:
         return
@@ -75,14 +76,14 @@ def install(environment: Environment, *, results: str | Path | None = "results",
     elif isinstance(runner, WorkerRunner):
         _Worker(environment, runner)
     elif isinstance(runner, LocalRunner):
-        desk = _Desk(environment, runner, results)
-        _Measurer(environment, runner, lambda report: desk.take(_LOCAL, report), desk.finish)
+        collector = _Collector(environment, runner, results)
+        _Measurer(environment, runner, lambda report: collector.take(_LOCAL, report), collector.finish)
     else:
         raise TypeError("install: the environment has no runner yet; call it from a listener of events.init")
 
 
 class _Measurer:
-    """Where users are: measures, and hands over what was measured."""
+    """Measures the users of one process, and hands over what it measured."""
 
     def __init__(
         self,
@@ -98,8 +99,8 @@ class _Measurer:
         self._unsent: list[AgentReport] = []
         self._ticker: gevent.Greenlet | None = None
         self._zero = monotonic()
-        self._engines = Senders.of(environment)
-        self._engines.listeners.append(self._unsent.append)
+        self._senders = Senders.of(environment)
+        self._senders.listeners.append(self._unsent.append)
         events: Any = environment.events  # locust's hooks have no types
         events.request.add_listener(self._sampler.on_request)
         events.test_start.add_listener(self._begin)
@@ -121,13 +122,13 @@ class _Measurer:
                 self._hand_over(self.report())
 
     def report_now(self) -> WorkerReport:
-        """What was measured until now, in the middle of a second."""
+        """Return what was measured until now, in the middle of a second."""
         if self._ticker is not None:
             self._unsent += self._sampler.take(monotonic() - self._zero, is_part=True)
         return self.report()
 
     def report(self, *, is_last: bool = False) -> WorkerReport:
-        """What was measured since the last report."""
+        """Return what was measured since the last report."""
         reports = self._unsent[:]
         self._unsent.clear()
         return WorkerReport(socket.gethostname(), monotonic() - self._zero, reports, is_last)
@@ -136,7 +137,7 @@ class _Measurer:
         if self._ticker is not None:
             self._ticker.kill()
             self._ticker = None
-            self._engines.finish()
+            self._senders.finish()
             self._unsent += self._sampler.take(monotonic() - self._zero)
         if self._hand_over is not None:
             self._hand_over(self.report(is_last=True))
@@ -144,7 +145,7 @@ class _Measurer:
 
 
 class _Worker:
-    """A worker: measures, and reports to the master."""
+    """A locust worker: measures, and reports to the master."""
 
     def __init__(self, environment: Environment, runner: WorkerRunner) -> None:
         self._environment = environment
@@ -159,7 +160,7 @@ class _Worker:
         data[_DATA] = packed(self._measurer.report_now())
 
     def _say_last(self) -> None:
-        """Say it at once, and what locust has measured as well: a master that quits waits half a second for that."""
+        """Send the last report, and locust's, at once: a master that quits waits half a second for locust's."""
         self._runner._send_stats()  # noqa: SLF001  # locust has no other way
         self._runner.send_message(_LAST, packed(self._measurer.report(is_last=True)))
 
@@ -173,8 +174,8 @@ class _Worker:
         gevent.spawn(self._runner.quit)
 
 
-class _Desk:
-    """Where reports come together: adds them up, shows them, and ends them in one."""
+class _Collector:
+    """Collects the reports of a test: adds them up, shows them, and makes one record of them."""
 
     def __init__(self, environment: Environment, runner: Runner, results: str | Path | None) -> None:
         self.environment = environment
@@ -200,7 +201,7 @@ class _Desk:
         self._started_at = now_as_text()
 
     def take(self, worker: str, report: WorkerReport) -> None:
-        """Add what a worker reports."""
+        """Add a worker's report."""
         if self._gathering is not None:
             self._gathering.hear(worker, report, monotonic())
 
@@ -213,7 +214,7 @@ class _Desk:
             self._reset()
 
     def finish(self) -> None:
-        """The test is over: save its record and show its report."""
+        """Save the test's record and show its report, now that it is over."""
         if self._gathering is None:
             return
         gathering = self._gathering
@@ -227,7 +228,7 @@ class _Desk:
             kabench_version=__version__,
             started_at=self._started_at,
             environment=environment_of(gathering.event_loop, _locust_version()),
-            plan=asked_of(self.environment, self._runner),
+            plan=plan_of_test(self.environment, self._runner),
             runs=runs,
         )
         written = self._save(result)
@@ -237,7 +238,7 @@ class _Desk:
             _show(result, written)
 
     def _place_of(self, agent: str) -> int:
-        """Where a class of users stands in the locust file: the first is what others are held against."""
+        """Return the place of a class in the locust file. Reports compare the others with the first."""
         names = list(self.environment.available_user_classes or self.environment.user_classes_by_name)
         return names.index(agent) if agent in names else len(names)
 
@@ -246,7 +247,7 @@ class _Desk:
             return None
         path = self._folder / record_file_name(result)
         try:
-            with contextlib.suppress(OSError):  # what is wrong is found when it is written
+            with contextlib.suppress(OSError):  # saving fails, too, and says why
                 self._folder.mkdir(parents=True, exist_ok=True)
             save_result(result, path)
         except ResultError as error:
@@ -260,8 +261,8 @@ class _Desk:
             self._shown_at_quit = None
 
 
-class _Master(_Desk):
-    """The master: hears workers, and waits for their last words."""
+class _Master(_Collector):
+    """The locust master: takes the workers' reports, and waits for the last ones."""
 
     def __init__(self, environment: Environment, runner: MasterRunner, results: str | Path | None) -> None:
         super().__init__(environment, runner, results)
@@ -311,7 +312,7 @@ class _Master(_Desk):
                         self._gathering.lose(worker)
 
     def _wait_and_finish(self, **_: object) -> None:
-        """Have workers finish, if they have not, and say the last they have to say."""
+        """Have workers finish, if they have not, and wait for their last reports."""
         self._master.send_message(_FINISH)
         give_up_at = monotonic() + self.environment.stop_timeout + _LAST_REPORTS_TAKE_AT_MOST_S
         while self._waits() and monotonic() < give_up_at:
@@ -331,8 +332,8 @@ def _locust_version() -> dict[str, str]:
     return {"locust": locust.__version__}
 
 
-def asked_of(environment: Environment, runner: Runner) -> dict[str, Any]:  # JSON
-    """What locust was asked for, without secrets. What its own users send, their code alone knows."""
+def plan_of_test(environment: Environment, runner: Runner) -> dict[str, Any]:  # JSON
+    """Return the plan of a locust test, without secrets. Only their code knows what locust's own users send."""
     shape = environment.shape_class
     hosts = [environment.host, *(each.host for each in environment.user_classes)]
     url = next((host for host in hosts if host), None)

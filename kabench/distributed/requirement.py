@@ -1,4 +1,4 @@
-"""Which locust is needed."""
+"""The check that a locust is installed that is new enough."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ OLDEST_LOCUST = (2, 32)
 
 
 class LocustError(ImportError):
-    """locust is not there, or too old."""
+    """locust is not installed, or too old."""
 
 
 def check_locust() -> None:
-    """See that locust can be used, without importing it: that changes a whole process. Raises `LocustError`."""
+    """Raise `LocustError` if locust cannot be used. It is not imported, since that changes the whole process."""
     try:
         version = importlib.metadata.version("locust")
     except importlib.metadata.PackageNotFoundError:

@@ -1,8 +1,7 @@
-"""`Sampler`: what one worker of a locust test measures of its HTTP users, second by second.
+"""`Sampler`: measures the HTTP users of one worker of a locust test, second by second.
 
-Latencies are as locust's `request` event tells them; what becomes of sockets, the users' agents tell: each agent of
-kabench that a user sends through is found as his `pool_manager`, or mounted in his session. Users of one class count
-together, under the class's name.
+Latencies come from locust's `request` event. Socket counts come from the users' agents: a kabench agent is found as a
+user's `pool_manager`, or mounted in a user's session. Users of one class count together, under the class's name.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NO_USER = "locust"
-"""What is sent by no user counts together under this name."""
+"""The name under which requests count that no user has sent."""
 
 _MOST_PARENTS = 5
-"""From a greenlet that sends to the user who started it."""
+"""How many greenlets to go up, from one that sends to the user who started it."""
 
 
 class _Agents:
-    """The agents of one class of users. What those who were closed have counted stays in the sum."""
+    """The agents of one class of users. The counts of closed agents stay in the sum."""
 
     def __init__(self) -> None:
         self._agents: list[KeepsSockets] = []
@@ -56,7 +55,7 @@ class _Agents:
 
 
 class Sampler:
-    """Listens to locust's `request` event. `take` is called once a second, with the time since the test began."""
+    """Listens to locust's `request` event. Call `take` once a second, with the time since the test began."""
 
     def __init__(self) -> None:
         self._names: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -66,7 +65,7 @@ class Sampler:
         self._cpu_at_zero_s = 0.0
 
     def begin(self) -> None:
-        """A test begins. Sockets that are open already count as created in it."""
+        """Begin a test. Sockets that are open already count as created in it."""
         self._recorders.clear()
         self._cpu_at_zero_s = process_time()
         for agents in self._agents.values():
@@ -77,10 +76,10 @@ class Sampler:
         response_time: float | None = None,
         response_length: int = 0,
         exception: BaseException | None = None,
-        response: Any = None,  # of whatever client
+        response: Any = None,  # any client's
         **_: object,
     ) -> None:
-        """Count an exchange. One with neither an answer's status nor an error is none of HTTP's."""
+        """Count an exchange. One with neither a status nor an error is not HTTP, and is ignored."""
         status = getattr(response, "status_code", None) or 0
         if response_time is None or (not status and exception is None):
             return
@@ -96,9 +95,9 @@ class Sampler:
             recorder.record_error(UNEXPECTED_STATUS if status >= FIRST_FAILED_STATUS else UNEXPECTED_BODY)
 
     def _name_of(self, greenlet: Any, generations: int = _MOST_PARENTS) -> str:  # any kind of greenlet
-        """What a greenlet's requests count under: the class of the user whose it is, or who has started it.
+        """Return the name for a greenlet's requests: the class of the user that it belongs to, or that started it.
 
-        A greenlet says whose it is until it is killed, so what was found once is kept.
+        A killed greenlet no longer names its user, so each name is kept once it was found.
         """
         name = self._names.get(greenlet)
         if name is None:
@@ -113,17 +112,17 @@ class Sampler:
         return name
 
     def _meet(self, user: User) -> str:
-        """Take the agents of a user in; what he counts under."""
+        """Register a user's agents. Return the name under which the user counts."""
         name = type(user).__name__
         agents = self._agents.setdefault(name, _Agents())
         for agent in _agents_of(user):
-            if agent not in self._met:  # one that two classes share counts with the first
+            if agent not in self._met:  # an agent that two classes share counts with the first
                 self._met.add(agent)
                 agents.add(agent)
         return name
 
     def take(self, elapsed_s: float, *, is_part: bool = False) -> list[AgentReport]:
-        """What was counted since the last time, and totals so far; `is_part`: the second is not over yet."""
+        """Return what was counted since the last call, and totals so far. `is_part`: the second is not over yet."""
         nothing = _Agents()
         return [
             AgentReport(
@@ -143,12 +142,12 @@ class Sampler:
         ]
 
 
-def _is_closed(agent: Any) -> bool:  # those for threads know
+def _is_closed(agent: Any) -> bool:  # only the agents for threads say so
     keeper = getattr(agent, "keeper", None)
     return keeper is not None and keeper.is_closed
 
 
-def _agents_of(user: Any) -> Iterator[KeepsSockets]:  # users have what they like
+def _agents_of(user: Any) -> Iterator[KeepsSockets]:  # a user's attributes are the locust file's own
     adapters = getattr(getattr(user, "client", None), "adapters", None)
     mounted = [getattr(adapter, "agent", None) for adapter in adapters.values()] if isinstance(adapters, dict) else []
     for agent in (getattr(user, "pool_manager", None), *mounted):

@@ -1,4 +1,4 @@
-"""`Sender`: the process beside a locust worker that sends for users of one class, as fast as kabench does."""
+"""`Sender`: a process beside a locust worker that sends for the users of one class, at kabench's speed."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _END_TIMEOUT_S = 5.0
 
 
 class Sender:
-    """Sends for as many users as have joined and not left.
+    """Sends for all users that have joined and not left.
 
-    `seconds` is called with the latencies of a second, its totals so far, what is new in it, and when it ended in time
-    since the epoch; `failed` with why the engine cannot go on, and the exit code for that.
+    It calls `seconds` after each second: with its latencies, the totals so far, the totals of this second alone, and
+    the time of its end since the epoch. It calls `failed` with why it cannot go on, and the exit code for that.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Sender:
         self.event_loop = "unknown"
 
     def prepare(self) -> None:
-        """Start the process, so that it is there when it is needed."""
+        """Start the process, so that it is running when it is needed."""
         with self._starting:  # other greenlets go on while a process starts, and a test may begin
             if self._process is None:
                 self._is_up.clear()
@@ -82,7 +82,7 @@ class Sender:
         self._is_up.wait(_START_TIMEOUT_S)
 
     def begin(self, task: Task) -> None:
-        """Begin with a test."""
+        """Begin a test."""
         self.prepare()
         self._is_ready = self._is_ending = self._abort = False
         self._users = self._number = 0
@@ -93,12 +93,12 @@ class Sender:
         self._tell(encode(task))
 
     def join(self) -> None:
-        """One user more."""
+        """Add a user."""
         self._users += 1
         self._tell_level_soon()
 
     def leave(self, done: Callable[[], None]) -> None:
-        """One user less; `done` is called when he has finished what he has under way."""
+        """Remove a user. `done` is called when the user's last request has ended."""
         self._users -= 1
         if self._process is None:
             done()
@@ -107,13 +107,13 @@ class Sender:
         self._tell_level_soon()
 
     def give_up(self, *, is_new: bool) -> None:
-        """Give up what users who have left have under way, one user less among them if he `is_new`."""
+        """Give up the requests of users who have left. With `is_new`, a user leaves with this call."""
         self._users -= is_new
         self._abort = True
         self._tell_level_soon()
 
     def _tell_level_soon(self) -> None:
-        """Many users come and go at the same time; the process is told once."""
+        """Tell the process the number of users soon: once for many users who come and go at the same time."""
         if not self._is_telling:
             self._is_telling = True
             gevent.spawn(self._tell_level)
@@ -136,11 +136,11 @@ class Sender:
             try:
                 message = decode(line)
             except msgspec.DecodeError:
-                break  # cut off in the middle: it is dying
+                break  # cut off in the middle: the process is dying
             match message:
                 case Up():
                     self._is_up.set()
-                case Ready() if self._process is process:  # else it was ended before it had begun
+                case Ready() if self._process is process:  # else the process was ended before it had begun
                     self.event_loop = message.event_loop
                     self._is_ready = True
                     self._began_at = time.time()
@@ -175,7 +175,7 @@ class Sender:
             self._leaving.popleft()[1]()
 
     def finish(self) -> None:
-        """End the test: all that was measured has been handed over then."""
+        """End the test. When this returns, all that was measured has been handed over."""
         if self.has_begun:
             self.has_begun = False
             self._end()
@@ -191,6 +191,6 @@ class Sender:
             self._listener.join(timeout=_END_TIMEOUT_S)
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it is doing."""
         if self._process is not None:
             self._end()

@@ -1,4 +1,4 @@
-"""`Senders`: the engines beside one locust worker, one for each class of users that kabench sends for."""
+"""`Senders`: the senders beside one locust worker, one for each class of users that kabench sends for."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _log = logging.getLogger(__name__)
 
 
 class Senders:
-    """The engines of one environment, an engine a class of users, and the tests they are in.
+    """The senders of one environment, one for each class of users.
 
-    `listeners` are called with what each second of an engine is, as an agent's report.
+    `listeners` are called with each second of a sender, as an agent's report.
     """
 
     _of: ClassVar[weakref.WeakKeyDictionary[Environment, Senders]] = weakref.WeakKeyDictionary()
 
     def __init__(self, environment: Environment) -> None:
         self._environment = weakref.ref(environment)
-        self._engines: dict[type[UserTask], Sender] = {}
+        self._senders: dict[type[UserTask], Sender] = {}
         self._refused: set[type[UserTask]] = set()
         self.listeners: list[Callable[[AgentReport], None]] = []
         events: Any = environment.events  # locust's hooks have no types
@@ -48,50 +48,50 @@ class Senders:
 
     @classmethod
     def of(cls, environment: Environment) -> Senders:
-        """Those of an environment."""
-        engines = cls._of.get(environment)
-        if engines is None:
-            engines = cls._of[environment] = cls(environment)
-        return engines
+        """Return the senders of an environment."""
+        senders = cls._of.get(environment)
+        if senders is None:
+            senders = cls._of[environment] = cls(environment)
+        return senders
 
     def prepare(self) -> None:
-        """Start the processes of all classes that may be used, so that they are there when a test begins."""
-        engines = [self._engine(user_class) for user_class in self._classes()]
-        for engine in engines:
-            engine.prepare()
-        for engine in engines:
-            engine.wait_until_up()
+        """Start the processes of all classes of the test, so that they are running when it begins."""
+        senders = [self._sender(user_class) for user_class in self._classes()]
+        for sender in senders:
+            sender.prepare()
+        for sender in senders:
+            sender.wait_until_up()
 
     def _classes(self) -> list[type[UserTask]]:
         environment = self._environment()
         return users_of(environment) if environment is not None else []
 
-    def _engine(self, user_class: type[UserTask]) -> Sender:
-        engine = self._engines.get(user_class)
-        if engine is None:
-            engine = self._engines[user_class] = Sender(functools.partial(self._add, user_class), self._fail)
-        return engine
+    def _sender(self, user_class: type[UserTask]) -> Sender:
+        sender = self._senders.get(user_class)
+        if sender is None:
+            sender = self._senders[user_class] = Sender(functools.partial(self._add, user_class), self._fail)
+        return sender
 
-    def engine_of(self, user_class: type[UserTask]) -> Sender:
-        """The engine of a class, which has begun: where no test was announced, it begins with its first user."""
-        engine = self._engine(user_class)
-        if not engine.has_begun and user_class not in self._refused:
-            self._begin_with(user_class, engine)
-        return engine
+    def sender_of(self, user_class: type[UserTask]) -> Sender:
+        """Return the sender of a class, and begin the test if none was announced before its first user."""
+        sender = self._sender(user_class)
+        if not sender.has_begun and user_class not in self._refused:
+            self._begin_with(user_class, sender)
+        return sender
 
     def _begin(self, **_: object) -> None:
         environment = self._environment()
         if environment is not None and isinstance(environment.runner, WorkerRunner):
-            # else a stop that comes before the first user is taken for one that has been: locust's own race
+            # A race in locust: without this, a stop that comes before the first user is taken for one that is over.
             environment.runner.update_state(STATE_SPAWNING)
         self._refused.clear()
         for user_class in self._classes():
-            self._begin_with(user_class, self._engine(user_class))
+            self._begin_with(user_class, self._sender(user_class))
 
-    def _begin_with(self, user_class: type[UserTask], engine: Sender) -> None:
+    def _begin_with(self, user_class: type[UserTask], sender: Sender) -> None:
         environment = self._environment()
         try:
-            engine.begin(task_of(user_class, (environment.host if environment else None) or user_class.host))
+            sender.begin(task_of(user_class, (environment.host if environment else None) or user_class.host))
         except (AgentSpecError, PlanError) as error:
             self._refused.add(user_class)
             self._fail(f"{user_class.__name__}: {error}", CANNOT_START)
@@ -102,12 +102,12 @@ class Senders:
             return
         method, path = method_of(user_class), user_class.name or user_class.path
         add_second(environment.stats, method, path, counts, new.totals, at - new.elapsed_s, at)
-        report = AgentReport(user_class.__name__, counts, second, self._engines[user_class].event_loop)
+        report = AgentReport(user_class.__name__, counts, second, self._senders[user_class].event_loop)
         for listener in self.listeners:
             listener(report)
 
     def _fail(self, why: str, exit_code: int) -> None:
-        """Leave: the others go on without this worker."""
+        """Leave the test; the other workers go on without this one."""
         _log.error("kabench: %s", why)
         environment = self._environment()
         if environment is not None and environment.runner is not None:
@@ -115,15 +115,15 @@ class Senders:
             gevent.spawn(environment.runner.quit)
 
     def finish(self) -> None:
-        """See the test end; what was measured has been handed over then."""
-        for engine in self._engines.values():
-            engine.finish()
+        """End the test. When this returns, all that was measured has been handed over."""
+        for sender in self._senders.values():
+            sender.finish()
 
     def _finish(self, **_: object) -> None:
         self.finish()
-        for engine in self._engines.values():
-            engine.prepare()  # there may be another test
+        for sender in self._senders.values():
+            sender.prepare()  # there may be another test
 
     def _close(self, **_: object) -> None:
-        for engine in self._engines.values():
-            engine.close()
+        for sender in self._senders.values():
+            sender.close()

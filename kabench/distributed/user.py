@@ -1,7 +1,7 @@
-"""`KabenchUser`: a locust user whose requests are sent by kabench's engine, in a process beside the gevent worker.
+"""`KabenchUser`: a locust user whose requests kabench sends, from a process beside the gevent worker.
 
-Locust decides how many users there are, and when they come and go; each is a greenlet that waits while the engine sends
-for him. What the engine measures comes back once a second, into locust's own statistics.
+locust decides how many users there are, and when they come and go. Each is a greenlet that waits while the sender sends
+its requests. What the sender measures comes back once a second, into locust's own statistics.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _log = logging.getLogger(__name__)
 
 
 class KabenchUser(UserTask, User):
-    """A user who sends one request again and again. A subclass that says which is a complete scenario.
+    """A user that sends one request again and again. A subclass that names the request is a complete scenario.
 
-    `path` is added to locust's `host`. Without a `method`, it is POST where there are `data`, else GET. `name` is what
-    locust's statistics call it (the path). All users of a class in a worker share one agent: `agent` is `keepalive`,
-    `plain` or `plain-handoff`, with `agent_options`; `cacert` is a file with the authorities that https is verified
-    against, `insecure` does without. `wait_time` is locust's, and can be `constant`, `between`, `constant_pacing`,
-    `constant_throughput` or a function that needs nothing of the user. Tasks of the subclass's own are not carried out.
+    `path` is added to locust's `host`. Without a `method`, the request is POST if there are `data`, else GET. `name` is
+    the request's name in locust's statistics (the path). All users of a class in a worker share one agent: `agent` is
+    `keepalive`, `plain` or `plain-handoff`, with `agent_options`. https is verified against the authorities in the file
+    `cacert`, or not at all if `insecure`. `wait_time` is locust's, and can be `constant`, `between`, `constant_pacing`,
+    `constant_throughput` or a function that needs nothing of the user. A subclass's own tasks are not carried out.
     """
 
     abstract = True
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self._engine = Senders.of(environment).engine_of(type(self))
+        self._sender = Senders.of(environment).sender_of(type(self))
         self._may_end = Event()
         self._has_joined = self._has_left = False
 
@@ -49,21 +49,21 @@ class KabenchUser(UserTask, User):
 
     @task
     def send(self) -> None:
-        """Have the engine send for this user until he is stopped. Called by locust."""
+        """Have the sender send for this user until the user is stopped. locust calls it."""
         self._has_joined = True
-        self._engine.join()
+        self._sender.join()
         try:
             self._may_end.wait()
         except BaseException:
-            self._engine.give_up(is_new=not self._has_left)
+            self._sender.give_up(is_new=not self._has_left)
             raise
 
     def stop(self, force: bool = False) -> bool:
-        """Stop; with `force`, what is under way is given up. Called by locust."""
+        """Stop the user; with `force`, give up the request that is under way. locust calls it."""
         killed: bool = super().stop(force)
         if self._has_joined and not self._has_left and not killed:
             self._has_left = True
-            self._engine.leave(self._may_end.set)
+            self._sender.leave(self._may_end.set)
         return killed
 
 

@@ -1,4 +1,4 @@
-"""`UserTask`: what a class of users says of its request, and what its engine is told of it: request, agent, pauses."""
+"""`UserTask`: the request of a class of users, and the task that its sender gets: request, agent, pauses."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from locust.env import Environment
 
 _SAMPLED_PAUSES = 1000
-"""Of a `wait_time` that differs from one time to the next, as many are drawn, and the engine takes any of them."""
+"""How many pauses are drawn from a `wait_time` that varies. The sender picks from them at random."""
 
 _OF_A_REQUEST = ("url", "method", "headers", "data", "agent_options")
 
 
 class UserTask:
-    """What a class of users says of its request; `KabenchUser` tells what each attribute means.
+    """The request of a class of users. `KabenchUser` says what each attribute means.
 
-    It stands beside locust's `User`, which sets `host` and `wait_time`.
+    It is mixed with locust's `User`, which sets `host` and `wait_time`.
     """
 
     host: str | None
@@ -41,17 +41,17 @@ class UserTask:
 
 
 def users_of(environment: Environment) -> list[type[UserTask]]:
-    """The classes of a test that kabench sends for."""
+    """Return the classes of a test that kabench sends for."""
     return [each for each in environment.user_classes if issubclass(each, UserTask)]
 
 
 def method_of(user_class: type[UserTask]) -> str:
-    """The method of a class's request."""
+    """Return the method of a class's request."""
     return user_class.method or ("POST" if user_class.data is not None else "GET")
 
 
 def task_of(user_class: type[UserTask], host: str | None) -> Task:
-    """What the engine is to do for a class of users. Raises `PlanError` and `AgentSpecError`."""
+    """Return the task of a class's sender. Raises `PlanError` and `AgentSpecError`."""
     if not host:
         raise PlanError("host: there is none; set it in the class, or with --host")
     if not isinstance(user_class.data, str | bytes | None):
@@ -59,9 +59,7 @@ def task_of(user_class: type[UserTask], host: str | None) -> Task:
     if not isinstance(user_class.agent_options, AgentOptions):
         raise PlanError(f"agent_options: an AgentOptions, not {type(user_class.agent_options).__name__}")
     if not is_own(user_class.agent):
-        raise AgentSpecError(
-            f"agent: {user_class.agent!r} is none that locust can steer; there are {', '.join(OWN_SPECS)}"
-        )
+        raise AgentSpecError(f"agent: locust cannot steer {user_class.agent!r}; there are {', '.join(OWN_SPECS)}")
     data = user_class.data or b""
     path = user_class.path
     url = path if "://" in path else f"{host.rstrip('/')}/{path.removeprefix('/')}"
@@ -79,7 +77,7 @@ def task_of(user_class: type[UserTask], host: str | None) -> Task:
 
 
 def request_of(user_class: type[UserTask], host: str | None) -> dict[str, Any]:  # JSON
-    """What users of a class send, and through what, without secrets."""
+    """Return the request and the agent of a class of users, without secrets."""
     try:
         plan = task_of(user_class, host or user_class.host).plan.as_record()
     except (AgentSpecError, PlanError):
@@ -88,7 +86,7 @@ def request_of(user_class: type[UserTask], host: str | None) -> dict[str, Any]: 
 
 
 class _Probe:
-    """What locust's `constant_pacing` looks at of a user."""
+    """A stand-in for a user, with the attributes that locust's `constant_pacing` reads."""
 
     def __init__(self) -> None:
         self._cp_last_run = time.perf_counter()
@@ -96,7 +94,7 @@ class _Probe:
 
 
 def steering_of(user_class: type[UserTask]) -> Steering:
-    """How long users pause, by their `wait_time`. Raises `PlanError` if it cannot be asked without a user."""
+    """Return how long users pause, from their `wait_time`. Raises `PlanError` if that needs a real user."""
     probe = _Probe()
     wait: Any = user_class.wait_time
     try:
@@ -106,5 +104,5 @@ def steering_of(user_class: type[UserTask]) -> Steering:
         if pauses_s[0] != pauses_s[1]:
             pauses_s += [float(wait(_Probe())) for _ in range(_SAMPLED_PAUSES)]
     except Exception as error:  # a user's own function
-        raise PlanError(f"wait_time: it takes more than a function of its own: {error!r}") from None
+        raise PlanError(f"wait_time: it needs more than a stand-in for the user: {error!r}") from None
     return Steering(pauses_s=tuple(pauses_s)) if any(pauses_s) else Steering()

@@ -23,7 +23,7 @@ _COLUMNS = {"name": "Agent", "transactions": "Transactions", "req_per_socket": "
 
 
 def show_sockets(web_ui: WebUI, agents: Callable[[], list[AgentNow]]) -> None:
-    """Add the tab. locust's page asks for its statistics again and again; what the tab shows goes with them."""
+    """Add the tab. locust's page requests its statistics again and again; the tab's figures go with them."""
     arguments = web_ui.template_args
     structure = [{"key": key, "title": title} for key, title in _COLUMNS.items()]
     arguments["extended_tabs"] = [*arguments.get("extended_tabs", ()), {"title": "Sockets", "key": _KEY}]

@@ -1,7 +1,7 @@
-"""A worker of a distributed run: `python -m kabench.distributed.worker`, on whatever machine.
+"""A worker of a distributed run: `python -m kabench.distributed.worker`, on any machine.
 
-It is a locust worker that starts `kabench.load` when it is told to, and a process of its own, since importing locust
-changes all of Python's blocking calls. What it has to say it says on standard error; its exit codes are kabench's.
+It is a locust worker that starts `kabench.load` when it is told to. It is a process of its own, since importing locust
+changes all of Python's blocking calls. It writes its messages to standard error; its exit codes are kabench's.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ if TYPE_CHECKING:
     from locust.runners import WorkerRunner
 
 _PROGRESS_EVERY_S = 1.0
-"""A worker's process says ten times a second how far it is; not all of that is worth the way."""
+"""A worker's process reports its progress ten times a second; sending once a second is enough."""
 
 _MOST_TRIES = 300
-"""To reach the master; locust's tries are nested calls."""
+"""How often to try to reach the master at most. locust's tries are nested calls, so the stack limits them."""
 
 _WELCOME_TAKES_AT_MOST_S = 15.0
 _MASTER_SILENT_AT_MOST_S = 10
-"""It says something every second. locust's own patience is a minute, and load would go on for as long."""
+"""The master sends something every second. locust itself waits a minute, and load would go on for that long."""
 
 
 class WorkerError(RuntimeError):
-    """A worker cannot work; `exit_code` is its process's."""
+    """A worker cannot work; `exit_code` is the exit code of its process."""
 
     def __init__(self, why: str, exit_code: int) -> None:
         super().__init__(why)
@@ -78,9 +78,9 @@ class WorkerError(RuntimeError):
 
 
 class Worker:
-    """One worker.
+    """One worker, connected to its master.
 
-    Raises `WorkerError` where no master answers within `patience_s`, and `KeyboardInterrupt`.
+    Raises `WorkerError` if no master answers within `patience_s`, and `KeyboardInterrupt`.
     """
 
     def __init__(self, host: str, port: int, patience_s: float, *, quiet: bool) -> None:
@@ -99,11 +99,11 @@ class Worker:
                 self._runner: WorkerRunner = Environment(user_classes=[]).create_worker_runner(host, port)
         except ConnectionError:
             raise WorkerError(_why_nobody_answers(host, port, patience_s), COULD_NOT_MEASURE) from None
-        except SystemExit:  # how locust ends when it is interrupted meanwhile
+        except SystemExit:  # locust exits if it is interrupted meanwhile
             raise KeyboardInterrupt from None
-        except Exception as error:  # of zmq, for an address that is none
-            raise WorkerError(f"{host}:{port} is nowhere to connect to: {error}", CANNOT_START) from None
-        self._runner.last_heartbeat_timestamp = time.time()  # else locust waits for the first without an end
+        except Exception as error:  # zmq's own, for a text that is no address
+            raise WorkerError(f"cannot connect to {host}:{port}: {error}", CANNOT_START) from None
+        self._runner.last_heartbeat_timestamp = time.time()  # else locust waits for the first one forever
         self._runner.start_worker = self._refuse_users  # type: ignore[method-assign]  # there are no users here
         for kind, listener in (
             (WELCOME, self._be_welcome),
@@ -116,7 +116,7 @@ class Worker:
         self._runner.send_message(HELLO, packed(Hello(socket.gethostname())))
 
     def serve(self) -> None:
-        """Do as the master says until it quits, or is gone. Raises `WorkerError`, and `KeyboardInterrupt`."""
+        """Carry out the master's orders until it ends the run. Raises `WorkerError`, and `KeyboardInterrupt`."""
         gevent.signal_handler(signal.SIGTERM, self._interrupt)
         self._runner.greenlet.spawn(self._see_who_it_is)
         self._runner.greenlet.spawn(self._stay_with_parent)
@@ -138,10 +138,10 @@ class Worker:
             self._refuse_users({})
 
     def _refuse_users(self, user_classes_count: dict[str, int], **_: object) -> None:  # noqa: ARG002  # locust's names
-        self._fail("a locust master answers, but it is none of kabench run --distributed", COULD_NOT_MEASURE)
+        self._fail("a locust master answers, but not one of kabench run --distributed", COULD_NOT_MEASURE)
 
     def _stay_with_parent(self) -> None:
-        """Leave when the process that started this one is gone: then standard input ends."""
+        """Leave when standard input ends, since then the process that started this one is gone."""
         FileObject(sys.stdin.fileno(), "rb", close=False).read()
         self._interrupt()
 
@@ -188,7 +188,7 @@ class Worker:
         process = self._process
         if order.part == EVERY_PART:
             self._fail(
-                "the master has heard nothing of this worker for too long, and goes on without it", COULD_NOT_MEASURE
+                "the master heard nothing from this worker for too long, and goes on without it", COULD_NOT_MEASURE
             )
         elif process is None or order.part != process.part:
             return
@@ -201,7 +201,7 @@ class Worker:
 
 
 class _Process:
-    """The process of `kabench.load` that makes this worker's share."""
+    """The process of `kabench.load` that sends this worker's share of the load."""
 
     def __init__(self, begin: Begin, runner: WorkerRunner) -> None:
         self.part = begin.part
@@ -213,17 +213,17 @@ class _Process:
         self._listener = gevent.spawn(self._listen)
 
     def tell(self, line: bytes) -> None:
-        """Say a line to it."""
+        """Send a line to the process."""
         write_line(self._process, line)
 
     def _listen(self) -> None:
-        """Pass on what it says, one message of locust for each second."""
+        """Pass on what the process says, in one locust message for each second."""
         unsent: list[Message] = []
         for line in self._process.stdout or ():
             try:
                 message = decode(line)
             except msgspec.DecodeError:
-                break  # cut off in the middle: it is dying
+                break  # cut off in the middle: the process is dying
             if isinstance(message, Up):
                 continue
             if isinstance(message, Progress) and monotonic() - self._progress_at < _PROGRESS_EVERY_S:
@@ -245,11 +245,11 @@ class _Process:
         self._runner.send_message(kind, packed(message))
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self._process.kill()
 
     def end(self) -> None:
-        """See it end."""
+        """End the process, and wait until it has ended."""
         end_child(self._process)
         self._listener.join(timeout=1.0)
 
@@ -261,20 +261,20 @@ def _why_nobody_answers(host: str, port: int, patience_s: float) -> str:
         return f"there is no host {host}: {error.strerror or error}"
     return (
         f"no master answers at {host}:{port} within {patience_s:g} s; is kabench run --distributed running there, with "
-        "--bind and a firewall that let one in?"
+        "a --bind and a firewall that let this machine connect?"
     )
 
 
 def say(text: str) -> None:
-    """A line to whoever reads errors."""
+    """Print a line to standard error."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"kabench worker: {text}\n")
         sys.stderr.flush()
 
 
 def main(host: str, port: str, patience_s: str, *options: str) -> int:
-    """Join a master, work, and say how it ended."""
-    logging.disable(logging.CRITICAL)  # what there is to say, this module says
+    """Join a master, carry out its orders, and return an exit code."""
+    logging.disable(logging.CRITICAL)  # this module says all there is to say
     try:
         Worker(host, int(port), float(patience_s), quiet="--quiet" in options).serve()
     except WorkerError as error:

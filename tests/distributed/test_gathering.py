@@ -88,7 +88,7 @@ def test_workers_add_up_exactly(given_us: list[list[list[int]]]) -> None:
     assert run.elapsed_s == max(len(seconds) for seconds in given_us)
 
 
-def test_each_worker_is_named_with_his_host() -> None:
+def test_each_worker_is_named_with_its_host() -> None:
     gathering = Gathering(0.0)
     for name in ("a", "b"):
         worker = Reporting(gathering, name)
@@ -159,7 +159,7 @@ def test_the_sockets_of_a_lost_worker_are_closed_with_it() -> None:
     assert (sockets.created, sockets.closed, sockets.active, sockets.free, sockets.pending) == (10, 5, 3, 2, 4)
 
 
-def test_a_lost_worker_is_named_and_what_he_said_counts_once() -> None:
+def test_a_lost_worker_is_named_and_what_it_said_counts_once() -> None:
     gathering = Gathering(0.0)
     stays, goes = Reporting(gathering, "stays"), Reporting(gathering, "goes")
     for worker in (stays, goes):
@@ -175,7 +175,7 @@ def test_a_lost_worker_is_named_and_what_he_said_counts_once() -> None:
     assert [point.transactions for point in run.series] == [4, 1, 1, 1]
 
 
-def test_a_lost_worker_who_is_heard_again_is_taken_back() -> None:
+def test_a_lost_worker_that_is_heard_again_is_taken_back() -> None:
     gathering = Gathering(0.0)
     stays, returns = Reporting(gathering, "stays"), Reporting(gathering, "returns")
     for worker in (stays, returns):
@@ -193,7 +193,7 @@ def test_a_lost_worker_who_is_heard_again_is_taken_back() -> None:
     assert [worker.lost_at_s for worker in run.client.workers] == [None, None]
 
 
-def test_a_worker_who_has_ended_cannot_be_lost() -> None:
+def test_a_worker_that_has_ended_cannot_be_lost() -> None:
     gathering = Gathering(0.0)
     worker = Reporting(gathering, "w")
     worker.second([100])
@@ -268,7 +268,7 @@ def test_a_second_since_itself_holds_nothing() -> None:
     assert second.since(second) == Second(0.0, Totals(), SocketCounts(), 0.0, 40.0)
 
 
-def test_an_engine_s_cpu_is_told_whatever_else_there_is() -> None:
+def test_a_sender_s_cpu_is_told_whatever_else_there_is() -> None:
     gathering = Gathering(0.0)
     for agent in ("Sender", "Http"):
         worker = Reporting(gathering, "w")

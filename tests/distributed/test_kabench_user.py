@@ -237,19 +237,19 @@ def test_users_come_and_go_as_a_shape_says(locusts: Locusts, echo_server: Embedd
     assert run.transactions == echo_server.counts().requests
 
 
-def engine_of(process: Process) -> int:
-    """The process of kabench's engine beside a locust process."""
+def sender_of(process: Process) -> int:
+    """The process of kabench's sender beside a locust process."""
     found = subprocess.run(
         ["pgrep", "-P", str(process.process.pid), "-f", "kabench.load"], capture_output=True, text=True, check=False
     )
     return int(found.stdout.split()[0])
 
 
-def test_an_engine_that_dies_ends_the_test_and_says_so(locusts: Locusts, echo_server: EmbeddedServer) -> None:
+def test_a_sender_that_dies_ends_the_test_and_says_so(locusts: Locusts, echo_server: EmbeddedServer) -> None:
     file = locusts.file(FILE.format(body='path = "/1"'))
     process = locusts.locust(file, "--headless", "-u", "3", "-t", "60s", "--host", echo_server.url.rstrip("/"))
     wait_until(lambda: echo_server.counts().requests > 1500)  # more than its first second
-    os.kill(engine_of(process), signal.SIGKILL)
+    os.kill(sender_of(process), signal.SIGKILL)
     assert process.end() == 3
     assert "kabench's process died (SIGKILL)" in process.err
     (run,) = locusts.record().runs
@@ -270,8 +270,8 @@ from kabench.distributed.user_task import task_of
 from locust import between, constant
 
 for given, said in (
-    ({"agent": "nonsense"}, "'nonsense' is none that locust can steer; there are keepalive, plain"),
-    ({"agent": "urllib3"}, "'urllib3' is none that locust can steer"),
+    ({"agent": "nonsense"}, "locust cannot steer 'nonsense'; there are keepalive, plain"),
+    ({"agent": "urllib3"}, "locust cannot steer 'urllib3'"),
     ({"data": {"item": 7}}, "data: text or bytes, not dict"),
     ({"agent_options": {"max_sockets": 3}}, "agent_options: an AgentOptions, not dict"),
     ({"wait_time": lambda self: self.nonsense}, "wait_time: it takes more than a function"),
@@ -310,19 +310,19 @@ from kabench.load.figures.messages import Steering, Task
 
 task = Task(LoadPlan(url=sys.argv[1], method="GET", concurrency=1), "keepalive", "", steering=Steering())
 seconds, failures = [], []
-engine = Sender(lambda *second: seconds.append(second[1]), lambda why, code: failures.append(why))
-engine.prepare()
-engine.wait_until_up()
-engine.begin(task)
-engine.finish()  # while the process says that it is ready
+sender = Sender(lambda *second: seconds.append(second[1]), lambda why, code: failures.append(why))
+sender.prepare()
+sender.wait_until_up()
+sender.begin(task)
+sender.finish()  # while the process says that it is ready
 assert not seconds
-engine.prepare()
-engine.begin(task)
-engine.join()
+sender.prepare()
+sender.begin(task)
+sender.join()
 with gevent.Timeout(20):
     while not any(sum(second.totals.status_codes.values()) for second in seconds):
         gevent.sleep(0.01)
-engine.close()
+sender.close()
 assert not failures, failures
 """
 

@@ -83,7 +83,7 @@ def test_a_worker_that_is_killed_is_named_and_the_others_go_on(locusts: Locusts,
     assert stayed.lost_at_s is None
     assert 0 < lost.transactions < stayed.transactions
     assert run.transactions <= echo_server.counts().requests
-    assert f"{lost.name} on {lost.host} was lost, and last heard of after" in " ".join(master.out.split())
+    assert f"{lost.name} on {lost.host} was lost; its last report came after" in " ".join(master.out.split())
 
 
 def ask(url: str, **form: str) -> Any:

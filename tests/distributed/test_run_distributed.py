@@ -86,7 +86,7 @@ def test_workers_join_from_elsewhere_and_leave_with_the_master(locusts: Locusts,
     assert run.transactions == echo_server.counts().requests == 200
     assert run.lag_s.mean is not None
     assert f"Waiting for 2 workers: kabench worker --master 127.0.0.1:{port}" in process.err
-    assert "has come, 2 of 2" in process.err
+    assert "has joined, 2 of 2" in process.err
     assert "a share of the load through keepalive" in workers[0].err
     assert "the master has ended the run" in workers[0].err
 
@@ -98,8 +98,8 @@ def test_a_worker_that_is_killed_is_named_and_the_others_go_on(locusts: Locusts,
     process.wait_for("keepalive 1 s")
     os.kill(processes_at(port)[0], signal.SIGKILL)
     assert process.end() == 3, process.err
-    assert "was lost (it is not heard of any more) while keepalive was under way" in process.err
-    assert "was lost (it is not heard of any more); the others go on" in process.err
+    assert "was lost (it no longer answers) while keepalive was under way" in process.err
+    assert "was lost (it no longer answers); the others go on" in process.err
     run, other = record(locusts).runs
     assert other.transactions > 0  # what is left of the workers makes it
     assert [worker.lost_at_s for worker in other.client.workers].count(0.0) == 1
@@ -111,7 +111,7 @@ def test_a_worker_that_is_killed_is_named_and_the_others_go_on(locusts: Locusts,
     assert 0.9 < lost.lost_at_s < 3
     assert stayed.transactions > lost.transactions
     assert run.transactions <= echo_server.counts().requests
-    assert f"{lost.name} on {lost.host} was lost, and last heard of after" in " ".join(process.out.split())
+    assert f"{lost.name} on {lost.host} was lost; its last report came after" in " ".join(process.out.split())
 
 
 def test_a_worker_whose_own_process_dies_is_lost_with_its_ending(locusts: Locusts, echo_server: EmbeddedServer) -> None:
@@ -198,7 +198,7 @@ def test_a_taken_port_is_said_before_anything_is_sent(locusts: Locusts, echo_ser
         ({"distributed": False, "expect_workers": 2}, [], "--expect-workers is for --distributed"),
         ({"distributed": False, "processes": 2}, [], "--processes is for --distributed"),
         ({"distributed": False, "max_wait_s": 3.0}, [], "--max-wait is for --distributed"),
-        ({"processes": 3, "expect_workers": 2}, [], "--processes: 3 are more than --expect-workers 2"),
+        ({"processes": 3, "expect_workers": 2}, [], "--processes: 3 is more than --expect-workers 2"),
         ({"expect_workers": 2, "bind": "0.0.0.0"}, [], "name a URL"),
         ({"expect_workers": 2, "bind": "127.0.0.1:abc"}, ["http://127.0.0.1:1/"], "'127.0.0.1:abc' is no address"),
         ({"expect_workers": 2, "bind": "7210"}, ["http://127.0.0.1:1/"], "'7210' is a port alone"),
@@ -209,12 +209,12 @@ def test_what_does_not_fit_together_is_said(given: dict[str, Any], urls: list[st
     nothing: dict[str, Any] = {"expect_workers": None, "processes": None, "bind": None, "max_wait_s": None}
     options = DistributedOptions(**{"distributed": True, **nothing, **given})
     with pytest.raises(CommandError) as caught:
-        fleet_plan(options, urls)
+        distributed_plan(options, urls)
     assert said in str(caught.value)
     assert caught.value.exit_code == 2
 
 
-def fleet_plan(options: DistributedOptions, urls: list[str], **load: Any) -> None:
+def distributed_plan(options: DistributedOptions, urls: list[str], **load: Any) -> None:
     options.plan_of(LoadOptions(urls=urls, grace=5.0, **load))
     assert options.address
 
@@ -222,7 +222,7 @@ def fleet_plan(options: DistributedOptions, urls: list[str], **load: Any) -> Non
 def test_workers_of_one_machine_are_another_thing() -> None:
     options = DistributedOptions(distributed=True, expect_workers=2, processes=2, bind=None, max_wait_s=None)
     with pytest.raises(CommandError, match="--workers is for one machine"):
-        fleet_plan(options, [], workers=2)
+        distributed_plan(options, [], workers=2)
 
 
 @pytest.mark.parametrize(
@@ -246,4 +246,4 @@ def test_where_all_workers_are_local_any_port_will_do() -> None:
 def test_workers_that_do_not_come_are_not_waited_for_for_ever(locusts: Locusts) -> None:
     process = distributed(locusts, "--expect-workers", "1", "--bind", f"127.0.0.1:{free_port()}", "--max-wait", "0.5s")
     assert process.end() == 3
-    assert "0 of 1 workers came within 0.5 s" in process.err
+    assert "0 of 1 worker joined within 0.5 s" in process.err

@@ -1,4 +1,4 @@
-"""The engine of one class of users, without locust: in a process of its own, since gevent changes a whole process."""
+"""The sender of one class of users, without locust: in a process of its own, since gevent changes a whole process."""
 
 from __future__ import annotations
 
