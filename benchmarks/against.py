@@ -1,4 +1,4 @@
-"""Another checkout's build against this one: its rows in turn with ours, in one run, and the ratio with its interval.
+"""Compares another checkout's build with this one: rows of both in turn, in one run, with the ratio and its interval.
 
 `peers.py`, `threads.py` and `tls.py` take `--against PATH`, the folder of another checkout, and then measure kabench's
 own rows only. The other build runs in the same Python with the same packages, by `PYTHONPATH`.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     Row = Callable[[dict[str, str]], Figures]
-    """Measures a row once, with these variables in the environment of whatever it starts."""
+    """Measures a row once, with these variables in the environment of the processes that it starts."""
 
 LEAST_ROUNDS = 15
 HERE = Path(__file__).parent
@@ -36,7 +36,7 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 def checked(path: Path) -> Path:
-    """The folder of a checkout, or the end."""
+    """Return the folder of a checkout, or exit if it is not one."""
     if not (path / "kabench" / "__init__.py").is_file():
         sys.exit(f"--against {path}: there is no kabench in this folder")
     return path.resolve()
@@ -47,7 +47,7 @@ def environment_of(build: Path) -> dict[str, str]:
 
 
 def against_table(title: str, rows: Mapping[str, Row], other: Path, rounds: int, console: Console) -> Table:
-    """Each row of both builds in turn, ours first in every second round."""
+    """Measure each row with both builds in turn, ours first in every second round, and return the table."""
     ours, theirs = environment_of(HERE.parent), environment_of(checked(other))
     made = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in ("row", "requests/s", "before", "rate, ratio", "95 %", "CPU us", "before", "CPU, ratio", "95 %"):

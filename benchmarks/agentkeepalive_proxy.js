@@ -1,5 +1,5 @@
-// A proxy through agentkeepalive, for proxy.py: what comes in at /k/PATH goes to PATH through its agent, the rest through
-// one that keeps nothing; GETs become POSTs of BODY. `/-/status` says what both did.
+// A proxy through agentkeepalive, for proxy.py: requests to /k/PATH go to PATH through its agent, others through an agent
+// that keeps no sockets. GETs become POSTs of BODY. `/-/status` has the counts of both.
 // usage: node agentkeepalive_proxy.js PORT TARGET_PORT SOCKETS BODY
 const http = require('http');
 const { HttpAgent } = require('agentkeepalive');

@@ -1,7 +1,7 @@
-"""What each choice on the hot path bought: the load engine as it is, and with one choice undone, in turn.
+"""Measures each design choice on the hot path: the load engine unchanged, and with one choice undone, in turn.
 
-Against one nginx worker that answers at once, 60 users on 50 sockets, client and server on a core each. Then the echo
-server with and without its choices, under wrk and by the delay that is seen.
+The load is 60 users on 50 sockets against one nginx worker that answers at once, client and server on a core each. Then
+it measures the echo server with and without its choices, under wrk and by the delay that a client sees.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 
 def nothing() -> None:
-    """As it is."""
+    """Change nothing."""
 
 
 def no_known_heads() -> None:
-    """Every response through the reader."""
+    """Parse every response with the reader."""
     reader.HeadCache.learn = lambda *_: None  # type: ignore[method-assign]
 
 
 def a_future_and_a_task() -> None:
-    """A task a user that awaits agent.send(), as a library's user writes it."""
+    """Run a task for each user that awaits agent.send(), as users of the library do."""
 
     def start(self: users.AgentUser, now: float) -> None:
         del now
@@ -102,7 +102,7 @@ def encode_every_request() -> None:
 
 
 def asyncio_s_own_loop() -> None:
-    """asyncio's loop instead of uvloop."""
+    """Use asyncio's loop instead of uvloop."""
     worker.run = asyncio.run  # type: ignore[attr-defined]
 
 
@@ -118,12 +118,12 @@ CLIENT_CHOICES: dict[str, Callable[[], None]] = {
 
 
 def no_known_requests() -> None:
-    """Every request through httptools, every answer made anew."""
+    """Parse every request with httptools, and make every answer anew."""
     answers.AnswerBook.learn = lambda *_: None  # type: ignore[method-assign]
 
 
 def loop_timers() -> None:
-    """The event loop's timers instead of a timerfd."""
+    """Use the event loop's timers instead of a timerfd."""
 
     def missing(*_: object) -> None:
         raise OSError
@@ -139,13 +139,13 @@ SERVER_CHOICES: dict[str, Callable[[], None]] = {
 }
 
 QUIET_RATE = 500
-"""At which the loop sleeps between requests; at thousands a second, its own timers come to spin."""
+"""A rate (requests/s) at which the loop sleeps between requests. At thousands a second, its own timers spin."""
 
 # -- measuring -----------------------------------------------------------------------------------------------------
 
 
 def load_with(choice: str, url: str, seconds: float) -> tuple[float, float]:
-    """Requests/s and CPU us a request of the engine with a choice undone."""
+    """Return requests/s and CPU us a request of the load engine with a choice undone."""
     plan = LoadPlan(url=url, method="GET", data=b"", duration_s=seconds, agent_options=AgentOptions(max_sockets=50))
     process = subprocess.Popen(
         [sys.executable, __file__, "--as-worker", choice],
@@ -234,7 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--only", nargs="*", choices=CLIENT_CHOICES, help="of the engine's; the server's are left out")
+    parser.add_argument("--only", nargs="*", choices=CLIENT_CHOICES, help="these choices, and none of the server's")
     parser.add_argument("--as-worker", choices=CLIENT_CHOICES)
     parser.add_argument("--as-server", choices=SERVER_CHOICES)
     given = parser.parse_args()

@@ -1,6 +1,6 @@
 """Load through one Python client, closed model, for peers.py: `python clients.py NAME JOB` prints one line of JSON.
 
-Each client is used as its documentation says it is fastest: one session, `sockets` pooled sockets, `users` at once.
+Each client is used in the way that its documentation calls fastest: one session, `sockets` pooled sockets, `users`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Job:
-    """What is to be sent; `requests` counts what has come back."""
+    """The load to send. `requests` counts the answers."""
 
     url: str
     method: str
@@ -74,7 +74,7 @@ def threads(job: Job, send: Callable[[], object]) -> None:
 
 
 def kabench_agent(job: Job) -> None:
-    """The agent as a library: a task a user, `await agent.send()`."""
+    """Use the agent as a library: each user is a task that awaits agent.send()."""
     from kabench.agent import AsyncKeepAliveAgent
 
     async def main() -> None:
@@ -163,7 +163,7 @@ def geventhttpclient(job: Job) -> None:
 
 
 def pycurl(job: Job) -> None:
-    """libcurl's multi interface: a handle a socket, since users beyond that would only wait."""
+    """Use libcurl's multi interface with one handle a socket, since users beyond that would only wait."""
     import pycurl
 
     multi = pycurl.CurlMulti()

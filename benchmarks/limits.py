@@ -1,7 +1,7 @@
-"""kabench's budgets that are not a rate against a peer: memory, the start of the command, how exact the delay is.
+"""Measures kabench's budgets that are not a rate: memory, the start of the command, how exact the delay is.
 
-Prints measured against asked. The server's delay is measured from outside, by requests that are sent on a schedule and
-not in answer to one another, so that a client that falls behind does not bunch them.
+It prints each figure beside its limit. The server's delay is measured from outside, by requests that are sent on a
+schedule and not in answer to one another, so a client that falls behind does not bunch them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Timed(Exchange):
 
 
 async def delays_seen(url: str, rate: int = RATE) -> list[float]:
-    """Send at a constant rate; what the delays were, in ms."""
+    """Send at a constant rate, and return the delays in ms."""
     took_ms: list[float] = []
     loop = asyncio.get_running_loop()
     async with AsyncKeepAliveAgent(max_sockets=100, free_socket_timeout=30) as agent:
@@ -64,7 +64,7 @@ async def delays_seen(url: str, rate: int = RATE) -> list[float]:
 
 
 def delay_at_rate() -> tuple[float, float]:
-    """p50 and p99 of the server's delay in ms, at the asked rate; server and client on a core each."""
+    """Return p50 and p99 of the server's delay in ms, at `RATE`, with server and client on a core each."""
     cores = sorted(os.sched_getaffinity(0))
     with EmbeddedServer(ServerOptions(delay_s=DELAY_MS / 1000)) as server:
         os.sched_setaffinity(server.process.pid, cores[-1:])
@@ -90,7 +90,7 @@ def seconds_of(*command: str) -> float:
 
 def main() -> None:
     table = Table(title="kabench's own limits", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in ("what", "measured", "asked"):
+    for column in ("what", "measured", "required"):
         table.add_column(column)
     delays = [delay_at_rate() for _ in range(ROUNDS)]
     table.add_row(

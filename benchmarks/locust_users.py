@@ -1,7 +1,7 @@
-"""locust's users against kabench's: rates of `HttpUser`, `FastHttpUser` and `KabenchUser` on one worker, whether locust
-and kabench agree on what was sent, and how soon users are there when a shape wants them.
+"""Compares locust's users with kabench's: the rates of `HttpUser`, `FastHttpUser` and `KabenchUser` on one worker,
+whether locust and kabench agree on what was sent, and how soon users come and go when a shape changes their number.
 
-Each takes its turn, round after round, with a master and one worker, against a server that answers at once.
+They take turns, round after round, with a master and one worker, against a server that answers at once.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ sender.decode = decode
 
 @dataclass
 class Measured:
-    """One turn: what locust says of it, and kabench where it was asked."""
+    """One turn: locust's figures, and kabench's if its reporter was installed."""
 
     rate: float
     requests: int
@@ -103,7 +103,7 @@ def percentile(response_times: dict[str, int], percent: float) -> int:
 
 
 def turn(kind: str, url: str, seconds: float) -> Measured:
-    """A test of so many seconds, with a master and one worker."""
+    """Run a test of `seconds`, with a master and one worker."""
     with tempfile.TemporaryDirectory() as folder:
         is_ours = kind == "KabenchUser"
         text = FILE.format(kind=kind, install=INSTALL if is_ours else "") + (SENDS_BY_ITSELF if is_ours else TASK)
@@ -169,9 +169,9 @@ def rates(console: Console, rounds: int, seconds: float) -> None:
 
 
 def agreement(console: Console, turns: list[Measured]) -> None:
-    """How far locust's figures of `KabenchUser` are from kabench's, at worst over all rounds."""
+    """Print how far locust's figures of `KabenchUser` are from kabench's, at worst over all rounds."""
     table = Table(title="locust's figures of KabenchUser against kabench's, the worst round", box=None)
-    for column in ("figure", "apart", "asked"):
+    for column in ("figure", "apart", "required"):
         table.add_column(column)
     rate = requests = mean = apart_ms = 0.0
     for each in turns:
@@ -190,7 +190,7 @@ def agreement(console: Console, turns: list[Measured]) -> None:
 
 
 def steps(console: Console, rounds: int) -> None:
-    """How long it takes from a shape's new number until as many users have something under way."""
+    """Print how long it takes from a shape's new number until that many users have a request under way."""
     lags: dict[str, list[float]] = {"10 to 1000": [], "1000 to 10": []}
     with EmbeddedServer(ServerOptions(delay_s=0)) as server, tempfile.TemporaryDirectory() as folder:
         text = SHAPE.replace("{delay_ms}", "100").format(kind="KabenchUser", install="")
@@ -209,7 +209,7 @@ def steps(console: Console, rounds: int) -> None:
             for (at, users), name in zip(wanted[1:], lags, strict=True):
                 lags[name].append(next(then for then, count in busy if then > at and count == users) - at)
     table = Table(title=f"users of a shape, {rounds} rounds", box=None)
-    for column in ("users", "there after s, median", "at most", "asked"):
+    for column in ("users", "there after s, median", "at most", "required"):
         table.add_column(column)
     for name, seconds in lags.items():
         table.add_row(name, f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}", "at most 1 s")

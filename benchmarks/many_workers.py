@@ -1,6 +1,6 @@
-"""What a master costs with more and more workers: CPU and memory of `kabench run --distributed` and its hub.
+"""Measures the cost of `kabench run --distributed` and its master, CPU and memory, with more and more workers.
 
-All workers are on this machine and send little each, so it is the master that is measured, not them.
+All workers are on this machine and send little each, so the figures are the master's, not the workers'.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SETTLING_S = 2.0
 
 
 def cost(workers: int, rate: float, seconds: float, url: str) -> tuple[float, float, float, float]:
-    """CPU seconds a second and MB: of the command, and of its hub."""
+    """Return CPU seconds a second and MB of the command, and the same of its master process."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *(sys.executable, "-m", "kabench", "run", url, "--distributed", "--processes", str(workers)),
@@ -61,14 +61,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     arguments = parser.parse_args()
     table = Table(title=f"the master's cost, {arguments.rate:g} requests/s a worker", box=None)
-    for column in ("workers", "command: CPU ms/s", "MB", "hub: CPU ms/s", "MB"):
+    for column in ("workers", "command: CPU ms/s", "MB", "master: CPU ms/s", "MB"):
         table.add_column(column, justify="right")
     with EmbeddedServer(ServerOptions(delay_s=0.001)) as server:
         for workers in arguments.workers:
-            command_cpu, command_mb, hub_cpu, hub_mb = cost(workers, arguments.rate, arguments.seconds, server.url)
+            command_cpu, command_mb, master_cpu, master_mb = cost(
+                workers, arguments.rate, arguments.seconds, server.url
+            )
             table.add_row(
                 str(workers),
-                *(f"{command_cpu * 1000:.0f}", f"{command_mb:.0f}", f"{hub_cpu * 1000:.0f}", f"{hub_mb:.0f}"),
+                *(f"{command_cpu * 1000:.0f}", f"{command_mb:.0f}", f"{master_cpu * 1000:.0f}", f"{master_mb:.0f}"),
             )
     Console(width=100, highlight=False).print(table)
 

@@ -1,8 +1,8 @@
-"""kabench against its peers: the same load, in turn, in one run; medians and ratios.
+"""Compares kabench with its peers: the same load, in turn, in one run; medians and ratios.
 
-Two loads, 60 users on 50 sockets: GET against one nginx worker that answers at once, and the published benchmark's
-POST against kabench's own server. Then kabench's server against nginx, both under wrk. A peer that is not installed is
-named as missing. See README.md in this folder for what to install.
+There are two loads of 60 users on 50 sockets: GET against one nginx worker that answers at once, and the published
+benchmark's POST against kabench's own server. Then kabench's server is compared with nginx, both under wrk. A peer that
+is not installed is named as missing. README.md in this folder says what to install.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ USERS, SOCKETS = 60, 50
 
 @dataclass(frozen=True)
 class Job:
-    """A load: what is sent where, and for how long."""
+    """A load: the request, its URL, and how long to send it."""
 
     url: str
     method: str
@@ -59,7 +59,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a peer got out of a load; `cpu_us` is client CPU time a request, start included where it cannot be told."""
+    """A peer's figures of a load. `cpu_us` is client CPU time a request; for some peers it includes their start."""
 
     rate: float
     cpu_us: float
@@ -70,11 +70,11 @@ class PeerMissingError(Exception):
 
 
 class PeerFailedError(Exception):
-    """A peer ended without figures."""
+    """A peer ended without printing figures."""
 
 
 PINNED = threading.Event()
-"""Set where clients and servers are kept on cores of their own."""
+"""Set if clients and servers are kept on cores of their own."""
 
 
 def pin_client() -> None:
@@ -90,7 +90,7 @@ def pin_server(pid: int = 0) -> None:
 
 
 def timed(command: Sequence[str], **environment: str) -> tuple[str, float]:
-    """Run a command on the clients' cores; what it printed and the CPU seconds it and its children took."""
+    """Run a command on the clients' cores. Return what it printed, and the CPU seconds of it and its children."""
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(
             command,
@@ -275,7 +275,7 @@ http {{
 def nginx(
     certificate: trustme.LeafCert | None = None, versions: str = "TLSv1.2 TLSv1.3", workers: int = 1
 ) -> Iterator[str]:
-    """One nginx worker, or several, that answers at once; with a certificate, over https."""
+    """Run nginx with one worker or several that answer at once; over https if there is a certificate."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -312,7 +312,7 @@ def echo_server(delay_s: float) -> Iterator[str]:
 
 @contextlib.contextmanager
 def served_by(environment: Mapping[str, str]) -> Iterator[str]:
-    """The echo server of a build, which its environment leads to."""
+    """Run the echo server of the build that the environment names."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -336,7 +336,7 @@ def served_under_wrk(environment: Mapping[str, str], seconds: float) -> Figures:
 
 
 def print_against(given: argparse.Namespace, console: Console) -> None:
-    """kabench's own rows, of this build and of another."""
+    """Print kabench's own rows, of this build and of another."""
     tables = []
 
     def rows(job: Job) -> dict[str, Callable[[dict[str, str]], Figures]]:
@@ -368,7 +368,7 @@ def print_against(given: argparse.Namespace, console: Console) -> None:
 
 @dataclass
 class Measured:
-    """A peer's figures, a round each, and why there are none."""
+    """A peer's figures of each round, or why there are none."""
 
     rates: list[float] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)
@@ -376,7 +376,7 @@ class Measured:
 
 
 def in_rounds(peers: Mapping[str, Callable[[], Figures]], rounds: int, console: Console) -> dict[str, Measured]:
-    """Every peer in turn, round after round."""
+    """Measure every peer in turn, round after round."""
     measured = {name: Measured() for name in peers}
     for number in range(rounds):
         for name, measure in peers.items():

@@ -1,6 +1,6 @@
-"""The pictures of docs/measuring.md, from real runs: `pip install matplotlib`, then `python benchmarks/pictures.py`.
+"""Draws the pictures of docs/measuring.md from real runs: `pip install matplotlib`, `python benchmarks/pictures.py`.
 
-Each picture's figures go beside it as JSON, so that what it shows can be read.
+Each picture's figures are saved beside it as JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OPEN_COLOUR, CLOSED_COLOUR = "tab:blue", "tab:orange"
 
 
 def stalled(seconds: float) -> tuple[AgentRun, AgentRun]:
-    """The open and the closed model against a server that is stopped for a second, once in five."""
+    """Run the open and the closed model against a server that is stopped for a second, once in five."""
     runs = []
     with EmbeddedServer(ServerOptions(delay_s=0.005)) as server:
         for load in ({"rate": OPEN_RATE, "concurrency": None}, {"concurrency": USERS}):
@@ -45,7 +45,7 @@ def stalled(seconds: float) -> tuple[AgentRun, AgentRun]:
 
 
 def percentile_curve(measured: AgentRun) -> tuple[list[float], list[float]]:
-    """What share of the requests took longer, and how many milliseconds they took."""
+    """Return shares of the requests, and the milliseconds that each share took at least."""
     cells = list(decoded_cells(measured.hdr["total"]))
     whole = sum(times for _, times in cells)
     left, shares, values = whole, [], []
@@ -118,25 +118,25 @@ def draw_saturation(seconds: float) -> list[dict[str, Any]]:
             }
         )
     figure, (got, lag) = plt.subplots(2, 1, figsize=(7.5, 5.5), sharex=True)
-    asked = [row["asked"] for row in found]
-    got.plot(asked, asked, color="grey", linestyle=":", label="asked")
-    got.plot(asked, [row["got"] for row in found], color=OPEN_COLOUR, label="got", zorder=1)
+    due = [row["asked"] for row in found]
+    got.plot(due, due, color="grey", linestyle=":", label="due")
+    got.plot(due, [row["got"] for row in found], color=OPEN_COLOUR, label="finished", zorder=1)
     for is_saturated, colour, name in ((False, "tab:green", "had room"), (True, "tab:red", "saturated, and says so")):
         rows = [row for row in found if row["saturated"] == is_saturated]
         got.scatter([r["asked"] for r in rows], [r["got"] for r in rows], color=colour, label=name, zorder=2)
     got.set_ylabel("requests/s")
-    got.set_title("One worker, asked for more and more")
+    got.set_title("One worker at higher and higher rates")
     got.legend()
     for key, name, colour in (
         ("response_p99_ms", "response", OPEN_COLOUR),
         ("service_p99_ms", "service", "tab:purple"),
         ("lag_p99_ms", "lag", "tab:red"),
     ):
-        lag.plot(asked, [row[key] for row in found], label=name, color=colour, marker=".")
+        lag.plot(due, [row[key] for row in found], label=name, color=colour, marker=".")
     lag.axhline(10, color="grey", linestyle=":", label="10 ms of lag: saturated")
     lag.set_yscale("log")
     lag.set_ylabel("p99, ms")
-    lag.set_xlabel("requests/s asked")
+    lag.set_xlabel("requests/s due")
     lag.legend()
     for axes in (got, lag):
         axes.grid(visible=True, alpha=0.3)

@@ -1,7 +1,7 @@
-"""What `kabench probe` finds out about servers whose behaviour is known: six of them, and a gateway that forgets.
+"""Checks what `kabench probe` finds out about servers whose behaviour is known: six, and a gateway that forgets.
 
-Prints what was found, what is true, and a verdict. `--only` takes one of them, as the test suite does; the exit code
-is 1 if something found is wrong, and 77 if the server is not installed.
+It prints what the probe found, what is true, and a verdict. `--only` takes one server, as the test suite does. The exit
+code is 1 if a finding is wrong, and 77 if the server is not installed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from kabench.agent import TlsOptions
 from kabench.probe import ProbeOptions, advice_for, probe
 from kabench.probe.idle import End
 from kabench.report.probe import rows_of
+from kabench.report.words import counted
 from kabench.server import EmbeddedServer, Fault, FaultKind, ServerOptions
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 NOT_INSTALLED = 77
 LEAST_MARGIN_S = 0.9
-"""That the agent should close before the server does, or 40 % of a short time."""
+"""How long before the server the agent should close, in seconds; for a short time, 40 % of it."""
 
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/error.log;
@@ -66,21 +67,21 @@ async def application(scope, receive, send):
 
 @dataclass(frozen=True)
 class Truth:
-    """What a server is known to do. `timeout_s` None: it closes after each response; `max_requests` None: no limit."""
+    """A server's known behaviour. `timeout_s` None: it closes after each response; `max_requests` None: no limit."""
 
     timeout_s: float | None
     end: End = End.FIN
     max_requests: int | None = None
     hint_s: float | None = None
     tolerance_s: float = 0.1
-    """What its own timers are late by, besides the 5 % that a probe may be wrong. Node closes a second late, or not, by
-    its version."""
+    """How late its own timers may be, besides the 5 % that a probe may be wrong. Some versions of Node close a second
+    late."""
     resumes_tls: bool | None = None
 
 
 @dataclass(frozen=True)
 class Known:
-    """A server: how to start it, and the truth."""
+    """A server: how to start it, and its known behaviour."""
 
     start: Callable[[Path, int], contextlib.AbstractContextManager[str]]
     truth: Truth
@@ -96,7 +97,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def process(command: list[str], folder: Path, port: int) -> Iterator[str]:
-    """A server that is a process, once it accepts connections."""
+    """Start a server as a process, and yield its URL once it accepts connections."""
     with (folder / "log").open("wb") as log:
         started = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     try:
@@ -125,7 +126,7 @@ def needs_module(name: str) -> None:
 
 
 class NotInstalledError(RuntimeError):
-    """A server is not there."""
+    """A server is not installed."""
 
 
 def nginx(folder: Path, port: int) -> contextlib.AbstractContextManager[str]:
@@ -199,7 +200,7 @@ SERVERS = {
 
 
 def wrong_with(found: Findings, truth: Truth) -> list[str]:
-    """What was found that is not so."""
+    """Return the findings that are not true."""
     wrong = []
     if found.keeps_alive != (truth.timeout_s is not None):
         wrong.append("whether it keeps sockets")
@@ -258,7 +259,7 @@ def main() -> int:
         failed = failed or bool(wrong)
         rows = [f"{what}: {text}" for what, text in rows_of(found) if text != "-"]
         options = ", ".join(f"{option}={value!r}" for option, value in advice_for(found).options.items())
-        took = f"{found.requests} requests in {found.elapsed_s:.1f} s"
+        took = f"{counted(found.requests, 'request')} in {found.elapsed_s:.1f} s"
         table.add_row(
             name, known.what, "\n".join([*rows, options, took]), "; ".join(wrong) or "right", end_section=True
         )

@@ -1,8 +1,8 @@
 """The published benchmark as it was: siege drives a proxy whose requests to the target go through an agent.
 
-`kabench proxy` with its keep-alive agent and its normal one, and, where Node and agentkeepalive are, a proxy of the
-same kind there. Then `kabench proxy` alone: at full speed under wrk, and in front of a target with every fault, with
-its memory before and after.
+It measures `kabench proxy` with its keep-alive agent and its normal one, and, if Node and agentkeepalive are installed,
+a proxy of the same kind there. Then it measures `kabench proxy` alone: at full speed under wrk, and in front of a
+target with every fault, with its memory before and after.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Status = dict[str, dict[str, Any]]
 
 
 class Proxy:
-    """A proxy that is a process; the first line it prints says that it listens."""
+    """A proxy in a process. The first line it prints says that it listens."""
 
     def __init__(self, command: list[str], port: int, environment: dict[str, str] | None = None) -> None:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
@@ -79,7 +79,7 @@ def node_proxy(target: EmbeddedServer, port: int, node_modules: str) -> Proxy:
 
 
 def siege(url: str) -> dict[str, float]:
-    """siege's own figures, of `-c 60 -r 500 -b`."""
+    """Run siege with `-c 60 -r 500 -b`, and return its own figures."""
     with tempfile.NamedTemporaryFile("w", suffix=".siegerc") as settings:
         settings.write(SIEGE_SETTINGS)
         settings.flush()
@@ -89,7 +89,7 @@ def siege(url: str) -> dict[str, float]:
 
 
 def wrk(url: str, seconds: float) -> tuple[float, str]:
-    """wrk's rate, and what it complains of."""
+    """Run wrk, and return its rate and its complaints."""
     command = ["wrk", "-t1", f"-c{USERS}", f"-d{seconds:g}s", url]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rate = re.search(r"Requests/sec:\s*([\d.]+)", out)
@@ -127,7 +127,7 @@ def published(start: Callable[[], Proxy], name: str, rounds: int, table: Table) 
 
 
 def at_full_speed(seconds: float, table: Table) -> list[str]:
-    """Memory under wrk, with a target that is all right and one that is not."""
+    """Measure memory under wrk, with a healthy target and with a faulty one. Return the problems."""
     problems = []
     for what, faults in (("all is well", ()), ("faults at 1 %", FAULTS)):
         given = ServerOptions(delay_s=0, faults=tuple(map(parse_fault, faults)))

@@ -1,6 +1,6 @@
-"""What is large: workers against as many nginx workers, ten million requests, ten thousand sockets.
+"""Measures large loads: two workers against two nginx workers, ten million requests, ten thousand sockets.
 
-Two workers against two of nginx need four cores; with fewer the ratio says what the cores allow, and the table says so.
+Two workers against two of nginx need four cores. With fewer, the ratio shows the cores' limit, and the table says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CORES_OF_A_PAIR = 2
 
 
 def rate_of(workers: int, seconds: float) -> float:
-    """Requests/s of so many workers against as many of nginx."""
+    """Return the requests/s of `workers` workers against as many of nginx."""
     with nginx(workers=workers) as url:
         plan = LoadPlan(
             url=url,
@@ -75,8 +75,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     given = parser.parse_args()
     allow_open_sockets()
-    table = Table(title="what is large", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in ("what", "measured", "asked"):
+    table = Table(title="large loads", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in ("what", "measured", "required"):
         table.add_column(column)
     table.add_row(*workers_row(given.rounds, given.seconds))
     table.add_row(*many_sockets_row())

@@ -1,4 +1,4 @@
-"""(used by `verdicts.py`) kabench's agent as a client of one's own, and the same with a delay in it."""
+"""(used by `verdicts.py`) kabench's agent as a custom client, unchanged and with a delay in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Agent:
-    """`AsyncKeepAliveAgent`, as it is."""
+    """`AsyncKeepAliveAgent`, unchanged."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self.agent = AsyncKeepAliveAgent(settings.agent_options)
@@ -30,9 +30,9 @@ class Agent:
 
 
 class SlowedAgent(Agent):
-    """The same, but each request takes 5 % longer against a server that answers after 5 ms.
+    """An agent whose requests take 5 % longer against a server that answers after 5 ms.
 
-    That is the delay and waking up from it. Event loops count in steps of a millisecond, so it has an alarm of its own.
+    These 5 % are the delay and the wake-up after it. Event loops count in whole milliseconds, so it has its own alarm.
     """
 
     DELAY_S = 0.00017

@@ -1,14 +1,14 @@
-"""Load with every fault at once, and a server that is killed: is anything lost, left over, or unexplained?
+"""Sends load with every fault at once to servers that are killed, and checks that nothing is lost, left or unexplained.
 
-Three loads go on at the same time, each against an echo server of its own with all faults at 1 %, whose counts outlive
-it: users of the asyncio agent and of the threaded one, who get, post, put, stream, leave and give up, and `kabench run`
+Three loads run at the same time, each against its own echo server with all faults at 1 %, whose counts survive a kill:
+users of the asyncio agent and of the threaded one, who get, post, put, stream, leave and give up, and `kabench run`
 with keep-alive and retries. The servers are killed (SIGKILL) and started again after 2 s, over and over. Checked:
 
 - each answer is the one to its request, and each request has ended in an answer or an error of a kind;
 - the counts of both sides: every difference is explained by a kind that one of them counted;
-- no request that may be sent again has failed of a stale socket;
-- the agents' books contradict themselves nowhere, looked at all the time;
-- files, threads, tasks and memory stay what they were.
+- no request that may be sent again has failed because of a stale socket;
+- the agents' books, which are checked all the time, never contradict themselves;
+- files, threads, tasks and memory do not grow.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ FAULTS = (
     "refuse:100ms/10s",
 )
 OF_PAUSING_USERS = ("close-idle:200ms:25%", "drop-idle:200ms:25%")
-"""Only users who pause leave sockets idle, so those of theirs are hit more often."""
+"""Only users who pause leave sockets idle, so their sockets get these faults more often."""
 
 OPTIONS: dict[str, Any] = {
     "max_sockets": 20,
@@ -82,7 +82,7 @@ DOWN_S = 2.0
 QUIET_EVERY_S, QUIET_S = 3.0, 0.5
 LOOK_EVERY_S = 0.25
 FIRST_PORT, LAST_PORT = 20_000, 30_000
-"""Below those that the system gives to clients: one that connects to itself would take the place of a server."""
+"""Ports below those that the system gives to clients. A client's port could otherwise take a server's place."""
 
 MEMORY_MAY_GROW_MB = 15
 CONNECT_KINDS = ("connect_failed", "connect_timeout")
@@ -92,14 +92,14 @@ KNOWN_ENDS = {"answered", *CONNECT_KINDS, *GIVEN_UP, *MET_A_FAULT}
 
 
 class WrongAnswerError(AssertionError):
-    """A request got what was not its own."""
+    """A request got another request's answer."""
 
 
 # -- the servers -------------------------------------------------------------------------------------------------------
 
 
 class Server:
-    """An echo server that can be killed and started again, on its port, counting on."""
+    """An echo server that can be killed and started again on its port; its counts go on."""
 
     def __init__(self, folder: str, name: str, faults: tuple[str, ...], delay_s: float, seed: int) -> None:
         self.counts_file = f"{folder}/{name}"
@@ -151,14 +151,14 @@ def kill_now_and_then(servers: list[Server], every_s: float, over: threading.Eve
 
 
 def quiet_for_s() -> float:
-    """All users pause at the same times, so that sockets are idle then."""
+    """Return how long to pause now. All users pause at the same times, so that sockets become idle."""
     into_period_s = monotonic() % QUIET_EVERY_S
     return QUIET_S - into_period_s if into_period_s < QUIET_S else 0.0
 
 
 @dataclass
 class Seen:
-    """What users have seen: how many requests they began, and how those ended."""
+    """The users' counts: how many requests they began, and how those ended."""
 
     begun: int = 0
     ended: Counter[str] = field(default_factory=Counter)
@@ -170,7 +170,7 @@ class Seen:
 
 
 def check(name: str, body: bytes) -> None:
-    """The server echoes headers and body: the name must be in one of them."""
+    """Raise an error unless the answer contains `name`: the server echoes headers and body."""
     echo = json.loads(body)
     if echo["headers"].get("x-name") != name or (echo["data"] and not echo["data"].startswith(name)):
         raise WrongAnswerError(f"{name} got {body[:80]!r}")
@@ -251,7 +251,7 @@ def thread_user(agent: KeepAliveAgent, server: Server, number: int, over: thread
                     response = agent.request("GET", large, headers=headers, preload_content=False)
                     leaves = chance.random() < 0.2
                     response.read(20 if leaves else None)
-                    del response  # unread: the socket goes with it
+                    del response  # unread, so the socket is closed with it
             seen.ended["left" if leaves else "answered"] += 1
         except urllib3.exceptions.HTTPError as error:
             seen.fail(kind_of(error), is_get=choice < 2)
@@ -266,7 +266,7 @@ def kind_of(error: BaseException | None) -> str:
 
 def thread_load(server: Server, users: int, over: threading.Event, seen: Seen, problems: list[str]) -> Any:
     seens = [Seen() for _ in range(users)]
-    with KeepAliveAgent(retries=False, **OPTIONS) as agent:  # urllib3 sends nothing again, which would hide what we do
+    with KeepAliveAgent(retries=False, **OPTIONS) as agent:  # urllib3's retries would hide the agent's own
         threads = [
             threading.Thread(target=guarded, args=(problems, over, thread_user, agent, server, number, over, each))
             for number, each in enumerate(seens)
@@ -310,7 +310,7 @@ def engine_load(server: Server, seconds: float, problems: list[str]) -> AgentRun
 
 
 def guarded(problems: list[str], over: threading.Event, work: Callable[..., Any], *arguments: Any) -> None:
-    """A thread's failure must not go unseen."""
+    """Run `work` in a thread, and add its failure to `problems`."""
     try:
         work(*arguments)
     except BaseException as error:
@@ -323,7 +323,7 @@ def guarded(problems: list[str], over: threading.Event, work: Callable[..., Any]
 
 @dataclass
 class Sides:
-    """One load: what the client saw, what its agent counted, and what the server did."""
+    """The counts of one load: the client's, its agent's and the server's."""
 
     name: str
     begun: int
@@ -337,13 +337,13 @@ class Sides:
 
     @property
     def windows(self) -> int:
-        """How often nobody was let in: whoever was just being accepted then was reset."""
+        """How often all clients were refused. Each time, a client that was just being accepted was reset."""
         return self.kills + self.server.faults.get("refuse", 0)
 
     def rows(self) -> list[tuple[str, int, int, int]]:
-        """Each figure of the client, that of the server it stands against, and by how much they may differ.
+        """Return each figure of the client, the matching one of the server, and by how much they may differ.
 
-        A request that was given up, and one under way when the server was killed, may be counted by one side only.
+        Only one side may count a request that was given up, or was under way when the server was killed.
         """
         faults = Counter(self.server.faults)
         given_up = sum(self.ended[kind] for kind in GIVEN_UP)
@@ -388,7 +388,7 @@ class Sides:
         ]
         found += [f"{self.name}: {count} x {kind}" for kind, count in self.ended.items() if kind not in KNOWN_ENDS]
         if self.stale_gets:
-            found.append(f"{self.name}: {self.stale_gets} GETs failed of a stale socket")
+            found.append(f"{self.name}: {self.stale_gets} GETs failed because of a stale socket")
         if self.server.bad_requests:
             found.append(f"{self.name}: the server refused {self.server.bad_requests} requests")
         if self.ended["answered"] < 100:
@@ -429,10 +429,10 @@ def sides_of_engine(result: AgentRun, server: Server) -> Sides:
 
 
 def open_files() -> set[str]:
-    """The process's open files, by number and what they are."""
+    """Return the process's open files, by number and target."""
     found = set()
     for entry in Path("/proc/self/fd").iterdir() if sys.platform == "linux" else ():
-        with contextlib.suppress(OSError):  # the one that lists them
+        with contextlib.suppress(OSError):  # the one that lists the folder is closed by now
             found.add(f"{entry.name} {entry.readlink()}")
     return found
 
@@ -477,7 +477,7 @@ class Samples:
 
 @contextlib.contextmanager
 def leaves_nothing_over(problems: list[str]) -> Iterator[None]:
-    uvloop.new_event_loop().close()  # the first one leaves a pipe open, for all the others
+    uvloop.new_event_loop().close()  # the first loop leaves a pipe open, which all others use
     gc.collect()
     files_before, threads_before = open_files(), threading.active_count()
     yield
@@ -543,7 +543,7 @@ def soak(given: argparse.Namespace) -> tuple[list[Sides], str, list[str]]:
             sides.append(sides_of_engine(results["engine"], servers["engine"]))
     problems += [problem for each in sides for problem in each.problems()]
     problems += samples.problems()
-    memory = f"this process: {samples}; the engine's worker: {results['engine'].client.max_rss_mb:.0f} MB at most"
+    memory = f"this process: {samples}; the worker of kabench run: {results['engine'].client.max_rss_mb:.0f} MB at most"
     return sides, memory if "engine" in results else str(samples), problems
 
 

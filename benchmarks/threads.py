@@ -1,7 +1,7 @@
-"""The urllib3 agent against a stock `urllib3.PoolManager(maxsize=50, block=True)`: one thread, and 60.
+"""Compares the urllib3 agent with a stock `urllib3.PoolManager(maxsize=50, block=True)`: one thread, and 60.
 
 Both send the same GETs from one process to kabench's echo server with no delay, in turn, round after round; ratios are
-within a round. `--tls` does it over https.
+within a round. `--tls` uses https.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ THREADS = 60
 
 
 def one_thread(manager: urllib3.PoolManager, url: str, requests: int) -> float:
-    """Requests a second of one thread."""
+    """Return the requests/s of one thread."""
     manager.request("GET", url)
     begun_at = perf_counter()
     for _ in range(requests):
@@ -42,7 +42,7 @@ def one_thread(manager: urllib3.PoolManager, url: str, requests: int) -> float:
 
 
 def many_threads(manager: urllib3.PoolManager, url: str, requests: int) -> float:
-    """Requests a second of 60 threads together."""
+    """Return the requests/s of 60 threads together."""
 
     def user() -> None:
         for _ in range(requests // THREADS):
@@ -58,7 +58,7 @@ def many_threads(manager: urllib3.PoolManager, url: str, requests: int) -> float
 
 
 def measure_one(given: argparse.Namespace) -> None:
-    """One row of one build, as a line of JSON; started by `--against`, in that build's environment."""
+    """Print one row of one build as a line of JSON. `--against` starts this in that build's environment."""
     pin_client()
     loads = {"one thread": one_thread, "60 threads": many_threads}
     with KeepAliveAgent(max_sockets=SOCKETS, ca_certs=given.ca_file) as agent:

@@ -1,8 +1,8 @@
-"""What TLS costs the asyncio agent, and what resuming sessions saves: kabench against one nginx worker, 0 ms.
+"""Measures what TLS costs the asyncio agent, and what resuming sessions saves: against one nginx worker, 0 ms.
 
-The first table is keep-alive over http and https; the others a new socket for every request, with sessions resumed and
-without, for 60 users and for one, with RSA-2048 and ECDSA P-256 certificates and an intermediate authority, as public
-ones have. TLS 1.3 unless the row says otherwise.
+The first table has keep-alive over http and https. The others have a new socket for every request, with and without
+resumed sessions, for 60 users and for one, with RSA-2048 and ECDSA P-256 certificates and an intermediate authority, as
+public certificates have. The version is TLS 1.3 unless the row says otherwise.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def measure(url: str, cacert: str | None, seconds: float, agent: str, sessions: 
 
 
 def measure_in(environment: dict[str, str], *arguments: str | float | None) -> Figures:
-    """`measure`, in a process of its own, by the build that its environment leads to."""
+    """Run `measure` in a process of its own, with the build that the environment names."""
     printed, _ = timed([sys.executable, __file__, "--row", json.dumps(arguments)], **environment)
     return Figures(**json.loads(printed.splitlines()[-1]))
 

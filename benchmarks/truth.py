@@ -1,6 +1,6 @@
-"""Whether kabench's figures are true: each held against what is known without it. Prints measured, true, and a verdict.
+"""Checks that kabench's figures are true, by what is known without kabench. Prints measured, true, and a verdict.
 
-`--short` is what the test suite runs: less time, and the same bounds except where it says so.
+The test suite runs it with `--short`: less time, and the same bounds except where a comment says otherwise.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from counting_server import Orders, counting_server
 from rich.console import Console
 from rich.table import Table
-from witness import Orders, witness
 
 from kabench import LoadPlan, run
 from kabench.agent import AgentOptions
@@ -35,7 +35,7 @@ PLENTY = AgentOptions(max_sockets=1000, free_socket_timeout=30)
 
 @dataclass(frozen=True)
 class Finding:
-    """One figure against the truth."""
+    """One figure beside the truth."""
 
     what: str
     measured: str
@@ -45,7 +45,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Form:
-    """How long to measure, and how far figures may be off on this machine, which may be busy."""
+    """How long to measure, and how far figures may be off on a machine that may be busy."""
 
     seconds: float = 15.0
     stall_seconds: float = 15.0
@@ -71,11 +71,11 @@ SHORT = replace(
     rate_error=0.05,
     lag_p99_s=1.0,
 )
-"""Bounds that hold where both cores are busy."""
+"""Bounds that hold even if both cores are busy."""
 
 
 def measured(plan: LoadPlan) -> AgentRun:
-    """The run of a plan through the keep-alive agent, whatever became of it."""
+    """Return the run of a plan through the keep-alive agent, even if it could not be finished."""
     try:
         return run(plan, ["keepalive"]).runs[0]
     except MeasurementError as error:
@@ -119,7 +119,7 @@ class Stalls:
 
 
 def slowest(encoded: str, share: float) -> float:
-    """The mean of the slowest `share` of a histogram, in seconds."""
+    """Return the mean of the slowest `share` of a histogram, in seconds."""
     cells = list(decoded_cells(encoded))
     wanted = left = share * sum(times for _, times in cells)
     total_us = 0.0
@@ -131,10 +131,10 @@ def slowest(encoded: str, share: float) -> float:
 
 
 def stalling_server(form: Form) -> Iterator[Finding]:
-    """The open model shows a stall; the closed model says that it may hide it.
+    """Check that the open model shows a stall, and that the closed model says that it may hide one.
 
-    Of the requests of a period, those that are due in the stalled second wait for its end: between none and all of it,
-    evenly. So of all requests a share of 1 s / period is stalled, and the slowest of them are the last part of a line.
+    Requests that are due in the stalled second wait for its end, so their waits are evenly spread between 0 and 1 s. A
+    share of 1 s / period of all requests is stalled, and the slowest of them are the end of a straight line.
     """
     with EmbeddedServer(ServerOptions(delay_s=0.005)) as server:
         plan = LoadPlan(
@@ -177,14 +177,14 @@ DELAYS = {
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of them do not exceed."""
+    """Return the smallest value that at least `share` of the values do not exceed."""
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def known_delays(form: Form) -> Iterator[Finding]:
-    """Reported percentiles against those of the delays that the server logged."""
+    """Check reported percentiles by those of the delays that the server logged."""
     for name, orders in DELAYS.items():
-        with witness(orders) as server:
+        with counting_server(orders) as server:
             plan = LoadPlan(
                 url=server.url,
                 method="GET",
@@ -206,14 +206,14 @@ def known_delays(form: Form) -> Iterator[Finding]:
 
 
 def the_rate(form: Form) -> Iterator[Finding]:
-    """What was asked for is what is sent, and on time; a low rate too, whose last request is long before the end."""
-    for workers, asked in ((1, form.fast_rate), (2, form.fast_rate), (1, 2.0)):
-        plan = LoadPlan(rate=asked, duration_s=form.seconds, workers=workers)
+    """Check that the given rate is sent, and on time; also a low rate, whose last request is long before the end."""
+    for workers, rate in ((1, form.fast_rate), (2, form.fast_rate), (1, 2.0)):
+        plan = LoadPlan(rate=rate, duration_s=form.seconds, workers=workers)
         seen = measured(plan)
-        name = f"{asked:g}/s asked of {workers} worker{'s' if workers > 1 else ''}"
-        holds = abs(seen.transaction_rate - asked) <= form.rate_error * asked
-        yield Finding(name, f"{seen.transaction_rate:.1f}/s", f"{asked:g}/s ± {form.rate_error:.1%}", holds)
-        due = math.ceil(asked * form.seconds)
+        name = f"{rate:g}/s by {workers} worker{'s' if workers > 1 else ''}"
+        holds = abs(seen.transaction_rate - rate) <= form.rate_error * rate
+        yield Finding(name, f"{seen.transaction_rate:.1f}/s", f"{rate:g}/s ± {form.rate_error:.1%}", holds)
+        due = math.ceil(rate * form.seconds)
         started = seen.transactions + seen.socket_errors + seen.not_started
         yield Finding(f"{name}: finished, failed and not started", str(started), str(due), started == due)
         if workers == 1:
@@ -227,10 +227,10 @@ def the_rate(form: Form) -> Iterator[Finding]:
 
 
 def counts_where_nothing_is_reset(form: Form) -> Iterator[Finding]:
-    """kabench's counts against the server's, for each way of splitting the load."""
+    """Check kabench's counts by the server's, for each way of splitting the load."""
     total = round(1000 * form.seconds)
     for workers in (1, 2, 3):
-        with witness(Orders(delays_s=(0.001,))) as server:
+        with counting_server(Orders(delays_s=(0.001,))) as server:
             plan = LoadPlan(url=server.url, method="GET", data=b"", total=total, workers=workers)
             seen = measured(plan)
             truth = server.finish()
@@ -246,16 +246,16 @@ def counts_where_nothing_is_reset(form: Form) -> Iterator[Finding]:
 
 
 def counts_where_sockets_are_reset(form: Form) -> Iterator[Finding]:
-    """Every difference has a kind that one of the two sides counted.
+    """Check that every difference between the two sides has a kind that one of them counted.
 
-    A request that the server read and answered with a reset is an error or a retry here. One that met an idle socket
-    which the server had reset was never read; it is a retry or a stale socket here, and there are no more of them than
-    the server has reset idle sockets.
+    A request that the server read and answered with a reset is an error or a retry here. The server never read a
+    request that met an idle socket which it had reset. Such a request is a retry or a stale socket here, and there are
+    no more of them than idle sockets that the server has reset.
     """
     total = round(1000 * form.seconds)
     for method in ("GET", "POST"):
         orders = Orders(delays_s=(0.001,), reset_every=50)
-        with witness(orders) as server:
+        with counting_server(orders) as server:
             seen = measured(LoadPlan(url=server.url, method=method, data=b"", total=total))
             truth = server.finish()
         yield Finding(
@@ -270,12 +270,12 @@ def counts_where_sockets_are_reset(form: Form) -> Iterator[Finding]:
             f"{truth.sockets}; {truth.resets_after_request}",
             seen.sockets.created == truth.sockets and seen.socket_errors + seen.retries == truth.resets_after_request,
         )
-    with witness(Orders(delays_s=(0.001,), reset_idle_s=0.02)) as server:
+    with counting_server(Orders(delays_s=(0.001,), reset_idle_s=0.02)) as server:
         plan = LoadPlan(url=server.url, method="GET", data=b"", rate=300, arrivals="poisson", duration_s=form.seconds)
         seen = measured(plan)
         truth = server.finish()
     never_read = seen.transactions + seen.socket_errors + seen.retries - truth.requests
-    # One that is reset before the client has seen that it is connected is a socket to the server alone.
+    # Only the server counts a socket that is reset before the client has seen that it is connected.
     never_connected = truth.sockets - seen.sockets.created
     yield Finding(
         "idle sockets reset: answers; sockets; sent and never read",
@@ -299,7 +299,7 @@ CHECKS: dict[str, Callable[[Form], Iterator[Finding]]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true", help="as the test suite has it")
+    parser.add_argument("--short", action="store_true", help="as the test suite runs it")
     parser.add_argument("--only", choices=list(CHECKS), help="one of the checks")
     given = parser.parse_args()
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)

@@ -1,9 +1,10 @@
-"""Are the verdicts right? Agents against themselves, and against themselves made 5 % slower.
+"""Checks that verdicts are right: compares agents with themselves, and with a copy that is 5 % slower.
 
-40 comparisons of `keepalive` with itself, half of them against a server that answers after 5 ms and half against one
-that answers at once, of which 5 may find a difference; and 10 of an agent with the same one, made 5 % slower by a delay
-in it, of which 9 must. Each has 12 trials. `--noise FILE` writes down the figures of all trials in the order they were
-measured, with when: what the simulations in tests/comparison take for their noise. The machine must be idle.
+There are 40 comparisons of `keepalive` with itself, half of them against a server that answers after 5 ms and half
+against one that answers at once; at most 5 may find a difference. There are 10 comparisons of an agent with a copy that
+a delay makes 5 % slower; at least 9 must find the difference. Each has 12 trials. `--noise FILE` writes the figures of
+all trials in the order of measurement, with their times; the simulations in tests/comparison use them as noise. The
+machine must be idle.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ LOADS = {
     "answers after 5 ms": LoadPlan(duration_s=0.5, warmup_s=0.2),
     "answers at once": LoadPlan(duration_s=0.5, warmup_s=0.2, delay_s=0.0),
 }
-FOR_A_DELAY = LoadPlan(duration_s=0.5, warmup_s=0.2, concurrency=50)  # as many as sockets, so that none waits for one
+FOR_A_DELAY = LoadPlan(duration_s=0.5, warmup_s=0.2, concurrency=50)  # one user a socket, so that none waits
 
 
 class Noise:
@@ -59,7 +60,7 @@ class Noise:
 
 
 def differences(comparison: Comparison) -> list[str]:
-    """What a comparison has found, in words."""
+    """Return the differences that a comparison has found, in words."""
     return [
         f"{figures.metric} {figure.ratio:.3f}, {figure.verdict}"
         for figures in comparison.metrics
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--noise", type=Path, metavar="FILE", help="write all figures there")
     given = parser.parse_args()
     noise_file = given.noise.resolve() if given.noise else None
-    os.chdir(Path(__file__).parent)  # where `slowed` is looked for
+    os.chdir(Path(__file__).parent)  # so that `slowed` is found
     console = Console(width=140)
     noise, equals, slowed = Noise(), [], []
     for number in range(given.equals):
@@ -96,7 +97,7 @@ def main() -> None:
     if noise_file is not None:
         noise.save(noise_file)
     table = Table(box=None, pad_edge=False)
-    for column in ("comparisons of 12 trials", "found a difference", "asked", "verdict"):
+    for column in ("comparisons of 12 trials", "found a difference", "required", "verdict"):
         table.add_column(column)
     wrong = sum(map(bool, equals))
     table.add_row(f"{len(equals)} of equals", str(wrong), "at most 5", "true" if wrong <= 5 else "FALSE")

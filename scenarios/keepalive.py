@@ -3,8 +3,8 @@
     kabench serve --port 8080 --delay 5ms
     locust -f scenarios/keepalive.py --host http://127.0.0.1:8080 --headless -u 60 -r 60 -t 30s
 
-All users of a class share one agent in each worker. Half of the users are of each class, and both share a core; name a
-class behind the options to have it alone.
+All users of a class share one agent in each worker. Each class has half of the users, and both classes share a core. To
+run one class alone, name it after the options.
 """
 
 from locust import HttpUser, constant, events, task
@@ -18,7 +18,7 @@ BODY = {"id": 1, "name": "agentkeepalive", "sockets": 50, "users": 60, "delay_ms
 
 
 class KeepAliveUser(HttpUser):
-    """Posts through an agent that keeps sockets open."""
+    """A user that posts through an agent that keeps sockets open."""
 
     host = "http://127.0.0.1:8080"
     wait_time = constant(0)
@@ -26,12 +26,12 @@ class KeepAliveUser(HttpUser):
 
     @task
     def post(self) -> None:
-        """One request."""
+        """Send one request."""
         self.client.post("/", json=BODY, name="/ (keep-alive)")
 
 
 class PlainUser(HttpUser):
-    """Posts with a socket for each request."""
+    """A user that posts with a new socket for each request."""
 
     host = "http://127.0.0.1:8080"
     wait_time = constant(0)
@@ -39,5 +39,5 @@ class PlainUser(HttpUser):
 
     @task
     def post(self) -> None:
-        """One request."""
+        """Send one request."""
         self.client.post("/", json=BODY, name="/ (plain)")

@@ -3,7 +3,7 @@
     kabench serve --port 8080 --delay 5ms
     locust -f scenarios/mixed.py --host http://127.0.0.1:8080 --headless -u 60 -r 20 -t 30s
 
-Who thinks leaves his socket to others: 60 visitors need far fewer than 60.
+A visitor who thinks leaves the socket to others, so 60 visitors need far fewer than 60 sockets.
 """
 
 from locust import HttpUser, between, events, task
@@ -15,7 +15,7 @@ events.init.add_listener(kabench.distributed.install)
 
 
 class Visitor(HttpUser):
-    """Reads much and writes little, over an agent that all visitors of a worker share."""
+    """A user that reads much and writes little, through an agent that all visitors of a worker share."""
 
     host = "http://127.0.0.1:8080"
     wait_time = between(0.05, 0.2)
@@ -23,16 +23,16 @@ class Visitor(HttpUser):
 
     @task(6)
     def read(self) -> None:
-        """A list, and something from it."""
+        """Read a list, and an item of it."""
         self.client.get("/items")
         self.client.get("/items/7", name="/items/{id}")
 
     @task(3)
     def search(self) -> None:
-        """A query."""
+        """Send a query."""
         self.client.get("/search?q=keep-alive", name="/search")
 
     @task(1)
     def write(self) -> None:
-        """Something new."""
+        """Write something new."""
         self.client.post("/items", json={"name": "socket", "kept": True})

@@ -1,9 +1,9 @@
-"""Each user has an agent of his own, as separate clients have: his sockets are nobody else's.
+"""Each user has its own agent, as separate clients do, and shares no socket with others.
 
     kabench serve --port 8080 --delay 5ms
     locust -f scenarios/own_agent.py --host http://127.0.0.1:8080 --headless -u 60 -r 60 -t 30s
 
-An agent is closed when its user goes; what it has counted stays in the report.
+An agent is closed when its user stops; its counts stay in the report.
 """
 
 from locust import HttpUser, between, events, task
@@ -16,7 +16,7 @@ events.init.add_listener(kabench.distributed.install)
 
 
 class SeparateUser(HttpUser):
-    """A client with one socket, which he keeps between his requests."""
+    """A client with one socket, which it keeps between its requests."""
 
     host = "http://127.0.0.1:8080"
     wait_time = between(0.01, 0.1)
@@ -26,10 +26,10 @@ class SeparateUser(HttpUser):
         super().__init__(environment)
 
     def on_stop(self) -> None:
-        """Leave no socket behind."""
+        """Close the user's sockets."""
         self.pool_manager.close()
 
     @task
     def get(self) -> None:
-        """One request."""
+        """Send one request."""
         self.client.get("/")

@@ -1,7 +1,7 @@
-"""A server that knows the truth: how long it took over each request, and what it did to its sockets.
+"""A server that counts: how long each answer took, and what it did to its sockets.
 
-`python benchmarks/witness.py` reads its orders as a line of JSON, prints its port, and at the end of its input prints
-what it has seen. Times are from when a request had been read to when its answer was written.
+`python benchmarks/counting_server.py` reads its orders as a line of JSON and prints its port. When its input ends, it
+prints its counts. Times run from when a request had been read until its answer was written.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _SWEEPS_PER_IDLE_TIME = 10
 
 @dataclass(frozen=True)
 class Orders:
-    """What the server is to do. `delays_s` with `weights` are chosen from; `exponential_mean_s` instead of them.
+    """The server's orders. Delays are drawn from `delays_s` with `weights`, or exponential with `exponential_mean_s`.
 
-    Every `reset_every`-th request is read and its socket reset without an answer; a socket that has been idle for
+    Every `reset_every`-th request is read, and its socket reset without an answer. A socket that has been idle for
     `reset_idle_s` is reset.
     """
 
@@ -51,7 +51,7 @@ class Orders:
 
 @dataclass
 class Seen:
-    """What the server has seen and done."""
+    """The server's counts of what it has seen and done."""
 
     sockets: int = 0
     requests: int = 0
@@ -62,14 +62,14 @@ class Seen:
     delays_s: list[float] = field(default_factory=list)
 
 
-class Witness:
+class CountingServer:
     def __init__(self, orders: Orders) -> None:
         self.orders = orders
         self.seen = Seen()
         self.random = random.Random(orders.seed)
-        self.sockets: set[WitnessSocket] = set()
+        self.sockets: set[CountingSocket] = set()
         loop = asyncio.get_running_loop()
-        self.delays: DelayQueue[WitnessSocket] = DelayQueue(loop, WitnessSocket.answer)
+        self.delays: DelayQueue[CountingSocket] = DelayQueue(loop, CountingSocket.answer)
         if orders.reset_idle_s is not None:
             self._sweep(loop, orders.reset_idle_s)
 
@@ -87,22 +87,22 @@ class Witness:
         loop.call_later(idle_s / _SWEEPS_PER_IDLE_TIME, self._sweep, loop, idle_s)
 
 
-class WitnessSocket(asyncio.Protocol):
+class CountingSocket(asyncio.Protocol):
     transport: asyncio.Transport
 
-    def __init__(self, witness: Witness) -> None:
-        self._witness = witness
+    def __init__(self, server: CountingServer) -> None:
+        self._server = server
         self._unread = b""
         self.waiting: deque[float] = deque()
         self.idle_since = perf_counter()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self._witness.seen.sockets += 1
-        self._witness.sockets.add(self)
+        self._server.seen.sockets += 1
+        self._server.sockets.add(self)
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._witness.sockets.discard(self)
+        self._server.sockets.discard(self)
 
     def data_received(self, data: bytes) -> None:
         self._unread += data
@@ -111,16 +111,16 @@ class WitnessSocket(asyncio.Protocol):
             self._take()
 
     def _take(self) -> None:
-        witness = self._witness
-        witness.seen.requests += 1
-        every = witness.orders.reset_every
-        if every is not None and witness.seen.requests % every == 0:
-            witness.seen.resets_after_request += 1
+        server = self._server
+        server.seen.requests += 1
+        every = server.orders.reset_every
+        if every is not None and server.seen.requests % every == 0:
+            server.seen.resets_after_request += 1
             self.reset()
             return
         now = perf_counter()
         self.waiting.append(now)
-        witness.delays.push(now + witness.delay_s(), self)
+        server.delays.push(now + server.delay_s(), self)
 
     def answer(self) -> None:
         if not self.waiting or self.transport.is_closing():
@@ -128,32 +128,32 @@ class WitnessSocket(asyncio.Protocol):
         received_at = self.waiting.popleft()
         self.transport.write(_ANSWER)
         self.idle_since = perf_counter()
-        seen = self._witness.seen
+        seen = self._server.seen
         seen.answers += 1
         seen.body_bytes += len(_BODY)
         seen.delays_s.append(self.idle_since - received_at)
 
     def reset(self) -> None:
-        """Close so that the other side gets a reset."""
+        """Close the socket so that the other side gets a reset."""
         raw = self.transport.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
         self.transport.abort()
-        self._witness.sockets.discard(self)
+        self._server.sockets.discard(self)
 
 
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    witness = Witness(Orders(**json.loads(await reader.readline())))
-    server = await loop.create_server(lambda: WitnessSocket(witness), "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    server = CountingServer(Orders(**json.loads(await reader.readline())))
+    listening = await loop.create_server(lambda: CountingSocket(server), "127.0.0.1", 0, backlog=1024)
+    print(listening.sockets[0].getsockname()[1], flush=True)
     await reader.read()
-    print(json.dumps(asdict(witness.seen)), flush=True)
+    print(json.dumps(asdict(server.seen)), flush=True)
 
 
-class RunningWitness:
-    """A witness in a process of its own; `finish` ends it and has what it has seen."""
+class RunningServer:
+    """A counting server in a process of its own."""
 
     def __init__(self, orders: Orders) -> None:
         self.process = subprocess.Popen(
@@ -166,15 +166,15 @@ class RunningWitness:
         self.url = f"http://127.0.0.1:{int(self.process.stdout.readline())}/"
 
     def finish(self) -> Seen:
-        """End it."""
+        """End the server and return its counts."""
         out, _ = self.process.communicate(timeout=30)
         return Seen(**json.loads(out))
 
 
 @contextlib.contextmanager
-def witness(orders: Orders) -> Iterator[RunningWitness]:
-    """A running witness; ended in any case."""
-    running = RunningWitness(orders)
+def counting_server(orders: Orders) -> Iterator[RunningServer]:
+    """Yield a running counting server, and end it in any case."""
+    running = RunningServer(orders)
     try:
         yield running
     finally:
