@@ -1,4 +1,4 @@
-"""The command line. One module a command: it parses, calls and prints, and imports what it needs when it is called."""
+"""The command line. Each command is a module that parses, calls and prints, and imports what it needs when called."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kabench.version import __version__
 
 app = typer.Typer(
     name="kabench",
-    help="Load through a keep-alive agent, and what keep-alive is worth.",
+    help="Send load through a keep-alive agent, and measure what keep-alive is worth.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # typer's rich help looks no clearer and takes twice as long to start
@@ -38,7 +38,7 @@ app.command()(report)
 app.command()(worker)
 
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-"""What typer raises for a command line that it does not understand."""
+"""The error that typer raises for a command line it does not understand."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -49,7 +49,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[  # its callback does it
+    version: Annotated[  # its callback prints it
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
@@ -57,7 +57,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line and exit with its code. An error is one or two lines."""
+    """Run the command line and exit with its code. An error is printed in one or two lines."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a name that the terminal cannot show must not end a run
@@ -75,13 +75,13 @@ def main() -> None:
 
 
 def _flushed(code: int) -> int:
-    """The exit code, once all that was printed is out; what cannot be printed is lost, as on a full disk."""
-    if sys.stdout is None:  # closed before it began
+    """Flush standard output and return the exit code. Text that cannot be printed, as on a full disk, is lost."""
+    if sys.stdout is None:  # closed before the command began
         return code
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
-        sys.stdout = None  # or Python would try again, and speak of it
+        sys.stdout = None  # else Python would try again at its end, and complain
         return code or CommandError.COULD_NOT_MEASURE
     return code
 

@@ -1,6 +1,6 @@
 """The options of an agent on the command line: one block, made from `AgentOptions`, for all commands with an agent.
 
-Whatever an option needs here stands with its definition in `kabench.agent.options`: its flag, its kind, its help.
+An option's flag, kind and help text stand with its definition in `kabench.agent.options`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TYPES: dict[OptionKind, tuple[Any, dict[str, Any]]] = {
     OptionKind.FLAG: (bool, {}),
     OptionKind.CHOICE: (str, {}),
 }
-"""What typer is told of each kind of option."""
+"""The type and the settings for typer, by kind of option."""
 
 _OPTIONS = {name: option for name, option in AgentOptions.described().items() if option.help}
 
@@ -59,7 +59,7 @@ def _parameter(name: str, option: Option) -> inspect.Parameter:
 
 
 def agent_options_from(given: Mapping[str, Any]) -> AgentOptions:
-    """Return the options that the parameters of the block ask for. Raises `CommandError`, naming the flag."""
+    """Return the options made from the block's parameters. Raises `CommandError`, naming the flag."""
     values = {name: given[_parameter_of(option)] for name, option in _OPTIONS.items()}
     try:
         return AgentOptions(**{name: value for name, value in values.items() if value is not None})
@@ -70,7 +70,7 @@ def agent_options_from(given: Mapping[str, Any]) -> AgentOptions:
 
 
 def takes_agent_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Have typer see the block among a command's parameters. The command gets an `AgentOptions` as `agent_options`."""
+    """Add the block to a command's parameters, as typer sees them. The command gets one `AgentOptions`."""
     block = agent_parameters()
     own = list(inspect.signature(command, eval_str=True).parameters.values())
     parameters = []
@@ -86,12 +86,12 @@ def takes_agent_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def as_keyword(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Return the parameter as one that is given by name."""
+    """Return the parameter as a keyword-only one."""
     return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
 
 
 def with_parameters(command: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
-    """Have typer see these parameters, whatever the command's own are."""
+    """Have typer see these parameters instead of the command's own."""
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # inspect's protocol
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     return command

@@ -1,4 +1,4 @@
-"""`kabench compare`: agents side by side, interleaved trials, a verdict."""
+"""`kabench compare`: compares agents in interleaved trials, and gives a verdict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kabench.cli.options import LoadOptions, takes_load_options
 
 _DURATION_S = 2.0
 _WARMUP_S = 0.5
-"""Of a trial, where nothing else is said: many short trials tell more than a few long ones."""
+"""How long a trial lasts by default. It is short because many short trials tell more than a few long ones."""
 
 
 @takes_load_options
@@ -25,7 +25,7 @@ def compare(
     *,
     trials: Annotated[
         int | None,
-        typer.Option("--trials", min=1, metavar="N", help="As many trials of each agent. Without it: until certain."),
+        typer.Option("--trials", min=1, metavar="N", help="Run N trials of each agent (until the verdict is certain)."),
     ] = None,
     max_time: Annotated[
         float | None,
@@ -41,7 +41,7 @@ def compare(
         typer.Option(
             "--margin",
             metavar="N%",
-            help="Without --trials: stop when what does not differ does not by more than this.",
+            help="Without --trials, stop when each figure differs, or is sure to differ by no more than this.",
         ),
     ] = "2%",
     fail_if: FailIf = None,
@@ -51,19 +51,24 @@ def compare(
     markdown: files.Markdown = None,
     html: files.Html = None,
     records: Annotated[
-        Path | None, typer.Option("--records", metavar="FOLDER", help="Save the whole record of each trial there.")
+        Path | None,
+        typer.Option("--records", metavar="FOLDER", help="Save the whole record of each trial in this folder."),
     ] = None,
     no_save: files.NoSave = False,
     name: files.Name = "compare",
     progress: Annotated[
-        str, typer.Option("--progress", metavar="auto|live|plain|none", help="While it runs; plain is a line a trial.")
+        str,
+        typer.Option(
+            "--progress", metavar="auto|live|plain|none", help="Show progress; plain prints one line for each trial."
+        ),
     ] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="As --progress none.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, as --progress none does.")] = False,
 ) -> None:
-    """Compare agents in interleaved trials, with a verdict.
+    """Compare agents in interleaved trials, and give a verdict.
 
-    All are compared with the first. Give --agent twice or more. A trial sends load for 2 s after half a second of
-    warm-up, unless another stop rule is given. Without --trials it goes on until it is certain, for 3 minutes at most.
+    Give --agent twice or more; all agents are compared with the first. A trial sends load for 2 s after a warm-up of
+    half a second, unless another stop rule is given. Without --trials, trials go on until the verdict is certain, for
+    3 minutes at most.
     """
     from kabench.cli.extras import needs_extra
 

@@ -1,4 +1,4 @@
-"""Where reports go: 80 columns, colour only on a terminal (rich honours NO_COLOR)."""
+"""The consoles for reports and progress: 80 columns, colour only on a terminal (rich honours NO_COLOR)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class _WhileItLasts:
-    """A stream whose writes are lost where they fail."""
+    """A stream that ignores writes that fail."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -31,14 +31,14 @@ class _WhileItLasts:
 
 
 def progress_console() -> Console:
-    """The console for what is shown while load is sent, on standard error; what it cannot say is lost."""
+    """Return the console for progress, on standard error. Output that cannot be written is lost."""
     from rich.console import Console
 
     return Console(file=cast("TextIO", _WhileItLasts(sys.stderr)), highlight=False)
 
 
 def report_console(*, stderr: bool = False) -> Console:
-    """The console for reports. Where nobody reads any more, it goes on in silence: the record is what counts."""
+    """Return the console for reports. If its reader has gone, it prints nothing more: the record is what counts."""
     from rich.console import Console
 
     from kabench.report.terminal import WIDTH
@@ -54,5 +54,5 @@ def report_console(*, stderr: bool = False) -> Console:
 
 
 def is_live_terminal() -> bool:
-    """Whether somebody watches standard error."""
+    """Return whether standard error is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()

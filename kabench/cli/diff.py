@@ -1,4 +1,4 @@
-"""`kabench diff`: saved records against each other, a verdict."""
+"""`kabench diff`: compares saved records, and gives a verdict."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 
 
 def diff(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="A record, or a folder of them.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="A record, or a folder of them.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The old record, or a folder of old records.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The new record, or a folder of new records.")],
     *,
     more_old: Annotated[
-        list[Path] | None, typer.Option("--old", metavar="FILE", help="Another old one; may be repeated.")
+        list[Path] | None, typer.Option("--old", metavar="FILE", help="Add another old record; may be repeated.")
     ] = None,
     more_new: Annotated[
-        list[Path] | None, typer.Option("--new", metavar="FILE", help="Another new one; may be repeated.")
+        list[Path] | None, typer.Option("--new", metavar="FILE", help="Add another new record; may be repeated.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Compare records of different plans, and say so.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare records even if their plans differ; the report says so.")
+    ] = False,
     fail_if: FailIf = None,
     max_regression: MaxRegression = None,
     json: files.Json = None,
@@ -38,8 +40,9 @@ def diff(
 ) -> None:
     """Compare saved records with older ones.
 
-    The table and the verdicts are those of kabench compare. It takes five or more on each side to tell anything. The
-    environments may differ, and the day of the machine does: what is measured in turn, by kabench compare, tells more.
+    The table and the verdicts are like those of kabench compare. A verdict needs at least five records on each side.
+    Records come from different times and maybe different environments, so kabench compare, which measures the agents
+    in turn, tells more.
     """
     from kabench.cli.extras import needs_extra
 
@@ -58,7 +61,7 @@ def diff(
             _records([old, *(more_old or ())]), _records([new, *(more_new or ())]), force=force, name=name
         )
     except DifferentPlansError as error:
-        raise CommandError(f"the plans differ: {error}; --force compares them all the same") from None
+        raise CommandError(f"the plans differ: {error}; to compare them anyway, use --force") from None
     except NothingInCommonError as error:
         raise CommandError(str(error)) from None
     bases = {figure.base for figures in comparison.metrics for figure in figures.agents if figure.base is not None}
@@ -69,7 +72,7 @@ def diff(
 
 
 def _records(paths: Sequence[Path]) -> list[RunResult]:
-    """The records in files and folders. Raises `CommandError`."""
+    """Return the records in files and folders. Raises `CommandError`."""
     from kabench.result import SCHEMA, ResultError, parse_result, read_file, schema_of
 
     found: list[RunResult] = []

@@ -1,4 +1,4 @@
-"""What a command fails with, and the exit codes."""
+"""The error that ends a command, and the exit codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class CommandError(Exception):
-    """Ends a command: the message is what the user reads, `exit_code` what his script does."""
+    """Ends a command. The user reads the message; the user's script reads `exit_code`."""
 
     TOO_BAD: ClassVar[int] = 1
     CANNOT_START: ClassVar[int] = 2
@@ -27,20 +27,20 @@ class CommandError(Exception):
 
 
 def not_listening(error: Exception) -> CommandError:
-    """For a server that cannot listen, with what to do where another has its port."""
+    """Return the error of a server that cannot listen, with advice if its port is taken."""
     is_taken = os.strerror(errno.EADDRINUSE) in str(error)
-    return CommandError(f"{error}; --port names another, 0 takes any" if is_taken else str(error))
+    return CommandError(f"{error}; use --port to name another port, or 0 for any free one" if is_taken else str(error))
 
 
 def say(text: str) -> None:
-    """A line to whoever reads errors, without what a terminal would obey; if nobody can, it is lost."""
+    """Print a line to standard error, without control characters. If it cannot be written, it is lost."""
     shown = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
     with contextlib.suppress(OSError, ValueError):
         typer.echo(shown, err=True)
 
 
 def finish(problems: Iterable[str | None], *, interrupted: bool, broken: bool) -> None:
-    """End a command that has measured: by its problems, by an interruption, by broken thresholds, in this order."""
+    """End a command that has measured. Problems decide its exit code first, then an interruption, then thresholds."""
     said = [problem for problem in problems if problem]
     if said:
         raise CommandError("; ".join(said), CommandError.INTERRUPTED if interrupted else CommandError.COULD_NOT_MEASURE)

@@ -1,4 +1,4 @@
-"""What a plain installation does not have."""
+"""Checks for packages that a plain installation does not have."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def needs_extra(what: str, extra: str, packages: Iterable[str]) -> None:
-    """See that an extra is installed. Raises `CommandError` if not, and says how to."""
+    """Raise `CommandError`, which says how to install them, if packages of an extra are missing."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise CommandError(f"{what} needs {' and '.join(missing)}: pip install 'kabench[{extra}]'")
 
 
 def needs_locust(what: str) -> None:
-    """See that locust is installed, and not too old. Raises `CommandError` if not."""
+    """Raise `CommandError` if locust is not installed, or too old."""
     from kabench.distributed.requirement import LocustError, check_locust
 
     try:

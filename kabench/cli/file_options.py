@@ -1,4 +1,4 @@
-"""The options that name files to write, as several commands have them."""
+"""The options that name files to write, for all commands that have them."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ from typing import Annotated
 
 import typer
 
-Json = Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write the record there too; - is stdout.")]
-Csv = Annotated[Path | None, typer.Option("--csv", metavar="PATH", help="Write the series, second by second.")]
+Json = Annotated[
+    str | None, typer.Option("--json", metavar="PATH", help="Write the record to this file, too; - is stdout.")
+]
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="PATH", help="Write the figures of each second as CSV.")]
 Hgrm = Annotated[
     Path | None,
     typer.Option(
-        "--hgrm", metavar="PATH", help="Write the latency percentiles as HdrHistogram has them, a file an agent."
+        "--hgrm", metavar="PATH", help="Write latency percentiles in HdrHistogram's format, one file for each agent."
     ),
 ]
-Junit = Annotated[Path | None, typer.Option("--junit", metavar="PATH", help="Write JUnit XML, for CI systems.")]
+Junit = Annotated[Path | None, typer.Option("--junit", metavar="PATH", help="Write JUnit XML for CI systems.")]
 Markdown = Annotated[
     Path | None,
-    typer.Option("--markdown", metavar="PATH", help="Write GitHub's markdown; $GITHUB_STEP_SUMMARY gets it as well."),
+    typer.Option("--markdown", metavar="PATH", help="Write GitHub's markdown; $GITHUB_STEP_SUMMARY always gets it."),
 ]
 Html = Annotated[
     Path | None,
-    typer.Option("--html", metavar="PATH", help="Write a page with charts that works offline (kabench[html])."),
+    typer.Option("--html", metavar="PATH", help="Write a page with charts that works offline; needs kabench[html]."),
 ]
 Name = Annotated[
     str,
     typer.Option(
         "--name",
         metavar="NAME",
-        help="What to call it in its record.",
-        callback=lambda text: text.encode("utf-8", "replace").decode(),  # a record is UTF-8, whatever the shell's is
+        help="Name the record.",
+        callback=lambda text: text.encode("utf-8", "replace").decode(),  # a record is UTF-8, the shell may not be
     ),
 ]
-NoSave = Annotated[bool, typer.Option("--no-save", help="Write no record into results/.")]
+NoSave = Annotated[bool, typer.Option("--no-save", help="Save no record in results/.")]

@@ -1,4 +1,4 @@
-"""The options by which a run, comparison or diff fails: `--fail-if` and `--max-regression`."""
+"""The options that let a run, comparison or diff fail: `--fail-if` and `--max-regression`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FailIf = Annotated[
     typer.Option(
         "--fail-if",
         metavar="CONDITION",
-        help="Exit 1 if it holds: 'p99>50ms', 'keepalive:req_per_socket<100', 'transaction_rate.ratio<0.95'; "
+        help="Exit with 1 if this holds: 'p99>50ms', 'keepalive:req_per_socket<100', 'transaction_rate.ratio<0.95'; "
         "may be repeated.",
     ),
 ]
@@ -29,21 +29,21 @@ MaxRegression = Annotated[
     typer.Option(
         "--max-regression",
         metavar="[METRIC=]N%",
-        help="Exit 1 if an agent is found worse than its base, and by more than this; may be repeated.",
+        help="Exit with 1 if an agent is worse than its base by more than this; may be repeated.",
     ),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """Thresholds as given."""
+    """The thresholds and regressions that the user gave."""
 
     thresholds: Sequence[Threshold]
     regressions: Sequence[Regression]
 
     @classmethod
     def of(cls, fail_if: Sequence[str] | None, max_regression: Sequence[str] | None = None) -> Gates:
-        """Read them. Raises `CommandError`."""
+        """Parse the options' values. Raises `CommandError`."""
         from kabench.comparison.thresholds import ThresholdError, parse_regression, parse_threshold
 
         try:
@@ -56,7 +56,7 @@ class Gates:
             raise CommandError(f"--max-regression {error}") from None
 
     def check_agents(self, agents: Sequence[str], bases: Collection[str]) -> None:
-        """See that those they name take part, and have a base where it takes one. Raises `CommandError`."""
+        """Raise `CommandError` if a named agent takes no part, or has no base where a ratio needs one."""
         from kabench.comparison.thresholds import ThresholdError, check_agents_of
 
         try:
@@ -66,7 +66,7 @@ class Gates:
 
 
 def complain(outcomes: Sequence[Outcome]) -> bool:
-    """Say which are broken, a line each; whether any is."""
+    """Print a line for each broken threshold. Return whether any is broken."""
     broken = [outcome for outcome in outcomes if outcome.is_broken]
     for outcome in broken:
         say(f"kabench: broken: {outcome}")

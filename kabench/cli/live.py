@@ -1,4 +1,4 @@
-"""A run while it lasts: what is shown of it, and Ctrl-C once to stop and report, twice to leave at once."""
+"""Runs a plan, and shows its progress. Ctrl-C once stops it and reports; twice exits at once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CURSOR_ON_AND_A_NEW_LINE = b"\x1b[?25h\n"
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A run that is over; `problem` is what went wrong, if anything did."""
+    """A finished run. `problem` says what went wrong, if anything did."""
 
     result: RunResult
     problem: str | None
@@ -52,7 +52,7 @@ def run_live(
     control: RunControl,
     workers_for: Callable[[Sequence[Task]], Workers] = LocalWorkers,
 ) -> Finished:
-    """Carry a plan out. `progress` is as `shown_as` has it. Raises `CommandError` where nothing can be measured."""
+    """Carry out a plan. `progress` is a result of `shown_as`. Raises `CommandError` if nothing can be measured."""
     with could_not_begin(plan), _shown(progress, len(agents)) as show:
         try:
             result = run(plan, agents, name=name, on_progress=show, control=control, workers_for=workers_for)
@@ -63,7 +63,7 @@ def run_live(
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[RunControl]:
-    """What Ctrl-C and SIGTERM stop while the context lasts: the load, and not what is done with what it measured."""
+    """Yield a control that Ctrl-C and SIGTERM stop. They end the load, but not the report of what it measured."""
     control = RunControl()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, _stopper(control)) for number in signals}
@@ -76,7 +76,7 @@ def stoppable() -> Iterator[RunControl]:
 
 @contextlib.contextmanager
 def could_not_begin(plan: LoadPlan) -> Iterator[None]:
-    """Say what the load engine could not even begin with as a command does."""
+    """Turn errors of a load that could not begin into a `CommandError`."""
     try:
         yield
     except (ServerError, PlanError) as error:
@@ -88,7 +88,7 @@ def could_not_begin(plan: LoadPlan) -> Iterator[None]:
 
 
 def shown_as(progress: str) -> str:
-    """`live`, `plain` or `none`; of `auto`, live on a terminal and plain elsewhere. Raises `CommandError`."""
+    """Return `live`, `plain` or `none`; for `auto`, live on a terminal and plain elsewhere. Raises `CommandError`."""
     if progress not in ("auto", "live", "plain", "none"):
         raise CommandError(f"--progress {progress}: there are auto, live, plain and none")
     if progress == "auto":
@@ -98,7 +98,7 @@ def shown_as(progress: str) -> str:
 
 @contextlib.contextmanager
 def _shown(progress: str, agents: int) -> Iterator[Callable[[AgentProgress], None] | None]:
-    """What shows the progress while the context lasts; None shows nothing."""
+    """Yield the function that shows progress; None shows nothing."""
     if progress == "none":
         yield None
     elif progress == "plain":

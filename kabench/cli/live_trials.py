@@ -1,4 +1,4 @@
-"""A comparison while it lasts: a bar on a terminal, a line a trial elsewhere."""
+"""Runs a comparison, and shows its progress: a bar on a terminal, else a line for each trial."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopOptions:
-    """When to stop, as `kabench.compare` has it."""
+    """When to stop. The fields are arguments of `kabench.compare`."""
 
     trials: int | None
     max_time_s: float | None
@@ -36,7 +36,7 @@ class StopOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedComparison:
-    """A comparison that is over; `unsaved` says which records of trials could not be saved."""
+    """A finished comparison. `unsaved` says why records of trials could not be saved."""
 
     comparison: Comparison
     interrupted: bool
@@ -52,9 +52,9 @@ def compare_live(
     records: Path | None,
     control: RunControl,
 ) -> FinishedComparison:
-    """Compare, and show it as `progress` says: `live`, `plain` or `none`. Trials' records go into `records`.
+    """Compare agents, and show progress: `live`, `plain` or `none`. The records of trials go into the folder `records`.
 
-    Raises `CommandError` where nothing can be measured.
+    Raises `CommandError` if nothing can be measured.
     """
     unsaved: list[str] = []
 
@@ -88,7 +88,7 @@ def compare_live(
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """Whom to tell of trials and of agents; None: nobody."""
+    """The functions that show a trial, and an agent's progress. None shows nothing."""
 
     trial: Callable[[TrialProgress], None] | None = None
     agent: Callable[[AgentProgress], None] | None = None
@@ -101,7 +101,7 @@ def _shown(progress: str, stop: StopOptions) -> Iterator[_Shown]:
     elif progress == "plain":
         yield _Shown(_say)
     else:
-        most = "" if stop.max_time_s is None else f" of {stop.max_time_s:g} s at most"
+        most = "" if stop.max_time_s is None else f" of at most {stop.max_time_s:g} s"
         with _bar(most) as bar:
             task = bar.add_task("", total=None)
 
@@ -138,6 +138,6 @@ def _line(done: TrialProgress) -> str:
 
 
 def _say(done: TrialProgress) -> None:
-    with contextlib.suppress(OSError):  # nobody reads any more, and the record is what counts
+    with contextlib.suppress(OSError):  # the reader has gone, and the record is what counts
         sys.stderr.write(_line(done) + "\n")
         sys.stderr.flush()

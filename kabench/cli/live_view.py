@@ -1,4 +1,4 @@
-"""The live view: one agent's load as it goes, in place on the terminal. It reads what the engine says, and no clock."""
+"""The live view of one agent's load, in place on the terminal. It shows what the load engine reports, and no clock."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _REFRESH_PER_SECOND = 4
 
 
 class LiveView:
-    """Shows `AgentProgress` until it is left, and then takes itself away; the report comes after it."""
+    """Shows `AgentProgress` while its context lasts, then clears itself. The report comes after it."""
 
     def __init__(self, agents: int, console: Console | None = None) -> None:
         self._agents = agents
@@ -55,7 +55,7 @@ class LiveView:
         self._live.stop()
 
     def show(self, at: AgentProgress) -> None:
-        """Take the news; they are drawn a few times a second."""
+        """Take an agent's progress. It is drawn a few times a second."""
         if self._at is not None and at.number != self._at.number:
             self._history.clear()
         self._at = at
@@ -83,7 +83,7 @@ class LiveView:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """One second as it is shown."""
+    """The figures of one second, as shown."""
 
     t_s: float
     rate: float
@@ -96,7 +96,7 @@ class _Seen:
 
 
 def progress_view(at: AgentProgress, history: Sequence[_Seen], agents: int) -> RenderableType:
-    """One moment of a run."""
+    """Return the view of a run at one moment."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for heading, width in (("", 10), ("last second", 11), ("overall", 11)):
         table.add_column(heading, justify="left" if not heading else "right", min_width=width)
@@ -154,7 +154,7 @@ def _rounded(value: float | None) -> str:
 
 
 class Sparkline:
-    """Values as a line of blocks, the largest the highest; of plain characters where the terminal has no blocks."""
+    """Values drawn as a line of blocks, or of plain characters if the terminal has no blocks."""
 
     def __init__(self, values: Sequence[float | None]) -> None:
         self._values = values
@@ -168,7 +168,7 @@ class Sparkline:
 
 
 def sparkline(values: Sequence[float | None], levels: str = _LEVELS) -> str:
-    """A character for each value, from none of `levels` to all of them; a blank where there is no value."""
+    """Return one character of `levels` for each value, the last one for the largest; a blank if there is no value."""
     highest = max((value for value in values if value is not None), default=0.0)
     top = len(levels) - 1
     return "".join(

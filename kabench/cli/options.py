@@ -1,6 +1,6 @@
-"""The options that say what load is to be made: one dataclass, taken by each command that makes load.
+"""The options that describe the load: one dataclass, for each command that sends load.
 
-typer reads a command's signature; `takes_load_options` puts the fields of the dataclass there, and gives the command
+typer reads a command's signature. `takes_load_options` adds the dataclass's fields to it, and gives the command
 the dataclass.
 """
 
@@ -41,13 +41,13 @@ def _duration(*names: str, help: str) -> Any:  # noqa: A002  # typer's own word
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """What the command line, or a scenario file, says about the load. None: nothing."""
+    """The load as the command line or a scenario file describes it. None: not given."""
 
     urls: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[URL]...",
-            help="Where to send the load; several in turn. Without any: kabench's own delayed echo server.",
+            help="Send the load to this URL, or to several in turn (kabench's own delayed echo server).",
         ),
     ] = None
     scenario: Annotated[
@@ -56,7 +56,7 @@ class LoadOptions:
             "--scenario",
             "-f",
             metavar="FILE",
-            help="Take options from a TOML file; those given here come first.",
+            help="Read options from a TOML file; options on the command line override them.",
             is_eager=True,
             callback=read_scenario,
         ),
@@ -67,15 +67,19 @@ class LoadOptions:
             "--agent",
             "-a",
             metavar="AGENT",
-            help="keepalive, plain, plain-handoff, urllib3-keepalive, urllib3-plain, urllib3, requests, httpx, "
-            "aiohttp or package.module:factory; may be repeated. kabench run without it: keepalive and plain.",
+            help="Send through this agent: keepalive, plain, plain-handoff, urllib3-keepalive, urllib3-plain, urllib3, "
+            "requests, httpx, aiohttp or package.module:factory; may be repeated (kabench run: keepalive and plain).",
         ),
     ] = None
     # -- how much, how long
     concurrency: Annotated[
         int | None,
         _option(
-            "--concurrency", "-c", min=1, metavar="N", help=f"Users who send, wait and send again ({PUBLISHED_USERS})."
+            "--concurrency",
+            "-c",
+            min=1,
+            metavar="N",
+            help=f"Run N users; each sends a request, waits for the answer and sends again ({PUBLISHED_USERS}).",
         ),
     ] = None
     rate: Annotated[
@@ -84,11 +88,12 @@ class LoadOptions:
             "--rate",
             parser=parse.rate,
             metavar="N/s",
-            help="Instead of users: requests that are due at this rate, answers or not; also N/m.",
+            help="Instead of users, send requests at this rate, whether or not answers come; N/m is per minute.",
         ),
     ] = None
     arrivals: Annotated[
-        str, _option("--arrivals", metavar="constant|poisson", help="With a rate: evenly, or at random.")
+        str,
+        _option("--arrivals", metavar="constant|poisson", help="With a rate, space requests evenly or at random."),
     ] = "constant"
     max_in_flight: Annotated[
         int | None,
@@ -96,7 +101,7 @@ class LoadOptions:
             "--max-in-flight",
             min=1,
             metavar="N",
-            help="With a rate: requests under way at most (10000). What is due beyond is counted as not started.",
+            help="With a rate, have at most N requests under way; more are counted as not started (10000).",
         ),
     ] = None
     stage: Annotated[
@@ -105,7 +110,7 @@ class LoadOptions:
             "--stage",
             parser=parse.stage,
             metavar="DURATION:N",
-            help="Change linearly to N requests/s (with --rate, or N/s) or N users in this time; may be repeated.",
+            help="Change linearly to N users, or N requests/s (with --rate, or N/s), over this time; may be repeated.",
         ),
     ] = None
     requests: Annotated[
@@ -115,12 +120,12 @@ class LoadOptions:
             "-r",
             min=1,
             metavar="N",
-            help=f"Stop after so many requests a user ({PUBLISHED_REQUESTS_A_USER}).",
+            help=f"Stop each user after N requests ({PUBLISHED_REQUESTS_A_USER}).",
         ),
     ] = None
-    total: Annotated[
-        int | None, _option("--total", "-n", min=1, metavar="N", help="Stop after so many requests in all.")
-    ] = None
+    total: Annotated[int | None, _option("--total", "-n", min=1, metavar="N", help="Stop after N requests in all.")] = (
+        None
+    )
     duration: Annotated[float | None, _duration("--duration", "-d", help="Stop after this time (10s with a rate).")] = (
         None
     )
@@ -128,7 +133,7 @@ class LoadOptions:
         float | None, _duration("--warmup", help="Send load for this time first, and leave it out of the figures.")
     ] = None
     grace: Annotated[
-        float | None, _duration("--grace", help="When time is over, wait for answers that are owed for this long (5s).")
+        float | None, _duration("--grace", help="When time is over, wait this long for outstanding answers (5s).")
     ] = None
     workers: Annotated[
         int | None,
@@ -137,26 +142,32 @@ class LoadOptions:
             "-w",
             parser=parse.workers,
             metavar="N|auto",
-            help="Processes that share the load (1); auto: one a core.",
+            help="Share the load among N processes; auto starts one for each core (1).",
         ),
     ] = None
     # -- where to, and what
     url_file: Annotated[
         Path | None,
-        _option("--url-file", metavar="FILE", help="URLs, one a line, with a weight before each that has one."),
+        _option(
+            "--url-file",
+            metavar="FILE",
+            help="Read URLs from this file, one a line, each with an optional weight first.",
+        ),
     ] = None
     request_file: Annotated[
         Path | None,
         _option(
             "--request-file",
             metavar="FILE",
-            help='Requests, one a line: {"url": ..., "method", "headers", "body", "weight"}.',
+            help='Read requests from this file, one a line: {"url": ..., "method", "headers", "body", "weight"}.',
         ),
     ] = None
     order: Annotated[
         str | None,
         _option(
-            "--order", metavar="turn|random", help="Of several URLs or requests (turn; random if they have weights)."
+            "--order",
+            metavar="turn|random",
+            help="Send several URLs or requests in turn or at random (turn; random if they have weights).",
         ),
     ] = None
     method: Annotated[
@@ -165,7 +176,7 @@ class LoadOptions:
             "--method",
             "-X",
             metavar="METHOD",
-            help="Without it: POST to kabench's own server and with a body, else GET.",
+            help="Use this method (POST with a body or to kabench's own server, else GET).",
         ),
     ] = None
     data: Annotated[
@@ -173,11 +184,11 @@ class LoadOptions:
         _option(
             "--data",
             metavar="TEXT|@FILE",
-            help="Body of each request. Without it: 128 bytes of JSON to kabench's own server.",
+            help="Send this body with each request (none; to kabench's own server, 128 bytes of JSON).",
         ),
     ] = None
     data_lines: Annotated[
-        Path | None, _option("--data-lines", metavar="FILE", help="Bodies: one line of the file each, in turn.")
+        Path | None, _option("--data-lines", metavar="FILE", help="Send the lines of this file as bodies, in turn.")
     ] = None
     templates: Annotated[
         bool,
@@ -188,16 +199,22 @@ class LoadOptions:
     ] = False
     header: Annotated[
         list[str] | None,
-        _option("--header", "-H", metavar="'NAME: VALUE'", help="A header of each request; may be repeated."),
+        _option("--header", "-H", metavar="'NAME: VALUE'", help="Send this header with each request; may be repeated."),
     ] = None
-    user: Annotated[str | None, _option("--user", "-u", metavar="NAME:PASSWORD", help="Basic authentication.")] = None
-    cookies: Annotated[bool, _option("--cookies", help="Each user keeps his cookies.")] = False
+    user: Annotated[
+        str | None, _option("--user", "-u", metavar="NAME:PASSWORD", help="Send these with basic authentication.")
+    ] = None
+    cookies: Annotated[bool, _option("--cookies", help="Let each user keep its own cookies.")] = False
     expect_status: Annotated[
         list[int] | None,
-        _option("--expect-status", metavar="STATUS", help="Any other is a failure; may be repeated (below 400)."),
+        _option(
+            "--expect-status",
+            metavar="STATUS",
+            help="Count any other status as a failure; may be repeated (any below 400 is expected).",
+        ),
     ] = None
     expect_body: Annotated[
-        str | None, _option("--expect-body", metavar="TEXT", help="A body without this text is a failure.")
+        str | None, _option("--expect-body", metavar="TEXT", help="Count a body without this text as a failure.")
     ] = None
     # -- the agent: the options of `AgentOptions` that have a flag
     agent_options: AgentOptions = field(
@@ -209,7 +226,7 @@ class LoadOptions:
     delay: Annotated[
         float | None,
         _duration(
-            "--delay", help=f"How long kabench's own server waits before it answers ({PUBLISHED_DELAY_S * 1000:g}ms)."
+            "--delay", help=f"Have kabench's own server answer after this time ({PUBLISHED_DELAY_S * 1000:g}ms)."
         ),
     ] = None
     tls: Annotated[
@@ -219,22 +236,22 @@ class LoadOptions:
         str | None,
         _option("--cacert", metavar="FILE", help="Verify certificates against these authorities (the system's)."),
     ] = None
-    cert: Annotated[str | None, _option("--cert", metavar="FILE", help="The client's certificate, PEM.")] = None
+    cert: Annotated[str | None, _option("--cert", metavar="FILE", help="Present this client certificate (PEM).")] = None
     key: Annotated[
-        str | None, _option("--key", metavar="FILE", help="Its key, PEM; without it, in the certificate's file.")
+        str | None, _option("--key", metavar="FILE", help="Read the certificate's key from here (PEM; --cert's file).")
     ] = None
     insecure: Annotated[bool, _option("--insecure", "-k", help="Accept any certificate.")] = False
     connect_to: Annotated[
-        str | None, _option("--connect-to", metavar="HOST:PORT", help="Connect there, whatever the URL says.")
+        str | None, _option("--connect-to", metavar="HOST:PORT", help="Connect to this address, whatever the URL says.")
     ] = None
     unix_socket: Annotated[
-        str | None, _option("--unix-socket", metavar="PATH", help="Connect there, whatever the URL says.")
+        str | None, _option("--unix-socket", metavar="PATH", help="Connect to this Unix socket, whatever the URL says.")
     ] = None
-    seed: Annotated[int, _option("--seed", metavar="N", help="For what is random.")] = 1
+    seed: Annotated[int, _option("--seed", metavar="N", help="Repeat the same random choices with the same seed.")] = 1
 
 
 def takes_load_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Have typer see the fields of `LoadOptions` in front of a command's other parameters.
+    """Put the fields of `LoadOptions` in front of a command's other parameters, as typer sees them.
 
     The command is called with a `LoadOptions` as `load`.
     """

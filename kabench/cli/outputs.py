@@ -1,6 +1,6 @@
-"""The files that a command writes, and what it prints. Looked at before the load starts, so nothing measured is lost.
+"""Writes a command's files and prints its report. Files are checked before the load starts, so no result is lost.
 
-A record is saved first, then come the files made of it, then what is printed.
+The record is saved first, then the files made from it are written, then the report is printed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FOR_HTML = ("plotly", "jinja2")
 
 
 class Outputs:
-    """Where a record and the files made of it go. Raises `CommandError` for what cannot be written."""
+    """The places where a record and the files made from it go. Raises `CommandError` if one cannot be written."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class Outputs:
             try:
                 check_writable(self._folder)
             except ResultError as error:
-                raise CommandError(f"{error}; --no-save writes none there") from None
+                raise CommandError(f"{error}; with --no-save, no record is saved there") from None
 
     def write(
         self,
         record: RunResult | Comparison,
         make_report: Callable[[], Report],
     ) -> str | None:
-        """Save the record, then write and print what is made of it; what could not be, and why, if anything."""
+        """Save the record, then write and print what is made from it. Return what failed and why, or None."""
         problems = []
         written = []
         for path in self._records(record):
@@ -82,7 +82,7 @@ class Outputs:
 
 
 def check_paths(paths: Paths, json: Path | None = None) -> None:
-    """See that each file can be written, and no two are the same. Raises `CommandError`."""
+    """Raise `CommandError` if a file cannot be written, or two are the same."""
     taken: dict[Path, str] = {}
     for option, path in [*([] if json is None else [("--json", json)]), *paths.by_option()]:
         check_file(option, path)
@@ -94,7 +94,7 @@ def check_paths(paths: Paths, json: Path | None = None) -> None:
 
 
 def write_texts(report: Report) -> list[str]:
-    """Write the files of a report, and GitHub's summary of the job; what could not be written, and why."""
+    """Write the files of a report, and GitHub's job summary. Return what could not be written and why."""
     problems = []
     for path, text in report.texts:
         try:
@@ -112,7 +112,7 @@ def write_texts(report: Report) -> list[str]:
 
 
 def hgrm_paths(path: Path | None, agents: Sequence[str]) -> list[Path]:
-    """A file for each agent: the one that was named where there is one agent, else with the agent's name in it."""
+    """Return a path for each agent: `path` itself if there is one agent, else with the agent's name in it."""
     if path is None:
         return []
     _check_is_file("--hgrm", path)
@@ -127,7 +127,7 @@ def hgrm_paths(path: Path | None, agents: Sequence[str]) -> list[Path]:
 
 
 def check_file(option: str, path: Path) -> None:
-    """See that a file can be written. Raises `CommandError`."""
+    """Raise `CommandError` if a file cannot be written."""
     if str(path) == "-":
         raise CommandError(f"{option} -: only the record can go to standard output; name a file")
     _check_is_file(option, path)
@@ -138,11 +138,11 @@ def check_file(option: str, path: Path) -> None:
 
 def _check_is_file(option: str, path: Path) -> None:
     if path.is_dir():
-        raise CommandError(f"{option} {path}: that is a folder; name a file")
+        raise CommandError(f"{option} {path}: this is a folder; name a file")
 
 
 def check_folder(option: str, folder: Path) -> None:
-    """Make a folder and see that files can be written there. Raises `CommandError`."""
+    """Make a folder. Raise `CommandError` if no file can be written there."""
     try:
         check_writable(folder)
     except ResultError as error:

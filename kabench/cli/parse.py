@@ -1,4 +1,4 @@
-"""From the text of options to values. What is wrong is a `CommandError` that names the option."""
+"""Parsers from an option's text to its value. A wrong text raises a `CommandError` that names the option."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def duration(text: str) -> float:
-    """A duration in seconds from `250ms`, `5s`, `1.5m` or plain seconds, for typer."""
+    """Return seconds from `250ms`, `5s`, `1.5m` or plain seconds, for typer."""
     from kabench.agent.options import parse_duration
 
     try:
@@ -31,7 +31,7 @@ _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kmg]?b?)", re.IGNORECASE)
 
 
 def size(text: str | int) -> int:
-    """Bytes from `10kb`, `64mb` or a plain number, for typer; a kb is 1024 bytes."""
+    """Return bytes from `10kb`, `64mb` or a plain number, for typer. A kb is 1024 bytes."""
     match = _SIZE.fullmatch(str(text).strip())
     unit = match[2].lower() if match is not None else ""
     if match is None or unit not in _BYTES_PER_UNIT:
@@ -40,7 +40,7 @@ def size(text: str | int) -> int:
 
 
 def fault(text: str | Fault) -> Fault:
-    """A fault of the echo server, for typer."""
+    """Return a fault of the echo server, for typer."""
     from kabench.faults import FaultError, parse_fault
 
     try:
@@ -53,7 +53,7 @@ _SECONDS_PER_RATE_UNIT = {"": 1.0, "s": 1.0, "m": 60.0}
 
 
 def rate(text: str | float) -> float:
-    """Requests a second from `2000/s`, `120/m` or a plain number, for typer."""
+    """Return requests/s from `2000/s`, `120/m` or a plain number, for typer."""
     number, _, unit = str(text).strip().partition("/")
     try:
         value = float(number) / _SECONDS_PER_RATE_UNIT[unit.strip()]
@@ -66,7 +66,7 @@ def rate(text: str | float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class GivenStage:
-    """A stage as a user writes it; `is_rate` if he says so, by `/s` or `/m`."""
+    """A stage as the user writes it. `is_rate` says that the level ends in `/s` or `/m`."""
 
     duration_s: float
     level: float
@@ -74,7 +74,7 @@ class GivenStage:
 
 
 def stage(text: str) -> GivenStage:
-    """A stage from `10s:500`, `10s:500/s` or `1m:60/m`, for typer."""
+    """Return a stage from `10s:500`, `10s:500/s` or `1m:60/m`, for typer."""
     time_text, colon, level_text = text.partition(":")
     if not colon:
         raise typer.BadParameter(f"{text!r} is no stage (try '10s:500')")
@@ -82,7 +82,7 @@ def stage(text: str) -> GivenStage:
 
 
 def percent(option: str, text: str) -> float:
-    """A share from `5%`, as a part of 1."""
+    """Return a share from `5%`, as a part of 1."""
     from kabench.comparison.thresholds import ThresholdError, parse_share
 
     try:
@@ -92,11 +92,11 @@ def percent(option: str, text: str) -> float:
 
 
 AUTO = 0
-"""As many workers as there are cores for."""
+"""Stands for as many workers as there are cores for."""
 
 
 def workers(text: str | int) -> int:
-    """A number of workers, or `AUTO` from `auto`, for typer."""
+    """Return a number of workers, or `AUTO` from `auto`, for typer."""
     if text == "auto":
         return AUTO
     try:
@@ -109,7 +109,7 @@ def workers(text: str | int) -> int:
 
 
 def headers(given: list[str]) -> tuple[tuple[str, str], ...]:
-    """Headers from `Name: value`."""
+    """Return headers from texts such as `Name: value`."""
     pairs = []
     for text in given:
         name, colon, value = text.partition(":")
@@ -121,14 +121,14 @@ def headers(given: list[str]) -> tuple[tuple[str, str], ...]:
 
 
 def data(text: str) -> bytes:
-    """A body from text, or from the file that `@file` names."""
+    """Return a body from text, or from the file that `@file` names."""
     if not text.startswith("@"):
         return text.encode()
     return file_bytes("--data", Path(text[1:]), shown=text)
 
 
 def file_bytes(option: str, path: Path, shown: str | None = None) -> bytes:
-    """The bytes of a file that an option names, `shown` as the user wrote it."""
+    """Return the bytes of a file that an option names. Errors show it as `shown`, the way the user wrote it."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -136,19 +136,19 @@ def file_bytes(option: str, path: Path, shown: str | None = None) -> bytes:
 
 
 def file_lines(option: str, path: Path) -> list[str]:
-    """The lines of a text file that an option names."""
+    """Return the lines of a text file that an option names."""
     try:
         return file_bytes(option, path).decode().splitlines()
     except UnicodeDecodeError as error:
-        raise CommandError(f"{option} {path}: it is no text in UTF-8 ({error.reason})") from None
+        raise CommandError(f"{option} {path}: not a text in UTF-8 ({error.reason})") from None
 
 
 def address(option: str, text: str, default_port: int) -> tuple[str, int]:
-    """A host and a port from `HOST[:PORT]`, IPv6 in brackets. Raises `CommandError`."""
+    """Return a host and a port from `HOST[:PORT]`, IPv6 in brackets. Raises `CommandError`."""
     from kabench.agent.urls import parse_address
 
     if text.isdigit():
-        raise CommandError(f"{option}: {text!r} is a port alone; name a host, as in 127.0.0.1:{text}")
+        raise CommandError(f"{option}: {text!r} is only a port; name a host, as in 127.0.0.1:{text}")
     try:
         has_port = ":" in text.rpartition("]")[2]
         host, port = parse_address(text if has_port else f"{text}:{default_port}")

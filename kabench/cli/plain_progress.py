@@ -1,9 +1,11 @@
-"""The progress of a run in plain lines, one a second, and what the live view has in common with that."""
+"""The progress of a run in plain lines, one a second, and what it shares with the live view."""
 
 from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING
+
+from kabench.report.words import counted
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -11,11 +13,11 @@ if TYPE_CHECKING:
     from kabench.load import AgentProgress
 
 SHORTEST_SHOWN_S = 0.5
-"""What is left of a run after its last whole second is not shown as one."""
+"""The rest of a run after its last whole second is not shown if it is shorter than this."""
 
 
 class PlainProgress:
-    """A line a second, for logs."""
+    """Prints a line each second, for logs."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -23,7 +25,7 @@ class PlainProgress:
         self._lost = 0
 
     def show(self, at: AgentProgress) -> None:
-        """Say the last second, once, and who was lost."""
+        """Print the last second, once, and the workers that were lost."""
         for loss in at.lost[self._lost :]:
             self._say(f"{at.agent} {max(0.0, at.elapsed_s):.0f} s: {loss}; the others go on")
         self._lost = len(at.lost)
@@ -41,18 +43,18 @@ class PlainProgress:
             f"{second.active} active",
             f"{second.free} free",
             f"{second.pending} pending",
-            f"{at.socket_errors} errors",
+            counted(at.socket_errors, "error"),
         ]
         if at.not_started:
             parts.append(f"{at.not_started} not started")
         self._say(f"{at.agent} {second.t_s:.0f} s: {', '.join(parts)}")
 
     def _say(self, line: str) -> None:
-        with contextlib.suppress(OSError):  # nobody reads any more, and the record is what counts
+        with contextlib.suppress(OSError):  # the reader has gone, and the record is what counts
             self._out.write(f"{line}\n")
             self._out.flush()
 
 
 def milliseconds(seconds: float | None) -> str:
-    """A time as it is shown."""
+    """Return a time in milliseconds, as progress shows it."""
     return "-" if seconds is None else f"{seconds * 1000:.2f}"

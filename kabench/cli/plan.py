@@ -1,4 +1,4 @@
-"""From options to a `LoadPlan`. What does not fit together is a `CommandError` that speaks of options."""
+"""Makes a `LoadPlan` from options. If they contradict each other, it raises a `CommandError` that names them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LOOPBACK = re.compile(r"https?://([^/@]*@)?(localhost|127\.[0-9.]+|\[::1\])([:/
 
 
 def plan_of(options: LoadOptions) -> LoadPlan:
-    """The plan that the options ask for. Raises `CommandError`."""
+    """Return the plan that the options describe. Raises `CommandError`."""
     _refuse_what_does_not_fit(options)
     targets = _targets(options)
     try:
@@ -41,16 +41,16 @@ def plan_of(options: LoadOptions) -> LoadPlan:
 
 
 def check_specs(agents: Sequence[str], plan: LoadPlan) -> None:
-    """See that there are such agents, and that they can do what the plan asks for. Raises `CommandError`."""
+    """Raise `CommandError` if an agent does not exist, or cannot carry out the plan."""
     try:
         for spec in agents:
             check_spec(spec, plan)
     except AgentSpecError as error:
-        raise CommandError(f"--agent {error}") from None
+        raise CommandError(f"--agent: {error}") from None
 
 
 def _refuse_what_does_not_fit(options: LoadOptions) -> None:
-    """What a plan could not tell, or not by the options' names."""
+    """Refuse what a plan cannot notice, or cannot report with the options' names."""
     given = [
         name
         for name, value in (
@@ -75,7 +75,7 @@ def _refuse_what_does_not_fit(options: LoadOptions) -> None:
     if options.max_in_flight is not None and not _is_open(options):
         raise CommandError("--max-in-flight is for --rate")
     if not options.templates and any("{{" in url for url in options.urls or ()):
-        raise CommandError("there is {{...}} in the URL; --templates fills it in")
+        raise CommandError("there is {{...}} in the URL; use --templates to fill it in")
     if options.user is not None and any(name.lower() == "authorization" for name, _ in _headers(options)):
         raise CommandError("--user and --header 'Authorization: ...': give only one of them")
     if options.connect_to is not None:
@@ -142,7 +142,7 @@ def _plan(options: LoadOptions, targets: tuple[LoadTarget, ...]) -> LoadPlan:
 
 
 def _as_given(options: LoadOptions) -> dict[str, Any]:
-    """Return the fields of a plan that an option of the same name says, where it was given."""
+    """Return the fields of the plan that have an option of the same name, for the options that were given."""
     named = {field.name: getattr(options, _option_of(field.name), None) for field in dataclasses.fields(LoadPlan)}
     return {name: value for name, value in named.items() if value is not None}
 
@@ -165,7 +165,7 @@ def _body_lines(path: Path) -> tuple[bytes, ...]:
 
 
 def _as_options(message: str) -> str:
-    """A plan's error in the words of the command line."""
+    """Return a plan's error with options in place of its fields."""
     fields, colon, rest = message.partition(":")
     names = re.split(r"(?: and |, )", fields)
     if not colon or not all(re.fullmatch(r"[a-z_]+", name) for name in names):
@@ -175,7 +175,7 @@ def _as_options(message: str) -> str:
 
 
 def _check_limits(plan: LoadPlan) -> None:
-    """Find out before the load whether the system lets a worker have its sockets."""
+    """Raise `CommandError` if the system does not let a worker have all its sockets."""
     allowed = most_open_sockets()
     at_once = plan.max_in_flight if plan.is_open else int(plan.most)
     origins = len({parse_url(without_placeholders(t.url)).origin for t in plan.targets_for("http://127.0.0.1/")})
@@ -183,13 +183,13 @@ def _check_limits(plan: LoadPlan) -> None:
     wanted = -(-(at_once if sockets is None else min(sockets * origins, at_once)) // plan.workers)
     if allowed is not None and wanted > allowed:
         raise CommandError(
-            f"--max-sockets: {wanted} a worker, and the system lets a process have {allowed} sockets; raise its limit "
-            "of open files (ulimit -Hn), or take more --workers"
+            f"--max-sockets: a worker needs {wanted} sockets, and the system lets a process have {allowed}; raise its "
+            "limit of open files (ulimit -Hn), or use more --workers"
         )
 
 
 def _check_files(plan: LoadPlan) -> None:
-    """Find out before the load whether certificates and keys can be used."""
+    """Raise `CommandError` if certificates or keys cannot be used."""
     tls = plan.tls_options()
     if tls is None:
         return

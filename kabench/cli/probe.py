@@ -1,4 +1,4 @@
-"""`kabench probe`: what a server does to idle sockets, and the agent's settings that fit it."""
+"""`kabench probe`: finds out what a server does to idle sockets, and which agent settings fit it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 
 
 def probe(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Whom to ask.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="Send requests to this URL.")],
     budget: Annotated[
         float,
-        typer.Option("--budget", "-b", parser=parse.duration, metavar="DURATION", help="How long it may take."),
+        typer.Option("--budget", "-b", parser=parse.duration, metavar="DURATION", help="Finish within this time."),
     ] = "90s",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
     max_requests: Annotated[
-        int, typer.Option("--max-requests", min=10, metavar="N", help="How many requests it may send.")
+        int, typer.Option("--max-requests", min=10, metavar="N", help="Send at most N requests.")
     ] = 200,
-    method: Annotated[str, typer.Option("--method", "-X", metavar="GET|HEAD", help="What it sends.")] = "GET",
+    method: Annotated[str, typer.Option("--method", "-X", metavar="GET|HEAD", help="Use this method.")] = "GET",
     header: Annotated[
         list[str] | None,
-        typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="A header of each request; may be repeated."),
+        typer.Option(
+            "--header", "-H", metavar="'NAME: VALUE'", help="Send this header with each request; may be repeated."
+        ),
     ] = None,
     cacert: Annotated[
         str | None,
@@ -43,9 +45,10 @@ def probe(
 ) -> None:
     """Find out what a server does to idle sockets.
 
-    How long it keeps them, how it ends them, whether its Keep-Alive hint is true, how many requests a socket carries,
-    whether a request sent as it closes is lost, and whether TLS sessions are resumed; then the settings of the agent
-    that fit, and why. It holds up to some twenty sockets open and sends GET or HEAD only.
+    The report says how long the server keeps idle sockets, how it ends them, whether its Keep-Alive hint is true, how
+    many requests a socket carries, whether a request is lost that is sent while the server closes, and whether TLS
+    sessions are resumed. It then lists the agent settings that fit, and why. The probe opens about twenty sockets at
+    most, and sends only GET or HEAD.
     """
     from kabench.agent import TlsOptions
     from kabench.cli.outputs import check_file
@@ -80,7 +83,7 @@ def probe(
 
 
 def _write(where: str, record: bytes) -> str | None:
-    """Write the record to a file, or to standard output; why it could not be, if so."""
+    """Write the record to a file or to standard output. Return why it could not be written, or None."""
     from kabench.result import ResultError, write_whole
 
     if where == "-":
@@ -95,7 +98,7 @@ def _write(where: str, record: bytes) -> str | None:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[ProbeControl]:
-    """A control that SIGINT and SIGTERM stop."""
+    """Yield a control that SIGINT and SIGTERM stop."""
     from kabench.probe import ProbeControl
 
     control = ProbeControl()
@@ -109,12 +112,14 @@ def _stoppable() -> Iterator[ProbeControl]:
 
 @contextlib.contextmanager
 def _shown() -> Iterator[Callable[[ProbeProgress], None]]:
-    """A line on a terminal that says how far it is."""
+    """Yield the function that shows the progress, as a line on a terminal."""
     if not is_live_terminal():
         yield lambda _: None
         return
-    with progress_console().status("asking") as status:
+    from kabench.report.words import counted
+
+    with progress_console().status("probing") as status:
         yield lambda progress: status.update(
-            f"{progress.elapsed_s:.0f} s: {progress.idle_sockets} sockets idle, {progress.ended_sockets} ended by the "
-            f"server, {progress.requests} requests"
+            f"{progress.elapsed_s:.0f} s: {counted(progress.idle_sockets, 'idle socket')}, {progress.ended_sockets} "
+            f"ended by the server, {counted(progress.requests, 'request')}"
         )

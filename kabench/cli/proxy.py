@@ -1,4 +1,4 @@
-"""`kabench proxy`: the benchmark's proxy in front of a target, for any load tool to drive."""
+"""`kabench proxy`: the published benchmark's proxy in front of a target, for any load tool."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 def proxy(
     *,
     target: Annotated[
-        str, typer.Option("--target", "-t", metavar="URL", help="Where everything goes; nothing goes anywhere else.")
+        str, typer.Option("--target", "-t", metavar="URL", help="Pass all requests on to this URL, and only to it.")
     ],
     host: server_options.Host = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", "-p", min=0, max=65535, metavar="PORT", help="0 takes any free port.")
+        int,
+        typer.Option(
+            "--port", "-p", min=0, max=65535, metavar="PORT", help="Listen on this port; 0 takes any free one."
+        ),
     ] = 1985,
     agent_options: AgentOptions,
     cacert: Annotated[
@@ -32,13 +35,16 @@ def proxy(
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", "-k", help="Accept any certificate of the target.")] = False,
     every: Annotated[
-        float, typer.Option("--every", parser=parse.duration, metavar="DURATION", help="Print as often; 0: at the end.")
+        float,
+        typer.Option(
+            "--every", parser=parse.duration, metavar="DURATION", help="Print counts this often; 0: only at the end."
+        ),
     ] = "2s",  # type: ignore[assignment]  # as above
     max_connections: server_options.MaxConnections = None,
     max_head: server_options.MaxHead = None,
     max_body: Annotated[
         int | None,
-        typer.Option("--max-body", parser=parse.size, metavar="SIZE", help="Of a request's body (unlimited)."),
+        typer.Option("--max-body", parser=parse.size, metavar="SIZE", help="Refuse a larger request body (unlimited)."),
     ] = None,
     head_timeout: server_options.HeadTimeout = None,
     request_timeout: server_options.RequestTimeout = None,
@@ -48,7 +54,7 @@ def proxy(
 
     /k/PATH goes to PATH through the keep-alive agent, /PATH through the normal one, which keeps no free socket. A
     leading /post turns a GET into the published benchmark's POST: siege -b -c60 -r500 http://127.0.0.1:1985/post/k/5.
-    What both agents did is printed every two seconds and at the end, and is at /-/status as JSON. Ends on Ctrl-C.
+    The proxy prints both agents' counts every two seconds and at the end; /-/status has them as JSON. Ctrl-C ends it.
     """
     from kabench.agent import TlsOptions
     from kabench.proxy import ProxyOptions

@@ -1,4 +1,4 @@
-"""The published benchmark's record, to be read beside a run of the same load."""
+"""Reads the published benchmark's record, which a report shows beside a run of the same load."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 _FILE = "agentkeepalive-published.json"
 _PACKAGE = Path(__file__).parent.parent
 _FOLDERS = (_PACKAGE / "_results", _PACKAGE.parent / "results")
-"""Where an installed package has it, and where a checkout has it."""
+"""The folder of an installed package, and that of a checkout."""
 
 
 def published_result() -> RunResult | None:
-    """agentkeepalive's published figures; None if the file is not there."""
+    """Return agentkeepalive's published figures, or None if their file is missing."""
     for folder in _FOLDERS:
         try:
             return load_result(folder / _FILE)

@@ -1,4 +1,4 @@
-"""`kabench report`: a saved record again."""
+"""`kabench report`: prints a saved record again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def report(
     markdown: files.Markdown = None,
     html: files.Html = None,
 ) -> None:
-    """Print saved records again, or make files of one."""
+    """Print saved records again, or make files from one."""
     if len(records) > 1 and any(path is not None for path in (csv, hgrm, junit, markdown, html)):
         raise CommandError("--csv, --hgrm, --junit, --markdown and --html are for one record at a time")
     from rich.console import Group
@@ -73,7 +73,7 @@ def _print(console: Console, shown: RenderableType) -> None:
 
 
 def _read(path: Path) -> RunResult | Comparison:
-    """A record of either kind. Raises `ResultError`."""
+    """Return a record of either kind. Raises `ResultError`."""
     from kabench.comparison.record import SCHEMA, parse_comparison
     from kabench.result import parse_result, read_file, schema_of
 

@@ -1,4 +1,4 @@
-"""What is made of a record: the report on the terminal, and the files that other programs read."""
+"""Makes the report on the terminal, and the files that other programs read, from a record."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paths:
-    """Where files go; None, or none, where they are not asked for. `hgrm` has one for each agent."""
+    """The paths of the files to write; None, or an empty list, if not wanted. `hgrm` has one for each agent."""
 
     csv: Path | None = None
     hgrm: Sequence[Path] = ()
@@ -34,7 +34,7 @@ class Paths:
     html: Path | None = None
 
     def by_option(self) -> list[tuple[str, Path]]:
-        """Those that there are, each with its option."""
+        """Return the paths that are given, each with its option."""
         named = (
             ("--csv", self.csv),
             *(("--hgrm", path) for path in self.hgrm),
@@ -47,7 +47,7 @@ class Paths:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is printed, the texts of the files, and the markdown for whoever else wants it."""
+    """A report: what is printed, the texts of the files, and the markdown for a job's summary."""
 
     shown: RenderableType
     markdown: Callable[[], str]
@@ -55,7 +55,7 @@ class Report:
 
 
 def report_of_run(result: RunResult, paths: Paths, outcomes: Sequence[Outcome], problem: str | None = None) -> Report:
-    """All that is asked for of a run; `problem` is what kept it from being finished."""
+    """Return a run's report with all wanted files. `problem` says why the run could not be finished."""
     markdown = partial(markdown_of_run, result, outcomes, problem)
     report = Report(_with_outcomes(render_result(result, published_result()), outcomes), markdown)
     if paths.csv is not None:
@@ -73,7 +73,7 @@ def report_of_run(result: RunResult, paths: Paths, outcomes: Sequence[Outcome], 
 
 
 def report_of_comparison(comparison: Comparison, paths: Paths, outcomes: Sequence[Outcome]) -> Report:
-    """All that is asked for of a comparison."""
+    """Return a comparison's report with all wanted files."""
     from kabench.report.terminal_comparison import render_comparison
 
     markdown = partial(markdown_of_comparison, comparison, outcomes)

@@ -1,4 +1,4 @@
-"""`kabench run`: load through one or more agents, in turn."""
+"""`kabench run`: sends load through one or more agents, in turn."""
 
 from __future__ import annotations
 
@@ -27,22 +27,28 @@ def run(
     no_save: files.NoSave = False,
     name: files.Name = "run",
     distributed: Annotated[
-        bool, typer.Option("--distributed", help="Have workers send the load, on this and other machines, by locust.")
+        bool,
+        typer.Option("--distributed", help="Have workers on this and other machines send the load, through locust."),
     ] = False,
     expect_workers: Annotated[
         int | None,
         typer.Option(
-            "--expect-workers", min=1, metavar="N", help="With --distributed: begin when so many have come (all local)."
+            "--expect-workers",
+            min=1,
+            metavar="N",
+            help="With --distributed, begin when N workers have joined (those of --processes).",
         ),
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option("--processes", min=1, metavar="N", help="With --distributed: workers to start on this machine."),
+        typer.Option("--processes", min=1, metavar="N", help="With --distributed, start N workers on this machine."),
     ] = None,
     bind: Annotated[
         str | None,
         typer.Option(
-            "--bind", metavar="HOST[:PORT]", help="With --distributed: where workers come to (127.0.0.1:5557)."
+            "--bind",
+            metavar="HOST[:PORT]",
+            help="With --distributed, listen for workers at this address (127.0.0.1:5557).",
         ),
     ] = None,
     max_wait: Annotated[
@@ -51,19 +57,21 @@ def run(
             "--max-wait",
             metavar="DURATION",
             parser=duration,
-            help="With --distributed: wait so long for workers (10m).",
+            help="With --distributed, wait this long for workers (10m).",
         ),
     ] = None,
     progress: Annotated[
         str,
-        typer.Option("--progress", metavar="auto|live|plain|none", help="While it runs; plain is a line a second."),
+        typer.Option(
+            "--progress", metavar="auto|live|plain|none", help="Show progress; plain prints one line each second."
+        ),
     ] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="As --progress none.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, as --progress none does.")] = False,
 ) -> None:
-    """Send load through one or more agents, in turn, and report.
+    """Send load through agents, in turn, and print a report.
 
-    With no options it is agentkeepalive's published benchmark: 60 users with 1000 requests each, 50 sockets, a server
-    that answers after 5 ms.
+    Without options, this is agentkeepalive's published benchmark: 60 users with 1000 requests each, 50 sockets, and a
+    server that answers after 5 ms.
     """
     from kabench.cli.distributed import DistributedOptions, workers_of
     from kabench.cli.live import run_live, shown_as, stoppable

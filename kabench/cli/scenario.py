@@ -1,6 +1,6 @@
-"""Scenario files: TOML with the names of a command's options, dashes as underscores. The command line comes first.
+"""Scenario files: TOML with the names of a command's options, with underscores for dashes.
 
-What a file says becomes the defaults of the command, so it is read and checked as what a user types is.
+A file's values become the command's defaults. So the command line overrides them, and typer checks both alike.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import typer  # noqa: TC002  # typer reads the annotations
 from kabench.cli.errors import CommandError
 
 _METAVAR_OF_FILES = "FILE"
-"""What options that name a file to read have in their help. Their files are looked for beside the scenario's."""
+"""The metavar of options that name a file to read. A scenario's paths for them are relative to its folder."""
 
 
 def read_scenario(context: typer.Context, path: Path | None) -> Path | None:
-    """Put what the file says where typer takes defaults from. Raises `CommandError`, naming the file and the line."""
+    """Make a file's values the command's defaults. Raises `CommandError`, naming the file and the line."""
     if path is None:
         return None
     import tomllib
@@ -57,20 +57,20 @@ _ALTERNATIVES = (
     ({"cacert", "insecure"},) * 2,
     ({"connect_to", "unix_socket"},) * 2,
 )
-"""Where the command line has one of the first, the scenario's others of the second are not meant any more."""
+"""If the command line has an option of the first set, it overrides the scenario's options of the second set."""
 
 
 def overridden(context: typer.Context) -> set[str]:
-    """Options of the scenario in place of which the command line has said something else."""
+    """Return the scenario's options that an alternative on the command line overrides."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     typed = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     from_file = {name for name, source in sources.items() if source is not None and source.name == "DEFAULT_MAP"}
     return {name for first, others in _ALTERNATIVES if typed & first for name in from_file & others}
 
 
-def _value(parameter: Any, value: Any, path: Path) -> Any:  # whatever TOML has, as typer takes it
+def _value(parameter: Any, value: Any, path: Path) -> Any:  # from any value of TOML's to one of typer's
     if isinstance(value, dict):
-        raise CommandError(f"--scenario {path}: {parameter.name}: a table is no value of an option")
+        raise CommandError(f"--scenario {path}: {parameter.name}: an option's value cannot be a table")
     if isinstance(value, list):
         return [_value(parameter, each, path) for each in value]
     if parameter.metavar == _METAVAR_OF_FILES:

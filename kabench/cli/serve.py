@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 def serve(
     host: server_options.Host = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", "-p", min=0, max=65535, metavar="PORT", help="0 takes any free port.")
+        int,
+        typer.Option(
+            "--port", "-p", min=0, max=65535, metavar="PORT", help="Listen on this port; 0 takes any free one."
+        ),
     ] = 8080,
     delay: Annotated[
         float,
         typer.Option(
-            "--delay", parser=parse.duration, metavar="DURATION", help="Before each answer; /20 waits 20 ms instead."
+            "--delay",
+            parser=parse.duration,
+            metavar="DURATION",
+            help="Wait this long before each answer; the path /20 waits 20 ms instead.",
         ),
     ] = "5ms",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
     keep_alive: Annotated[bool, typer.Option(help="Keep sockets open between requests.")] = True,
@@ -38,21 +44,22 @@ def serve(
             "--idle-timeout",
             parser=parse.duration,
             metavar="DURATION",
-            help="Close a socket that is idle for this long (never).",
+            help="Close a socket that has been idle for this long (never).",
         ),
     ] = None,
     max_requests: Annotated[
         int | None,
-        typer.Option("--max-requests", min=1, metavar="N", help="Close a socket after so many requests (never)."),
+        typer.Option("--max-requests", min=1, metavar="N", help="Close a socket after N requests (never)."),
     ] = None,
     tls: Annotated[
         bool, typer.Option("--tls", help="Speak https, with a throw-away certificate unless --cert is given.")
     ] = False,
     cert: Annotated[
-        str | None, typer.Option("--cert", metavar="FILE", help="The certificate, PEM; implies --tls.")
+        str | None, typer.Option("--cert", metavar="FILE", help="Use this certificate (PEM); implies --tls.")
     ] = None,
     key: Annotated[
-        str | None, typer.Option("--key", metavar="FILE", help="Its key, PEM; without it, in the certificate's file.")
+        str | None,
+        typer.Option("--key", metavar="FILE", help="Read the certificate's key from here (PEM; --cert's file)."),
     ] = None,
     fault: Annotated[
         list[Any] | None,
@@ -60,22 +67,23 @@ def serve(
             "--fault",
             parser=parse.fault,
             metavar="FAULT",
-            help="Do something wrong now and then; may be repeated. To requests: reset:1%, close-mid-body:1%, "
-            "garbage:1%, extra-bytes:1%, no-length:1%, slow-body:1s:1%, stall:1s:1%; stall:1s/5s stalls them all for "
-            "1 s in each 5. To sockets: close-idle:2s, drop-idle:2s (neither answers nor closes), refuse:1%; "
-            "refuse:1s/9s lets nobody in for 1 s in each 9.",
+            help="Misbehave now and then; may be repeated. For requests: reset:1%, close-mid-body:1%, garbage:1%, "
+            "extra-bytes:1%, no-length:1%, slow-body:1s:1%, stall:1s:1%; stall:1s/5s stalls all of them for 1 s in "
+            "every 5. For sockets: close-idle:2s, drop-idle:2s (neither answers nor closes), refuse:1%; refuse:1s/9s "
+            "refuses all clients for 1 s in every 9.",
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="For whom faults hit, to repeat a run (any, and said).")
+        int | None,
+        typer.Option("--seed", metavar="N", help="Repeat the faults of a run (a random seed, which is printed)."),
     ] = None,
     counts: Annotated[
         str | None,
         typer.Option(
             "--counts",
             metavar="FILE",
-            help="Count in this file, which outlives even a SIGKILL; a server started again counts on. To read it: "
-            "python -m kabench.server counts FILE",
+            help="Keep the counts in this file, which survives even a SIGKILL; a restarted server goes on counting. To "
+            "read it: python -m kabench.server counts FILE",
         ),
     ] = None,
     max_connections: server_options.MaxConnections = None,
@@ -86,10 +94,10 @@ def serve(
     request_timeout: server_options.RequestTimeout = None,
     send_timeout: server_options.SendTimeout = None,
 ) -> None:
-    """Answer each request after a delay with what it was.
+    """Answer each request after a delay, with an echo of it.
 
     The answer is JSON: timeout (ms), headers, size and data of the request. /MS answers after MS milliseconds;
-    ?size=N answers with N bytes, ?status=N with that status, ?chunked=1 in chunks. Ends on Ctrl-C.
+    ?size=N answers with N bytes, ?status=N with that status, ?chunked=1 in chunks. Ctrl-C ends the server.
     """
     from kabench.server import ServerError, ServerOptions
     from kabench.server.certificate import as_file
@@ -103,7 +111,7 @@ def serve(
             typer.echo(f"kabench serve: faults from --seed {server.options.seed}")
         if server.ca_data is not None:
             path = files.enter_context(as_file(server.ca_data))
-            typer.echo(f"kabench serve: clients trust it by --cacert {path}, which is there as long as this runs")
+            typer.echo(f"kabench serve: clients trust it with --cacert {path}; the file exists while the server runs")
         sys.stdout.flush()
 
     try:
@@ -119,7 +127,7 @@ def serve(
             cert_file=cert,
             key_file=key,
             faults=tuple(fault or ()),
-            seed=random.randrange(1 << 31) if seed is None else seed,  # noqa: S311  # it is said, to be repeated
+            seed=random.randrange(1 << 31) if seed is None else seed,  # noqa: S311  # it is printed, to be repeated
             counts_file=counts,
             limits=server_options.limits_from(
                 max_connections=max_connections,
@@ -141,14 +149,16 @@ def serve(
         typer.echo(f"kabench serve: {line}", err=True)
 
 
-def _lines_of(counted: ServerCounts) -> list[str]:
-    """What was counted, in words; what did not happen is left out."""
-    lines = [f"{counted.requests} requests on {counted.sockets} sockets"]
+def _lines_of(counts: ServerCounts) -> list[str]:
+    """Return the counts as lines of text, without those that are 0."""
+    from kabench.report.words import counted
+
+    lines = [f"{counted(counts.requests, 'request')} on {counted(counts.sockets, 'socket')}"]
     others = {
-        "refused requests": counted.bad_requests,
-        "refused sockets": counted.refused_sockets,
-        "unanswered requests": counted.unanswered,
+        "refused request": counts.bad_requests,
+        "refused socket": counts.refused_sockets,
+        "unanswered request": counts.unanswered,
     }
-    lines += [", ".join(f"{count} {name}" for name, count in others.items() if count)]
-    lines += [", ".join(f"{kind} {count}" for kind, count in counted.faults.items())]
+    lines += [", ".join(counted(count, name) for name, count in others.items() if count)]
+    lines += [", ".join(f"{kind} {count}" for kind, count in counts.faults.items())]
     return [line for line in lines if line]

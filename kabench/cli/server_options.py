@@ -1,4 +1,4 @@
-"""What `kabench serve` and `kabench proxy` have in common: where they listen, and what one client may ask of them."""
+"""The options that `kabench serve` and `kabench proxy` share: where they listen, and the limits of a client."""
 
 from __future__ import annotations
 
@@ -15,29 +15,39 @@ if TYPE_CHECKING:
 Host = Annotated[
     str,
     typer.Option(
-        "--host", metavar="ADDRESS", help="The address to listen on; other machines reach only one of theirs."
+        "--host",
+        metavar="ADDRESS",
+        help="Listen on this address; on a loopback address, other machines cannot connect.",
     ),
 ]
 MaxConnections = Annotated[
     int | None,
-    typer.Option("--max-connections", min=1, metavar="N", help="Clients at once; others are sent away (10000)."),
+    typer.Option("--max-connections", min=1, metavar="N", help="Turn away clients beyond N at a time (10000)."),
 ]
 MaxHead = Annotated[
     int | None,
-    typer.Option("--max-head", parser=parse.size, metavar="SIZE", help="Of a request's line and headers (64kb)."),
+    typer.Option(
+        "--max-head", parser=parse.size, metavar="SIZE", help="Refuse a larger request line and headers (64kb)."
+    ),
 ]
 MaxBody = Annotated[
-    int | None, typer.Option("--max-body", parser=parse.size, metavar="SIZE", help="Of a request's body (64mb).")
+    int | None,
+    typer.Option("--max-body", parser=parse.size, metavar="SIZE", help="Refuse a larger request body (64mb)."),
 ]
 HeadTimeout = Annotated[
     float | None,
     typer.Option(
-        "--head-timeout", parser=parse.duration, metavar="DURATION", help="For a request's line and headers (60s)."
+        "--head-timeout",
+        parser=parse.duration,
+        metavar="DURATION",
+        help="Wait this long for a request's line and headers (60s).",
     ),
 ]
 MaxHeld = Annotated[
     int | None,
-    typer.Option("--max-held", parser=parse.size, metavar="SIZE", help="Of all bodies that are under way (1gb)."),
+    typer.Option(
+        "--max-held", parser=parse.size, metavar="SIZE", help="Hold at most this much of all request bodies (1gb)."
+    ),
 ]
 SendTimeout = Annotated[
     float | None,
@@ -45,12 +55,14 @@ SendTimeout = Annotated[
         "--send-timeout",
         parser=parse.duration,
         metavar="DURATION",
-        help="Cut a client off who takes nothing of his response for this long (60s).",
+        help="Cut off a client that reads nothing of its response for this long (60s).",
     ),
 ]
 RequestTimeout = Annotated[
     float | None,
-    typer.Option("--request-timeout", parser=parse.duration, metavar="DURATION", help="For a whole request (5m)."),
+    typer.Option(
+        "--request-timeout", parser=parse.duration, metavar="DURATION", help="Wait this long for a whole request (5m)."
+    ),
 ]
 
 
@@ -64,7 +76,7 @@ def limits_from(
     send_timeout: float | None,
     max_held: int | None = None,
 ) -> ClientLimits:
-    """The limits that were given, and the defaults of the others. Raises `CommandError`."""
+    """Return the given limits, with defaults for the others. Raises `CommandError`."""
     from kabench.server import ClientLimits
 
     given = {

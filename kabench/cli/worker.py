@@ -16,18 +16,20 @@ if TYPE_CHECKING:
 
 
 def worker(
-    master: Annotated[str, typer.Option("--master", metavar="HOST[:PORT]", help="Where kabench run is (port 5557).")],
+    master: Annotated[
+        str, typer.Option("--master", metavar="HOST[:PORT]", help="Join kabench run at this address (port 5557).")
+    ],
     processes: Annotated[
-        int, typer.Option("--processes", min=1, metavar="N", help="Workers on this machine, each a process (1).")
+        int, typer.Option("--processes", min=1, metavar="N", help="Start N workers, each a process.")
     ] = 1,
     wait: Annotated[
-        float, typer.Option("--wait", metavar="DURATION", parser=duration, help="How long to look for the master.")
+        float, typer.Option("--wait", metavar="DURATION", parser=duration, help="Look for the master for this long.")
     ] = "1m",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
 ) -> None:
-    """Join a run of kabench run --distributed, from another machine.
+    """Join a kabench run --distributed from another machine.
 
-    A worker does what its master says, to whatever address: join only one that you trust.
+    A worker sends load to any address that its master names: join only a master that you trust.
     """
     from kabench.cli.distributed import LOCUST_PORT
     from kabench.cli.extras import needs_locust

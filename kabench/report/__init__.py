@@ -1,4 +1,4 @@
-"""Reports: pure functions of a `RunResult`. Nothing here measures."""
+"""Reports: pure functions of a record. Nothing here measures."""
 
 from kabench.report.terminal import render_agent_run, render_result
 

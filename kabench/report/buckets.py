@@ -1,4 +1,4 @@
-"""Latency histograms as rows of label, count and share: the benchmark's ten buckets, and ones that fit the data."""
+"""Latency histograms as rows of label, count and share: the benchmark's ten buckets, or ones that fit the data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOG_STEPS = (1.0, 2.0, 5.0)
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A row of a histogram; `share` is of all counted."""
+    """A row of a histogram. `share` is the row's part of all counts."""
 
     label: str
     count: int
@@ -27,15 +27,15 @@ class Bucket:
 
 
 def named_buckets(counts: Mapping[str, int]) -> list[Bucket]:
-    """Rows of counts by name, as a record holds them."""
+    """Return rows from counts by name, as a record holds them."""
     total = sum(counts.values())
     return [Bucket(name, count, count / total if total else 0.0) for name, count in counts.items()]
 
 
 def fitted_buckets(cells: Sequence[tuple[int, int]]) -> list[Bucket]:
-    """Up to a dozen rows with round limits between the fastest value and nearly the slowest; the last is the tail.
+    """Return up to a dozen rows with round limits, from the fastest value to nearly the slowest. The last is the tail.
 
-    `cells` are (highest value in us, count) pairs in order. Limits are evenly spaced, or, where the slowest is more
+    `cells` are (highest value in us, count) pairs in order. Limits are evenly spaced, or, if the slowest is more
     than thirty times the fastest, in steps of 1, 2, 5.
     """
     rows = buckets_between(fitted_edges(cells), cells)
@@ -47,7 +47,7 @@ def fitted_buckets(cells: Sequence[tuple[int, int]]) -> list[Bucket]:
 
 
 def fitted_edges(cells: Sequence[tuple[int, int]], most_rows: int = _MOST_ROWS) -> list[int]:
-    """The limits of rows that fit, in us."""
+    """Return limits of rows that fit the data, in us."""
     total = sum(count for _, count in cells)
     if not total:
         return []
@@ -57,7 +57,7 @@ def fitted_edges(cells: Sequence[tuple[int, int]], most_rows: int = _MOST_ROWS) 
 
 
 def buckets_between(edges: Sequence[int], cells: Sequence[tuple[int, int]]) -> list[Bucket]:
-    """Rows with these limits."""
+    """Return rows with these limits, in us."""
     total = sum(count for _, count in cells)
     if not edges:
         return []
@@ -69,7 +69,7 @@ def buckets_between(edges: Sequence[int], cells: Sequence[tuple[int, int]]) -> l
 
 
 def _tail_begins(cells: Sequence[tuple[int, int]], total: int) -> int:
-    """The value above which only the slowest few lie."""
+    """Return the value above which only the slowest few lie."""
     left = total * _TAIL_SHARE
     for value, count in reversed(cells):
         left -= count

@@ -1,6 +1,6 @@
-"""The charts of the HTML report: plotly figures, each with the table that is behind it.
+"""The charts of the HTML report: plotly figures, each with a table of its data.
 
-Colours of text, grid and background are the page's, which has a light and a dark one; here are those of the agents,
+The page has the colours of text, grid and background, for light and for dark. This module has the colours of agents,
 which can be told apart on both, and without colour by their dashes and symbols.
 """
 
@@ -47,7 +47,7 @@ _FEWEST_SECONDS = 2
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What a chart shows, as text."""
+    """A chart's data as text."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -55,7 +55,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One figure of the page. `figure` is plotly's JSON; `says` is how to read it."""
+    """One figure of the page. `figure` is plotly's JSON; `says` explains how to read it."""
 
     id: str
     title: str
@@ -65,13 +65,13 @@ class Chart:
 
 
 def charts_of(names: Sequence[str], runs: Sequence[AgentRun]) -> list[Chart]:
-    """All charts of these runs that have something to show."""
+    """Return all charts of these runs that have something to show."""
     made = (percentiles(names, runs), over_time(names, runs), histogram(names, runs), phases(names, runs))
     return [chart for chart in made if chart is not None]
 
 
 def percentiles(names: Sequence[str], runs: Sequence[AgentRun]) -> Chart | None:
-    """Response times by percentile, the slowest stretched out on a log axis."""
+    """Return a chart of response times by percentile, on a log axis that stretches out the slowest."""
     figure = go.Figure()
     longest_ms, shortest_ms, rarest = 0.0, float("inf"), 10.0
     for index, (name, run) in enumerate(zip(names, runs, strict=True)):
@@ -119,14 +119,14 @@ def percentiles(names: Sequence[str], runs: Sequence[AgentRun]) -> Chart | None:
     return _chart(
         "percentiles",
         "Response time by percentile",
-        "The further right, the rarer: at 99 % one request in a hundred took longer.",
+        "Requests further to the right are rarer: at 99 %, one request in a hundred took longer.",
         figure,
         Table(["agent", *(f"p{percent:g}" for _, percent in _PERCENTILES), "longest"], rows),
     )
 
 
 def over_time(names: Sequence[str], runs: Sequence[AgentRun]) -> Chart | None:
-    """Rate, p99 and sockets, second by second."""
+    """Return a chart of rate, p99 and sockets, second by second."""
     if all(len(list(_seconds(run.series))) < _FEWEST_SECONDS for run in runs):
         return None
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.07)
@@ -171,7 +171,7 @@ def over_time(names: Sequence[str], runs: Sequence[AgentRun]) -> Chart | None:
     return _chart(
         "over-time",
         "Second by second",
-        "Active sockets carry a request, free ones are idle, pending are requests that wait for a socket.",
+        "Active sockets carry a request, free sockets are idle, and pending requests wait for a socket.",
         figure,
         Table(head, rows),
         height=640,
@@ -179,7 +179,7 @@ def over_time(names: Sequence[str], runs: Sequence[AgentRun]) -> Chart | None:
 
 
 def histogram(names: Sequence[str], runs: Sequence[AgentRun]) -> Chart | None:
-    """How many requests took how long, all agents in the same buckets."""
+    """Return a chart of how many requests took how long, with the same buckets for all agents."""
     cells = [_cells(run) for run in runs]
     edges = fitted_edges(sorted(cell for each in cells for cell in each), _MOST_BARS)
     if not edges:
@@ -206,14 +206,14 @@ def histogram(names: Sequence[str], runs: Sequence[AgentRun]) -> Chart | None:
     return _chart(
         "histogram",
         "How long requests took",
-        "Each bar is the share of requests in a bucket; the last one is all that is longer.",
+        "Each bar is the share of requests in a bucket; the last bucket holds all longer ones.",
         figure,
         Table(head, rows),
     )
 
 
 def phases(names: Sequence[str], runs: Sequence[AgentRun]) -> Chart | None:
-    """Where the time went."""
+    """Return a chart of the phases of requests."""
     figure = go.Figure()
     rows: list[list[str]] = []
     labels = [phase.replace("_", " ") for phase in _PHASES]
@@ -248,15 +248,15 @@ def phases(names: Sequence[str], runs: Sequence[AgentRun]) -> Chart | None:
     return _chart(
         "phases",
         "Where the time went",
-        "Bars are p50, whiskers reach to p99. Queue is waiting for a socket, connect is of requests that opened one, "
-        "and first byte counts from sending.",
+        "Bars are p50, whiskers reach to p99. Queue is the wait for a socket, connect is the time of requests that "
+        "opened one, and first byte counts from sending.",
         figure,
         Table(["agent", "phase", "mean", "p50", "p90", "p99", "longest"], rows),
     )
 
 
 def trials(comparison: Comparison) -> Chart | None:
-    """The rate of each trial, in order: what is noise, and what the machine did meanwhile."""
+    """Return a chart of the rate of each trial, in order. It shows the noise, and changes of the machine."""
     figure = go.Figure()
     numbered = list(enumerate(comparison.complete_trials, 1))
     if not numbered:
@@ -287,7 +287,7 @@ def trials(comparison: Comparison) -> Chart | None:
     return _chart(
         "trials",
         "Trial by trial",
-        "What goes up and down in both agents is the machine; what lies between them is the difference.",
+        "Ups and downs that both agents share come from the machine; the gap between the lines is the difference.",
         figure,
         Table(["trial", "agent", *metrics, "record"], rows),
     )
@@ -314,7 +314,7 @@ def _cells(run: AgentRun) -> list[tuple[int, int]]:
 
 
 def _thinned(points: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
-    """Fewer points, none of the rare ones lost: at most so many, evenly on the axis, which is a logarithm."""
+    """Return fewer points, at most `_MOST_POINTS`, spaced evenly on the log axis. Rare points at its end are kept."""
     kept: list[tuple[float, float, float]] = []
     last = 0.0
     step = (points[-1][0] / points[0][0]) ** (1 / _MOST_POINTS)
@@ -326,7 +326,7 @@ def _thinned(points: Sequence[tuple[float, float, float]]) -> list[tuple[float, 
 
 
 def _seconds(series: Iterable[SeriesPoint]) -> Iterable[tuple[SeriesPoint, float]]:
-    """Each second with its rate; what is left over at the end says little about a rate."""
+    """Yield each second with its rate. A short rest at the end is left out: its rate would say little."""
     before_s = 0.0
     for point in series:
         length_s = point.t_s - before_s
@@ -340,7 +340,7 @@ def _colour(index: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that plotly takes for nothing but text."""
+    """Escape a text, so that plotly shows it as it is."""
     return html.escape(text)
 
 

@@ -1,4 +1,4 @@
-"""A comparison in rows and in words; what the terminal, markdown and HTML reports of it have in common."""
+"""A comparison as rows and sentences, which its terminal, markdown and HTML reports share."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from kabench.comparison.record import AgentFigure, Comparison
 
 
-INTERRUPTED = "Interrupted: this is what was measured until then."
+INTERRUPTED = "Interrupted: the figures are those measured until then."
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictRow:
-    """One metric of an agent and its base, as text; `figure` has the numbers."""
+    """One metric of an agent and its base, as text. `figure` has the numbers."""
 
     metric: str
     base: str
@@ -30,7 +30,7 @@ class VerdictRow:
 
 @dataclass(frozen=True, slots=True)
 class VerdictTable:
-    """All metrics of an agent held against its base."""
+    """All metrics of an agent compared with its base."""
 
     agent: str
     base: str
@@ -38,7 +38,7 @@ class VerdictTable:
 
 
 def verdict_tables(comparison: Comparison) -> list[VerdictTable]:
-    """A table for each agent that is held against another."""
+    """Return a table for each agent that is compared with another."""
     tables: dict[str, VerdictTable] = {}
     for figures in comparison.metrics:
         by_agent = {figure.agent: figure for figure in figures.agents}
@@ -62,14 +62,14 @@ def verdict_tables(comparison: Comparison) -> list[VerdictTable]:
 
 
 def figure_text(metric: str, value: float | None) -> str:
-    """A figure with its unit; of a metric that a later version has, the number."""
+    """Return a figure with its unit, or only the number for a metric of a later version."""
     if metric in METRICS:
         return METRICS[metric].text(value)
     return "-" if value is None else f"{value:g}"
 
 
 def conclusion(table: VerdictTable) -> str:
-    """What a table says, in a sentence."""
+    """Return a sentence that sums a table up."""
     said = []
     for verdict, words in (
         (BETTER, "is better than {base} in {metrics}"),
@@ -86,7 +86,7 @@ def conclusion(table: VerdictTable) -> str:
 
 
 def trials_line(comparison: Comparison) -> str:
-    """How many trials there were, and how they were made."""
+    """Return a line that says how many trials there were, and how they were made."""
     complete = comparison.complete_trials
     if comparison.paired:
         trials = f"{len(complete)} trial{'' if len(complete) == 1 else 's'} of each agent"
@@ -99,37 +99,37 @@ def trials_line(comparison: Comparison) -> str:
 
 
 def ending(comparison: Comparison) -> str | None:
-    """Why it ended before it was finished, if it did."""
+    """Return why the comparison ended before it was finished, or None."""
     if comparison.problem is not None:
-        return f"Stopped: {comparison.problem}. This is what was measured until then."
+        return f"Stopped: {comparison.problem}. The figures are those measured until then."
     return INTERRUPTED if comparison.interrupted else None
 
 
 def explanations(comparison: Comparison) -> list[str]:
-    """How the tables are to be read, and what to mind; a sentence or two each."""
+    """Return how to read the tables, and what to mind, in a sentence or two each."""
     test = (
-        "the signed-rank test of trials that followed each other"
+        "the signed-rank test of trials that ran in turn"
         if comparison.paired
         else "the rank-sum test of records that were made apart"
     )
     said = [
         (
-            "Figures are medians of trials. The ratio is the agent's figure over its base's, the middle of what the "
-            f"trials say (not of the medians), with its 95 % interval, by {test}. Verdicts are corrected for the "
-            "number of figures and of looks: of 20 comparisons of equals at most one finds a difference in anything."
+            "Figures are medians of trials. The ratio is the agent's figure divided by its base's, estimated from the "
+            f"trials (not from the medians), with a 95 % interval, by {test}. Verdicts are corrected for the number of "
+            "figures and of looks: at most one in 20 comparisons of equal agents finds a difference in any figure."
         )
     ]
     figures = [(f.metric, each) for f in comparison.metrics for each in f.agents if each.base is not None]
     needed = [each.trials_needed for _, each in figures if each.trials_needed is not None]
     if needed:
-        said.append(f"Cannot tell: it takes at least {max(needed)} trials of each agent to tell anything.")
+        said.append(f"Cannot tell: a verdict needs at least {max(needed)} trials of each agent.")
     if any(each.verdict == CANNOT_TELL and each.trials_needed is None for _, each in figures):
-        said.append("Cannot tell where a trial has no such figure.")
+        said.append("Cannot tell: some trials do not have this figure.")
     alone = [metric for metric, each in figures if each.verdict == NO_DIFFERENCE and _leaves_one_out(each)]
     if alone:
         said.append(
-            f"The interval of {', '.join(dict.fromkeys(alone))} is beside 1, but among so many figures one is "
-            "by chance now and then."
+            f"The interval of {', '.join(dict.fromkeys(alone))} does not contain 1, but with several figures that "
+            "happens by chance now and then."
         )
     return said + [note[:1].upper() + note[1:] for note in comparison.notes]
 

@@ -1,4 +1,4 @@
-"""The HTML report: one page that holds all it needs, charts included, and works offline."""
+"""The HTML report: one page that contains all it needs, charts included, and works offline."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 _LEAST_REACH = math.log(1.05)
 _MOST_REACH = math.log(2)
-"""How far from 1 the axis of ratios goes, at least and at most; what is further is drawn at its end, as an arrow."""
+"""How far the axis of ratios reaches from 1, at least and at most. A ratio beyond is drawn as an arrow at its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A verdict and where its interval is on the axis, 0 to 100; None where there is none to draw."""
+    """A verdict, and the place of its interval on the axis, from 0 to 100; None if there is none to draw."""
 
     row: VerdictRow
     low: float | None
@@ -62,7 +62,7 @@ class _Verdicts:
 
 
 def html_of_run(result: RunResult, outcomes: Sequence[Outcome] = ()) -> str:
-    """A run as a page."""
+    """Return a run as a page."""
     names = labels([run.agent for run in result.runs])
     return _page(
         record=result,
@@ -79,7 +79,7 @@ def html_of_run(result: RunResult, outcomes: Sequence[Outcome] = ()) -> str:
 
 
 def html_of_comparison(comparison: Comparison, outcomes: Sequence[Outcome] = ()) -> str:
-    """A comparison as a page."""
+    """Return a comparison as a page."""
     by_trial = trials(comparison)
     names = [run.agent for run in comparison.runs]
     return _page(
@@ -98,7 +98,7 @@ def html_of_comparison(comparison: Comparison, outcomes: Sequence[Outcome] = ())
 
 
 def _drawn(rows: Sequence[VerdictRow]) -> tuple[tuple[str, str], list[_Row]]:
-    """The ends of the axis that all rows of a table share, and each row's place on it."""
+    """Return the ends of the axis that all rows of a table share, and each row's place on it."""
     known = [
         abs(math.log(ratio))
         for row in rows
@@ -182,7 +182,7 @@ def _environment(record: RunResult | Comparison) -> list[tuple[str, str]]:
 
 
 def _as_script(figures: dict[str, Any]) -> Markup:
-    """JSON that can stand inside a script element, whatever is in it."""
+    """Return JSON that can stand inside a script element, whatever it contains."""
     text = json.dumps(figures, cls=PlotlyJSONEncoder, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

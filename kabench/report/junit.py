@@ -1,7 +1,7 @@
 """Reports as JUnit XML, which every CI system reads: a test case for each threshold, verdict and agent.
 
-Only a broken threshold is a failure. A verdict alone is none: whether worse is too bad is for a threshold to say.
-"Cannot tell" is a skipped test.
+Only a broken threshold is a failure. A verdict alone is not: a threshold says how much worse is too much. "Cannot tell"
+is a skipped test.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def junit_of_run(result: RunResult, outcomes: Sequence[Outcome] = (), problem: str | None = None) -> str:
-    """A run; `problem` is what kept it from being finished."""
+    """Return a run as JUnit XML. `problem` says why it could not be finished."""
     cases = []
     for run in result.runs:
         case = _case(f"kabench.{run.agent}", "run", run.elapsed_s)
@@ -35,7 +35,7 @@ def junit_of_run(result: RunResult, outcomes: Sequence[Outcome] = (), problem: s
 
 
 def junit_of_comparison(comparison: Comparison, outcomes: Sequence[Outcome] = ()) -> str:
-    """A comparison. A case has the same name whatever its verdict, so that CI systems know it again."""
+    """Return a comparison as JUnit XML. A case's name does not depend on its verdict, so CI systems recognize it."""
     cases = []
     for table in verdict_tables(comparison):
         for row in table.rows:
@@ -45,7 +45,7 @@ def junit_of_comparison(comparison: Comparison, outcomes: Sequence[Outcome] = ()
             )
             if row.verdict == CANNOT_TELL:
                 needed = row.figure.trials_needed
-                case.result = [Skipped("no such figure" if needed is None else f"it takes at least {needed} trials")]
+                case.result = [Skipped("no such figure" if needed is None else f"it needs at least {needed} trials")]
             cases.append(case)
     ended = ending(comparison)
     cases += [*_outcomes(outcomes), *_problem(ended)]
@@ -61,7 +61,7 @@ def _outcomes(outcomes: Iterable[Outcome]) -> list[TestCase]:
         elif outcome.verdict == UNTOLD:
             case.result = [Skipped(printable(outcome.found))]
         if (case.classname, case.name) in [(other.classname, other.name) for other in cases]:
-            cases[-1].result += case.result  # one threshold, broken by several figures
+            cases[-1].result += case.result  # several figures break one threshold
         else:
             cases.append(case)
     return cases

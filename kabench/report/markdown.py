@@ -1,4 +1,4 @@
-"""Reports as GitHub's markdown: what a pull request or a job's summary shows."""
+"""Reports as GitHub's markdown, for pull requests and job summaries."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _MARKS = {BETTER: "🟢 ", WORSE: "🔴 ", CANNOT_TELL: "⚪ "}
 _OUTCOMES = {WITHIN: "✅", BROKEN: "❌", UNTOLD: "⚪ cannot tell"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~@&$]|:(?=//|[\w+-]+:)|(?<=www)\.)")
 _DIRECTIONS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F])
-"""Characters that would turn the order of what is behind them."""
+"""Characters that would reverse the order of the text after them."""
 
 
 def markdown_of_run(result: RunResult, outcomes: Sequence[Outcome] = (), problem: str | None = None) -> str:
-    """A run: its figures side by side, what to mind, what became of thresholds; `problem` is what stopped it."""
+    """Return a run: its figures side by side, warnings and thresholds. `problem` says why it could not be finished."""
     rows = [
         [metric.label, *(metric.text(metric.of(run)) for run in result.runs)] for metric in shown_at(Place.MARKDOWN)
     ]
@@ -45,7 +45,7 @@ def markdown_of_run(result: RunResult, outcomes: Sequence[Outcome] = (), problem
 
 
 def markdown_of_comparison(comparison: Comparison, outcomes: Sequence[Outcome] = ()) -> str:
-    """A comparison: a table of verdicts for each agent, and how to read it."""
+    """Return a comparison: a table of verdicts for each agent, and how to read it."""
     ended = ending(comparison)
     parts = [_heading(comparison), _escaped(trials_line(comparison)) + "."]
     parts += [] if ended is None else [f"**⚠️ {_escaped(ended)}**"]
@@ -87,5 +87,5 @@ def _row(cells: Sequence[str], *, escape: bool = True) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that markdown shows as it is."""
+    """Escape a text, so that markdown shows it as it is."""
     return _SPECIAL.sub(r"\\\1", printable(" ".join(text.split())).translate(_DIRECTIONS))

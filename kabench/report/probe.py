@@ -1,4 +1,4 @@
-"""What a probe has found out, as a table, and the agent's settings as Python to paste."""
+"""A probe's findings as a table, and the agent's settings as Python to paste."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 from kabench.probe.findings import advice_for, seconds
 from kabench.probe.idle import End
 from kabench.report.terminal import WIDTH, printable
-from kabench.report.words import wrapped
+from kabench.report.words import counted, wrapped
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,7 +23,7 @@ _ENDS = {End.FIN: "FIN: it closes", End.RST: "RST: it resets", End.SILENCE: "sil
 
 
 def render_probe(found: Findings, shown_url: str) -> RenderableType:
-    """All of it."""
+    """Return the whole report."""
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -33,15 +33,15 @@ def render_probe(found: Findings, shown_url: str) -> RenderableType:
     heading = f"{found.method} {shown_url}: {found.status}, HTTP/{found.http_version}"
     parts: list[RenderableType] = [Text(printable(heading + (f", {found.server}" if found.server else "")))]
     if found.interrupted:
-        parts.append(Text("interrupted: what was found out until then", style="yellow"))
+        parts.append(Text("interrupted: the findings are those made until then", style="yellow"))
     parts += [Text(), table, Text(), Text("Settings that fit", style="bold"), Text(code_of(found)), Text()]
     parts += [Text(wrapped(reason, WIDTH)) for reason in advice.reasons]
-    parts.append(Text(f"{found.requests} requests in {seconds(found.elapsed_s)}", style="dim"))
+    parts.append(Text(f"{counted(found.requests, 'request')} in {seconds(found.elapsed_s)}", style="dim"))
     return Group(*parts)
 
 
 def code_of(found: Findings) -> str:
-    """The settings as Python."""
+    """Return the settings as Python."""
     arguments = ", ".join(f"{name}={value!r}" for name, value in advice_for(found).options.items())
     return (
         "from kabench.agent import AgentOptions, AsyncKeepAliveAgent\n\n"
@@ -50,7 +50,7 @@ def code_of(found: Findings) -> str:
 
 
 def rows_of(found: Findings) -> list[tuple[str, str]]:
-    """What was found out, a name and a sentence each."""
+    """Return the findings, each as a name and a sentence."""
     return [
         ("idle timeout", _idle_timeout(found)),
         ("ends with", _end(found.idle) if found.keeps_alive else _ENDS[End.FIN] + ", after each response"),
@@ -70,7 +70,8 @@ def _idle_timeout(found: Findings) -> str:
     if idle.timeout_s is None or idle.high_s is None:
         return f"longer than {seconds(idle.low_s)}"
     if idle.is_exact:
-        return f"{_exactly(idle.timeout_s)} ({idle.sockets} sockets: {_exactly(idle.low_s)} to {_exactly(idle.high_s)})"
+        sockets = counted(idle.sockets, "socket")
+        return f"{_exactly(idle.timeout_s)} ({sockets}: {_exactly(idle.low_s)} to {_exactly(idle.high_s)})"
     return f"between {_exactly(idle.low_s)} and {_exactly(idle.high_s)}; a larger --budget finds it to 5 %"
 
 
@@ -90,7 +91,7 @@ def _hint(found: Findings) -> str:
     hint = found.hint
     if hint is None:
         return "none"
-    verdicts = {True: "true", False: "not true", None: "not found out whether it is true"}
+    verdicts = {True: "true", False: "not true", None: "not known whether it is true"}
     said = []
     if hint.timeout_s is not None:
         said.append(f"timeout={hint.timeout_s:g}: {verdicts[found.hint_is_true]}")
@@ -111,9 +112,9 @@ def _count(found: Findings) -> str:
 def _race(found: Findings) -> str:
     race = found.race
     if race is not None:
-        return f"{race.lost} of {race.sent} requests lost, sent within 50 ms of the server's close"
+        return f"{race.lost} of {counted(race.sent, 'request')} lost, sent within 50 ms of the server's close"
     if found.idle is not None and found.idle.end is End.SILENCE:
-        return "lost: nothing tells that the socket is gone"
+        return "lost: nothing tells the client that the socket is gone"
     return "-" if not found.keeps_alive else "not found out: no time was left"
 
 

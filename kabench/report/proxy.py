@@ -1,4 +1,4 @@
-"""What the proxy prints of its two agents: the socket line and the ten buckets, as the published benchmark's does."""
+"""The proxy's report of its two agents: the socket line and the ten buckets, as in the published benchmark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def proxy_text(agents: Iterable[AgentFigures]) -> str:
-    """A block of lines an agent."""
+    """Return a block of lines for each agent."""
     return "\n".join(_block(agent) for agent in agents)
 
 
@@ -36,7 +36,7 @@ def _block(agent: AgentFigures) -> str:
     others = {
         "answered 502 or 504, or cut off": agent.failures,
         "given up by their clients": agent.given_up,
-        "met a stale socket and were sent again": status.retry_count,
+        "sent again after a stale socket": status.retry_count,
     }
     lines += [", ".join(f"{count} {what}" for what, count in others.items() if count)]
     return "\n".join(wrapped_at_commas(line) for line in lines if line)

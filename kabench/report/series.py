@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def series_csv(result: RunResult) -> str:
-    """A line for each second of each agent, after a line of names: `agent`, and those of the record's series."""
+    """Return a line for each second of each agent, below a line of names: `agent`, and those of the record's series."""
     names = [field.name for field in dataclasses.fields(SeriesPoint)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -28,6 +28,6 @@ def series_csv(result: RunResult) -> str:
 
 
 def percentile_text(run: AgentRun) -> str:
-    """The percentiles of a run's response times in milliseconds, in the text that HdrHistogram's plotters read."""
+    """Return the percentiles of a run's response times (ms), as text that HdrHistogram's plotters read."""
     encoded = run.hdr.get("total")
     return "" if encoded is None else percentile_distribution(encoded)

@@ -1,6 +1,6 @@
 """The report that siege prints after a run: twelve lines, with siege's labels and meanings (siege(1)).
 
-Times have more decimals than siege's two, which answers of a few milliseconds would not show in.
+Times have more decimals than siege's two, which are too few for answers of a few milliseconds.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def siege_lines(run: AgentRun) -> list[str]:
 
 
 def socket_line(run: AgentRun) -> str:
-    """What agentkeepalive's benchmark prints of its agents, with our name and the number of transactions in front."""
+    """Return the line that agentkeepalive's benchmark prints of an agent, with its name and transactions in front."""
     return socket_line_of(run.agent, run.transactions, run.sockets)
 
 
 def socket_line_of(agent: str, transactions: int, sockets: Sockets) -> str:
-    """The same of an agent that is not, or not yet, in a run."""
+    """Return the line of an agent that is not, or not yet, in a record."""
     return (
         f"[kabench:{transactions}] {agent}, {sockets.created} created, {sockets.requests} requestFinished, "
         f"{sockets.req_per_socket:.2f} req/socket, {sockets.pending} requests, {sockets.active} sockets, "

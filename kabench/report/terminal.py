@@ -1,4 +1,4 @@
-"""The report on a terminal: at most 80 columns, and all it says it says without colour too."""
+"""The report on a terminal: at most 80 columns, and complete without colour."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kabench.histogram import decoded_cells
 from kabench.metrics import STATISTICS, Place, shown_at
 from kabench.report.buckets import Bucket, fitted_buckets, named_buckets
 from kabench.report.siege import siege_lines, socket_line
-from kabench.report.words import headline, warnings, wrapped
+from kabench.report.words import counted, headline, warnings, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,10 +31,10 @@ WIDTH = 80
 _BAR_CELLS = 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _SAME_LOAD = ("concurrency", "requests", "delay_s", "rate", "warmup_s")
-"""What two plans must have in common, besides their sockets, to be the same load."""
+"""The fields that must be equal in two plans, besides their sockets, for the same load."""
 
 _MOST_SIDE_BY_SIDE = 3
-"""More agents have a line each: so many columns are not to be read."""
+"""With more agents, each has a line instead of a column, because the table would be too wide to read."""
 
 _NO_DECIMALS_FROM = 1000
 
@@ -42,9 +42,9 @@ _OUTCOME_STYLES = {"within": "green", "broken": "red", "cannot tell": "yellow"}
 
 
 def render_result(result: RunResult, published: RunResult | None = None) -> RenderableType:
-    """A whole run: every agent, and where there are several, the first against the others.
+    """Return the report of a run: every agent, and the first beside the others if there are several.
 
-    Where it is the load of the `published` benchmark, that one's figures are shown beside it.
+    If the load is that of the `published` benchmark, the report shows its figures, too.
     """
     parts: list[RenderableType] = [Text(printable(headline(result)), style="bold")]
     for run in result.runs:
@@ -57,27 +57,29 @@ def render_result(result: RunResult, published: RunResult | None = None) -> Rend
 
 
 def render_agent_run(run: AgentRun, plan: Mapping[str, object]) -> RenderableType:
-    """One agent: siege's lines, percentiles, histograms, phases, the socket line, errors, and what to mind."""
+    """Return one agent's report: siege's lines, percentiles, histograms, phases, sockets, errors and warnings."""
     parts: list[RenderableType] = [rule(printable(run.agent))]
     if run.interrupted:
-        parts.append(Text("interrupted: what was measured until then", style="yellow"))
+        parts.append(Text("interrupted: the figures are those measured until then", style="yellow"))
     parts += [Text("\n".join(siege_lines(run))), Text(), _times(run, is_open=plan.get("rate") is not None)]
     if run.buckets:
         parts += [Text(), _heading("Latency, in the buckets of the published benchmark")]
         parts.append(_bars(named_buckets(run.buckets)))
     if "total" in run.hdr:
         parts += [Text(), _heading("Latency, in buckets that fit"), _bars(fitted_buckets(_cells(run)))]
-    if run.phases.first_byte.mean is not None:  # else only the whole is known
+    if run.phases.first_byte.mean is not None:  # else only the total is known
         parts += [Text(), _phases(run)]
     parts += [Text(), Text(wrapped_at_commas(socket_line(run)), style="bold")]
     if run.sockets.tls_handshakes:
-        parts.append(Text(f"TLS: {run.sockets.tls_handshakes} handshakes, {run.sockets.tls_resumed} of them resumed"))
+        handshakes = counted(run.sockets.tls_handshakes, "handshake")
+        parts.append(Text(f"TLS: {handshakes}, {run.sockets.tls_resumed} of them resumed"))
     if run.client.cpu_us_per_transaction is not None:
         parts.append(Text(_client_line(run), style="dim"))
     if len(run.client.workers) > 1:
         parts += [Text(), _workers(run)]
     if run.retries:
-        parts.append(Text(f"{run.retries} requests met a stale socket and were sent again"))
+        were = "was" if run.retries == 1 else "were"
+        parts.append(Text(f"{counted(run.retries, 'request')} met a stale socket and {were} sent again"))
     parts += [Text(wrapped(warning, WIDTH), style="yellow") for warning in warnings(run, plan)]
     if run.errors or run.successful_transactions < run.transactions:
         parts += [Text(), _errors(run)]
@@ -88,7 +90,7 @@ _OUTCOME_WORDS = {"within": "passed", "broken": "BROKEN"}
 
 
 def render_side_by_side(runs: Sequence[AgentRun]) -> RenderableType:
-    """The first agent against the others, with ratios (other / first), as thresholds and comparisons have them."""
+    """Return the first agent beside the others, with ratios (other / first), as in thresholds and comparisons."""
     first, *others = [printable(run.agent) for run in runs]
     is_wide = len(runs) > _MOST_SIDE_BY_SIDE
     rows = []
@@ -114,7 +116,7 @@ def render_side_by_side(runs: Sequence[AgentRun]) -> RenderableType:
 
 
 def render_outcomes(outcomes: Sequence[Outcome]) -> RenderableType:
-    """What became of thresholds, a line each."""
+    """Return the outcomes of thresholds, a line each."""
     lines: list[RenderableType] = [rule("Thresholds")]
     for outcome in outcomes:
         word = _OUTCOME_WORDS.get(outcome.verdict, outcome.verdict)
@@ -123,7 +125,7 @@ def render_outcomes(outcomes: Sequence[Outcome]) -> RenderableType:
 
 
 def rule(title: str) -> RenderableType:
-    """A heading over the whole width."""
+    """Return a heading over the whole width."""
     return Rule(Text(title, style="bold"), align="left", characters="-", style="dim")
 
 
@@ -152,8 +154,8 @@ def _beside(published: RunResult) -> RenderableType:
         f"{keepalive.sockets.req_per_socket:.0f} req/socket\n"
         f"  normal     {normal.transaction_rate:.2f} trans/sec, {normal.sockets.created} sockets, "
         f"{normal.sockets.req_per_socket:.2f} req/socket\n"
-        "There siege drove a proxy, and the agents were behind it; here the agents are\n"
-        "driven directly, and plain is one request a socket (1.00 req/socket).",
+        "In that benchmark siege drove a proxy, and the agents were behind it. Here the\n"
+        "load drives the agents directly, and plain sends one request a socket (1.00).",
         style="dim",
     )
 
@@ -163,7 +165,7 @@ def _heading(text: str) -> Text:
 
 
 def _times(run: AgentRun, *, is_open: bool) -> RenderableType:
-    """Response and service time beside each other, and the lag where requests were due."""
+    """Return response and service times side by side, and the lag if requests were due at set times."""
     columns = [("response", run.response_time_s)]
     columns += [(name, s) for name, s in (("service", run.service_time_s), ("lag", run.lag_s)) if s.mean is not None]
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="bold")
@@ -174,10 +176,10 @@ def _times(run: AgentRun, *, is_open: bool) -> RenderableType:
         table.add_row(name, *(_ms_text(getattr(stats, field)) for _, stats in columns))
     if len(columns) == 1:
         return table
-    begins = "was due" if is_open else "was wanted by its user"
-    explained = f"response: from when a request {begins} until its last byte; service: from when it was sent"
+    begins = "a request was due" if is_open else "a user wanted to send a request"
+    explained = f"response: from when {begins} until its last byte; service: from when it was sent"
     if run.lag_s.mean is not None:
-        explained += "; lag: how late kabench was to give it to the agent"
+        explained += "; lag: how late kabench gave it to the agent"
     return Group(table, Text(wrapped(explained, WIDTH), style="dim"))
 
 
@@ -199,7 +201,7 @@ def _phases(run: AgentRun) -> RenderableType:
 
 
 def _workers(run: AgentRun) -> RenderableType:
-    """Who took part."""
+    """Return the table of workers."""
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("Workers")
     table.add_column("host")
@@ -232,7 +234,7 @@ def _bars(buckets: Sequence[Bucket]) -> RenderableType:
 
 @dataclass(frozen=True, slots=True)
 class _Bar:
-    """A bar in eighths of a block, or of # where the terminal's encoding has no blocks."""
+    """A bar in eighths of a block, or of # if the terminal's encoding has no blocks."""
 
     share: float
 
@@ -267,8 +269,8 @@ _ADVICE = {
     " needs\na new one for each request. Use keepalive, send fewer requests, or widen\nnet.ipv4.ip_local_port_range.",
     "too_many_open_files": "Too many open files: raise the limit (ulimit -n), or use fewer sockets.",
     "certificate_rejected": "The server's certificate was not accepted: name its authority with --cacert FILE.",
-    "cut_off": "Cut off: unanswered when time was over, and --grace after it.",
-    "bad_answer": "Bad answer: the client's send is to return a status and a body, an int and bytes.",
+    "cut_off": "Cut off: not answered when the time and --grace were over.",
+    "bad_answer": "Bad answer: the client's send must return a status (int) and a body (bytes).",
     "stale_socket": "The server closes idle sockets earlier than the agent does: lower --free-socket-timeout.",
 }
 
@@ -282,12 +284,12 @@ def _client_line(run: AgentRun) -> str:
 
 
 def printable(text: str) -> str:
-    """Text from a record without what a terminal would obey."""
+    """Return a text from a record with ? for each control character, which a terminal might obey."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def wrapped_at_commas(line: str) -> str:
-    """A list in lines, none of whose items is broken."""
+    """Wrap a list at its commas, so that no item is broken."""
     unbroken = printable(line).replace(" ", "\0").replace(",\0", ", ")
     return "\n".join(textwrap.wrap(unbroken, WIDTH)).replace("\0", " ")
 

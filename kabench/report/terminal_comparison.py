@@ -1,4 +1,4 @@
-"""A comparison on a terminal: at most 80 columns, and all it says it says without colour too."""
+"""A comparison on a terminal: at most 80 columns, and complete without colour."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAME_WIDTH = 9
 
 
 def render_comparison(comparison: Comparison) -> RenderableType:
-    """A whole comparison: a table for each agent that is held against another, and how to read it."""
+    """Return the report of a comparison: a table for each agent compared with another, and how to read it."""
     parts: list[RenderableType] = [
         Text(printable(headline(comparison)), style="bold"),
         Text(wrapped(printable(trials_line(comparison)), WIDTH)),

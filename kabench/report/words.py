@@ -1,4 +1,4 @@
-"""What a report says in words: what was asked for, who was the bottleneck, and what figures may hide."""
+"""The sentences of a report: what load was sent, what was the bottleneck, and what figures may hide."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 _ROUNDING = 1e-6
 _HIDES_FACTOR = 2.0
 _HIDES_LEAST_S = 0.01
-"""A corrected p99 that is less than twice the measured one, or nearer than this, is not worth a word."""
+"""A corrected p99 less than twice the measured one, or less than this above it, is not mentioned."""
 
 
 def headline(result: RunResult | Comparison) -> str:
-    """What was sent where, by how many, until when. A plan is data: what is not as it should be is shown as it is."""
+    """Return what was sent where, by how many users, until when. Unexpected values in a plan are shown as they are."""
     plan = result.plan
     if plan.get("locustfile"):
         return _of_locust(result)
@@ -31,7 +31,7 @@ def headline(result: RunResult | Comparison) -> str:
     if plan.get("warmup_s"):
         parts.append(f"after a warm-up of {_number(plan['warmup_s'])} s")
     if plan.get("workers") not in (None, 1):
-        parts.append(f"{_number(plan['workers'])} workers")
+        parts.append(counted(plan["workers"], "worker"))
     return (
         f"{result.name}: {_target(plan)}\n{', '.join(part for part in parts if part)}{unverified}"
         f" ({result.started_at}, kabench {result.kabench_version})"
@@ -39,19 +39,26 @@ def headline(result: RunResult | Comparison) -> str:
 
 
 def _of_locust(result: RunResult | Comparison) -> str:
-    """What a locust file was asked for."""
+    """Return the headline of a locust test."""
     plan = result.plan
     users = plan.get("users")
     names = ", ".join(map(str, users)) if isinstance(users, list) else "?"
-    how_many = f"shape {plan['shape']}" if plan.get("shape") else f"{_number(plan.get('concurrency', '?'))} users"
+    how_many = f"shape {plan['shape']}" if plan.get("shape") else counted(plan.get("concurrency", "?"), "user")
     return (
-        f"{result.name}: {plan['locustfile']} against {plan.get('url') or 'hosts of its own'}\n"
+        f"{result.name}: {plan['locustfile']} against {plan.get('url') or 'its own hosts'}\n"
         f"{how_many} of {names} ({result.started_at}, kabench {result.kabench_version})"
     )
 
 
+def counted(number: object, noun: str) -> str:
+    """Return a number with its noun, which is in the plural unless the number is 1."""
+    return f"{_number(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def _number(value: object) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _target(plan: Mapping[str, object]) -> str:
@@ -68,42 +75,41 @@ def _target(plan: Mapping[str, object]) -> str:
 
 def _load(plan: Mapping[str, object]) -> str:
     rate = plan.get("rate")
-    unit = "users" if rate is None else "requests/s"
-    start = _number(plan.get("concurrency", "?") if rate is None else rate)
+    start = counted(plan.get("concurrency", "?"), "user") if rate is None else f"{_number(rate)} requests/s"
     stages = plan.get("stages")
     if isinstance(stages, list) and stages:
-        return f"{start} {unit} at first, then " + ", ".join(
-            f"{_number(stage.get('level', 0))} in {_number(stage.get('duration_s', 0))} s"
+        return f"{start} at the start, then " + ", ".join(
+            f"to {_number(stage.get('level', 0))} over {_number(stage.get('duration_s', 0))} s"
             for stage in stages
             if isinstance(stage, dict)
         )
-    return f"{start} {unit}" + (" at random" if plan.get("arrivals") == "poisson" else "")
+    return start + (" at random" if plan.get("arrivals") == "poisson" else "")
 
 
 def _sockets(plan: Mapping[str, object]) -> str:
     options = plan.get("agent_options")
     limit = options.get("max_sockets") if isinstance(options, dict) else None
-    return f"{'unlimited' if limit is None else limit} sockets"
+    return "unlimited sockets" if limit is None else counted(limit, "socket")
 
 
 def _until(plan: Mapping[str, object]) -> str:
     if plan.get("stages"):
         return ""
     if plan.get("total") is not None:
-        return f"{plan['total']} requests"
+        return counted(plan["total"], "request")
     if plan.get("duration_s") is not None:
         return f"{_number(plan['duration_s'])} s"
-    return f"{plan.get('requests', '?')} requests a user"
+    return f"{counted(plan.get('requests', '?'), 'request')} a user"
 
 
 def warnings(run: AgentRun, plan: Mapping[str, object]) -> list[str]:
-    """All there is to mind about a run's figures."""
+    """Return all warnings about a run's figures."""
     said = (lost(run), bottleneck(run), not_started(run), what_the_closed_model_hides(run, plan))
     return [warning for warning in said if warning is not None]
 
 
 def bottleneck(run: AgentRun) -> str | None:
-    """Why the figures may be kabench's own limits; None where it had room."""
+    """Return why the figures may show kabench's own limits, or None if it had room."""
     if not run.saturated:
         return None
     reasons = [
@@ -114,33 +120,33 @@ def bottleneck(run: AgentRun) -> str | None:
     if run.lag_s.p99 is not None and run.lag_s.p99 > LATE_S:
         reasons.append(f"requests were sent late (p99 of the lag: {run.lag_s.p99 * 1000:.1f} ms)")
     why = "; ".join(reasons) or "a worker used its core to the full"
-    return f"kabench was the bottleneck: {why}. More workers, where there are cores, would show what the server can do."
+    return f"kabench was the bottleneck: {why}. More workers, on more cores, would show what the server can do."
 
 
 def lost(run: AgentRun) -> str | None:
-    """Which workers were lost, and when; None where none was."""
+    """Return which workers were lost and when, or None."""
     lost = [worker for worker in run.client.workers if worker.lost_at_s is not None]
     if not lost:
         return None
     each = ", ".join(
-        f"{worker.name} on {worker.host or '?'} was lost, and last heard of after {worker.lost_at_s:.1f} s"
+        f"{worker.name} on {worker.host or '?'} was lost; its last report came after {worker.lost_at_s:.1f} s"
         for worker in lost
     )
-    return f"{each}: what it had said until then is in the figures."
+    return f"{each}. The figures include what was reported until then."
 
 
 def not_started(run: AgentRun) -> str | None:
-    """What became of requests that were due and were not sent."""
+    """Return how many requests were due but not sent, and why, or None."""
     if not run.not_started:
         return None
     return (
-        f"{run.not_started} requests were due and not started: as many as --max-in-flight allows were under way, or "
-        "kabench was too late. They are in no figure above."
+        f"{counted(run.not_started, 'request')} due but not started: --max-in-flight requests were already under way, "
+        "or kabench was too late. The figures above do not include them."
     )
 
 
 def what_the_closed_model_hides(run: AgentRun, plan: Mapping[str, object]) -> str | None:
-    """Say so where users who wait have probably sent too little to show how slow the server was at times."""
+    """Return a warning if waiting users probably sent too few requests to show how slow the server was at times."""
     if plan.get("rate") is not None or "total" not in run.hdr:
         return None
     p50_s, p99_s = run.response_time_s.p50, run.response_time_s.p99
@@ -151,20 +157,21 @@ def what_the_closed_model_hides(run: AgentRun, plan: Mapping[str, object]) -> st
         return None
     return (
         "This is the closed model: users who wait for a slow answer send nothing meanwhile, so the percentiles may "
-        "hide a stall. Had they gone on sending, p99 would be about "
+        "hide a stall. If they had gone on sending, p99 would be about "
         f"{corrected_s * 1000:.0f} ms, not {p99_s * 1000:.0f} ms; --rate measures it."
     )
 
 
 def corrected_percentile_us(cells: Sequence[tuple[int, int]], interval_us: float, percent: float) -> float:
-    """The percentile if requests had been sent every `interval_us`, answers or not.
+    """Return the percentile that would result if requests had been sent every `interval_us`, answers or not.
 
-    An answer that took longer than that stands for those that were not sent meanwhile, each of which would have waited
-    one interval less: HdrHistogram's correction for coordinated omission (recordValueWithExpectedInterval).
+    An answer that took longer than that stands for the requests that were not sent meanwhile. Each of them would have
+    waited one interval less than the one before: this is HdrHistogram's correction for coordinated omission
+    (recordValueWithExpectedInterval).
     """
 
     def unsent(value: int, limit_us: float) -> int:
-        """How many were not sent because of one that took `value`, and would have taken more than `limit_us`."""
+        """Return how many requests an answer of `value` kept back that would have taken more than `limit_us`."""
         if limit_us < interval_us:
             return max(0, math.floor(value / interval_us) - 1)
         return max(0, math.ceil((value - limit_us) / interval_us) - 1)
@@ -184,5 +191,5 @@ def corrected_percentile_us(cells: Sequence[tuple[int, int]], interval_us: float
 
 
 def wrapped(text: str, width: int) -> str:
-    """A sentence in lines."""
+    """Return a text in lines of at most `width` columns."""
     return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False))

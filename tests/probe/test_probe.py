@@ -257,5 +257,5 @@ def test_ctrl_c_prints_what_is_known(patient_server: EmbeddedServer) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "interrupted: what was found out until then" in out
+    assert "interrupted: the findings are those made until then" in out
     assert "Traceback" not in err

@@ -63,7 +63,7 @@ def test_several_agents_have_a_table_each() -> None:
 
 def test_cannot_tell_says_how_many_trials_it_takes() -> None:
     comparison = compared(4)
-    assert "Cannot tell: it takes at least 8 trials of each agent to tell anything." in explanations(comparison)
+    assert "Cannot tell: a verdict needs at least 8 trials of each agent." in explanations(comparison)
     (table,) = verdict_tables(comparison)
     assert conclusion(table).startswith("plain: cannot tell about transaction_rate, p50")
 
@@ -131,7 +131,7 @@ def test_junit_skips_what_cannot_be_told() -> None:
     found = cases(junit_of_comparison(compared(4)))
     skipped = found["kabench.plain against keepalive p99"].find("skipped")
     assert skipped is not None
-    assert skipped.get("message") == "it takes at least 8 trials"
+    assert skipped.get("message") == "it needs at least 8 trials"
 
 
 def test_junit_has_an_error_where_it_could_not_be_finished() -> None:

@@ -63,9 +63,9 @@ def run_of(values_us: list[int], **given: Any) -> AgentRun:
         ({"rate": 50.0, "arrivals": "poisson"}, ["50 requests/s at random"]),
         (
             {"rate": 100.0, "stages": (Stage(10, 500), Stage(30, 2000))},
-            ["100 requests/s at first, then 500 in 10 s, 2000 in 30 s"],
+            ["100 requests/s at the start, then to 500 over 10 s, to 2000 over 30 s"],
         ),
-        ({"stages": (Stage(5, 20), Stage(5, 0))}, ["1 users at first, then 20 in 5 s, 0 in 5 s"]),
+        ({"stages": (Stage(5, 20), Stage(5, 0))}, ["1 user at the start, then to 20 over 5 s, to 0 over 5 s"]),
         ({"warmup_s": 2.5}, ["after a warm-up of 2.5 s"]),
         ({"workers": 3}, ["3 workers"]),
         ({"url": "http://h/x", "method": "GET"}, ["GET http://h/x"]),
@@ -125,8 +125,8 @@ def test_what_was_not_started_is_said_with_its_number() -> None:
     assert not_started(a_run()) is None
     text = not_started(a_run(not_started=17))
     assert text is not None
-    assert text.startswith("17 requests were due and not started")
-    assert "17 requests were due and not started" in printed(a_result(a_run(not_started=17)))
+    assert text.startswith("17 requests due but not started")
+    assert "17 requests due but not started" in printed(a_result(a_run(not_started=17)))
 
 
 # -- what the closed model hides
@@ -195,7 +195,7 @@ def test_response_service_and_lag_stand_beside_each_other() -> None:
     response, service, lag = (float(cell) for cell in row.split()[1:])
     assert (response, service, lag) == pytest.approx((30, 20, 1), rel=0.002)
     assert "from when a request was due until its last byte" in " ".join(text.split())
-    assert "lag: how late kabench was" in " ".join(text.split())
+    assert "lag: how late kabench gave it" in " ".join(text.split())
 
 
 def test_users_have_no_lag() -> None:
@@ -203,7 +203,7 @@ def test_users_have_no_lag() -> None:
     text = printed(a_result(run))
     (head,) = [line for line in text.splitlines() if line.startswith("Times (ms)")]
     assert head.split() == ["Times", "(ms)", "response", "service"]
-    assert "was wanted by its user" in " ".join(text.split())
+    assert "a user wanted to send a request" in " ".join(text.split())
 
 
 def test_workers_that_were_lost_are_named_with_what_became_of_their_figures() -> None:
@@ -213,7 +213,8 @@ def test_workers_that_were_lost_are_named_with_what_became_of_their_figures() ->
     ]
     run = a_run(client=Client(workers=workers))
     assert lost(run) == (
-        "worker-2 on there was lost, and last heard of after 3.0 s: what it had said until then is in the figures."
+        "worker-2 on there was lost; its last report came after 3.0 s. "
+        "The figures include what was reported until then."
     )
     assert warnings(run, {}) == [lost(run)]
     assert lost(a_run()) is None

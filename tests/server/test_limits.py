@@ -44,4 +44,4 @@ def test_a_run_has_more_sockets_than_the_soft_limit(tmp_path: Path) -> None:
 def test_more_sockets_than_the_system_allows_are_refused_before_anything_is_sent(tmp_path: Path) -> None:
     done = in_a_process_with(100, 120, RUN.format(["--max-sockets", "150", "-c", "150"]), tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("kabench: --max-sockets: 150 a worker, and the system lets a process have 88 sockets")
+    assert "--max-sockets: a worker needs 150 sockets, and the system lets a process have 88" in done.stderr
