@@ -1,7 +1,7 @@
-"""kabench: a keep-alive agent library, and the load-testing toolkit that proves what keep-alive is worth.
+"""kabench: a keep-alive agent library, and a load-testing toolkit that measures what keep-alive is worth.
 
 `kabench.agent` is the library. `run`, `compare`, `diff`, `LoadPlan`, `load_result` and `load_comparison` are the
-toolkit, loaded when first used.
+toolkit. They are loaded when first used.
 """
 
 from __future__ import annotations

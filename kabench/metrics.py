@@ -1,7 +1,7 @@
-"""The figures of a run, each once: its name, label, unit, which way is better, and where it shows.
+"""The figures of a run, each defined once: its name, label, unit, better direction, and where it shows.
 
-Thresholds, comparisons and all reports loop over these; none of them has a list of its own. The order here is the order
-in every report, but for siege's twelve lines, whose order is siege's.
+Thresholds, comparisons and all reports loop over these; none has a list of its own. The order here is the order
+in every report, except for siege's twelve lines, which have siege's order.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _UNITS_IN_HEADINGS = {"s": "ms", "/s": "trans/sec"}
 
 
 class Place(Enum):
-    """Where a figure shows, besides in thresholds, which may name all of them."""
+    """The places where a figure shows, besides thresholds."""
 
     SIDE_BY_SIDE = "side_by_side"
-    """the table of a terminal's report that holds agents beside each other"""
+    """The table of the terminal's report that shows agents side by side."""
     PAGE = "page"
-    """the table at the top of an HTML page"""
+    """The table at the top of an HTML page."""
     MARKDOWN = "markdown"
     COMPARED = "compared"
-    """the verdicts of a comparison; each more costs all others certainty, so they are few"""
+    """The verdicts of a comparison. They are few, because each one more makes all others less certain."""
 
 
 _EVERYWHERE = frozenset(Place)
@@ -42,7 +42,7 @@ _UNJUDGED = _EVERYWHERE - {Place.COMPARED}
 
 @dataclass(frozen=True, slots=True)
 class SiegeLine:
-    """A line of siege's report: its place there, siege's label and unit, and decimals. Times are in seconds there."""
+    """A line of siege's report: its place, siege's label and unit, and decimals. Its times are seconds."""
 
     place: int
     label: str
@@ -52,9 +52,9 @@ class SiegeLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One figure of an `AgentRun`; `of` gives None where the run has none. Times are seconds, whatever is shown.
+    """One figure of an `AgentRun`. `of` returns it, or None if the run does not have it; times are seconds.
 
-    `short` is the heading where there is little room. Thresholds may name it unless it is not `has_threshold`.
+    `short` is the heading if there is little room. `has_threshold` says whether thresholds may name it.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Metric:
         if self.unit == "":
             return f"{value:.0f}" if value == int(value) else f"{value:.2f}"
         if self.unit == "%":
-            return f"{math.floor(value * 100) / 100:.2f}%"  # 99.999 % are not all
+            return f"{math.floor(value * 100) / 100:.2f}%"  # rounded down, so that 99.999 % does not show as 100
         return f"{value:.2f}{self.unit}" if self.unit == "/s" else f"{value:.2f} {self.unit}"
 
     @property
@@ -92,7 +92,7 @@ class Metric:
 
     @property
     def number_decimals(self) -> int:
-        """How many decimals `number` is shown with."""
+        """The number of decimals with which reports show `number`."""
         return _DECIMALS.get(self.unit, 2) if self.decimals is None else self.decimals
 
 
@@ -108,7 +108,7 @@ STATISTICS = {
     "p99_99": "p99.99",
     "max": "max",
 }
-"""What a report says of a distribution of times: names in `LatencyStats`, and labels."""
+"""The statistics that reports show of a distribution of times: names in `LatencyStats`, and labels."""
 
 
 def _time(
@@ -292,10 +292,10 @@ FIGURES = (
     ),
     Metric(name="max_rss_mb", label="Memory", unit="MB", better="lower", of=lambda run: run.client.max_rss_mb),
 )
-"""All of them, in the order of the reports."""
+"""All figures, in the order of the reports."""
 
 METRICS = {metric.name: metric for metric in FIGURES if metric.has_threshold}
-"""Those that thresholds may name and comparisons record, by name."""
+"""The figures that thresholds may name and comparisons record, by name."""
 
 
 def shown_at(place: Place) -> tuple[Metric, ...]:
@@ -304,7 +304,7 @@ def shown_at(place: Place) -> tuple[Metric, ...]:
 
 
 COMPARED = shown_at(Place.COMPARED)
-"""Those that a comparison judges."""
+"""The figures that a comparison judges."""
 
 SIEGE_LINES = tuple(
     (metric, line)
@@ -312,4 +312,4 @@ SIEGE_LINES = tuple(
         ((metric, metric.siege) for metric in FIGURES if metric.siege is not None), key=lambda pair: pair[1].place
     )
 )
-"""Siege's twelve lines, in siege's order, with the figure in each."""
+"""siege's twelve lines, in siege's order, with the figure of each."""

@@ -1,6 +1,6 @@
 """The pytest plugin: fixtures `echo_server` and `kabench`, and the marker `kabench` for tests that send real load.
 
-pytest loads it by its entry point wherever kabench is installed, so until a fixture is asked for it imports nothing.
+pytest loads it wherever kabench is installed, by its entry point, so it imports nothing until a test needs a fixture.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
     config.addinivalue_line(
-        "markers", "kabench: sends real load and takes its time; pytest -m 'not kabench' leaves it out"
+        "markers", "kabench: sends real load, which takes time; pytest -m 'not kabench' skips these tests"
     )
 
 
 class EchoServer:
-    """The delayed echo server in processes of its own, http and https, each started when it is first asked for.
+    """The delayed echo server, in one process for http and one for https, each started when first used.
 
     It answers after 5 ms with what it was sent; `url + "20"` answers after 20 ms, `url + "?size=1000"` with 1000 bytes.
     """
@@ -38,27 +38,27 @@ class EchoServer:
 
     @property
     def url(self) -> str:
-        """Where it is, over http; with a slash at its end."""
+        """The server's http URL, with a slash at its end."""
         return self._server(tls=False).url
 
     @property
     def https_url(self) -> str:
-        """Where it is, over https; its certificate is by the authority in `cacert`."""
+        """The server's https URL. The authority in `cacert` has signed its certificate."""
         return self._server(tls=True).url
 
     @property
     def cacert(self) -> str:
-        """A file with the certificate of the authority, made for this session."""
+        """A file with the authority's certificate, made for this session."""
         path = self._folder / "kabench-echo-server-authority.pem"
         path.write_text(self._server(tls=True).ca_data or "")
         return str(path)
 
     def counts(self, *, https: bool = False) -> ServerCounts:
-        """What it has counted since it was started: requests, sockets, bytes."""
+        """Return the server's counts since its start: requests, sockets, bytes."""
         return self._server(tls=https).counts()
 
     def stop(self) -> None:
-        """End its processes."""
+        """End the server's processes."""
         for server in self._servers.values():
             server.stop()
 
@@ -71,12 +71,12 @@ class EchoServer:
 
 
 class Kabench:
-    """`kabench.run` and `kabench.compare` for tests: a plan, or the fields of one by name."""
+    """`kabench.run` and `kabench.compare` for tests. They take a plan, or its fields by name."""
 
     def run(self, plan: LoadPlan | None = None, agents: Sequence[str] = ("keepalive",), **load: Any) -> RunResult:
         """Send load through each agent and return the record. Raises as `kabench.run` does.
 
-        `load` are fields of a `LoadPlan`, in place of one: `url`, `requests`, `duration_s`, `concurrency`, `rate`, ...
+        `load` has fields of a `LoadPlan` instead of a plan: `url`, `requests`, `duration_s`, `concurrency`, `rate`, ...
         """
         import kabench
 
@@ -91,9 +91,9 @@ class Kabench:
         max_time_s: float | None = None,
         **load: Any,
     ) -> Comparison:
-        """Hold agents against the first; `comparison.verdict("p99")` is what it says. Raises as `kabench.compare` does.
+        """Compare agents with the first; `comparison.verdict("p99")` has a verdict. Raises as `kabench.compare` does.
 
-        `load` is as in `run`.
+        `load` has the same meaning as in `run`.
         """
         import kabench
 
@@ -112,7 +112,7 @@ def _plan(plan: LoadPlan | None, load: dict[str, Any]) -> LoadPlan:
 
 @pytest.fixture(scope="session")
 def echo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
-    """kabench's delayed echo server, for the whole session."""
+    """Return kabench's delayed echo server, for the whole session."""
     server = EchoServer(Path(tmp_path_factory.mktemp("kabench")))
     yield server
     server.stop()
@@ -120,5 +120,5 @@ def echo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer
 
 @pytest.fixture(scope="session")
 def kabench() -> Kabench:
-    """`kabench.run(...)` and `kabench.compare(...)`."""
+    """Return `kabench.run` and `kabench.compare` as methods that take a plan's fields."""
     return Kabench()

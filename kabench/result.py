@@ -1,10 +1,10 @@
 """`RunResult`: the record of a run, and its file format `kabench/result/1`.
 
-Names and meanings are siege's where siege has them: a transaction is a finished HTTP exchange; failed ones are those
-with a status of 400 or more, and those that died with their socket. Bytes are response body bytes, and a MB is 2^20 of
-them. Times are seconds.
+Names and meanings are siege's, if siege has them: a transaction is a finished HTTP exchange; failed transactions are
+those with a status of 400 or more, and requests that died with their socket. Bytes are those of response bodies, and a
+MB is 2^20 bytes. Times are seconds.
 
-A record is data: reading one imports and runs nothing, and names that are not known are ignored.
+A record is data: reading one imports and runs nothing, and unknown names are ignored.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ BYTES_PER_MB = 2**20
 
 BUSY_PCT = 90.0
 LATE_S = 0.01
-"""A run is saturated if a worker used so much of its core in a second, or the p99 of its lag is above this."""
+"""A run is saturated if a worker used `BUSY_PCT` of its core in a second, or the p99 of its lag is above `LATE_S`."""
 
 
 Record = TypeVar("Record")
 
 _LONGEST_S = 1e6
-"""More than a histogram can have, by far."""
+"""Far more than a histogram can hold."""
 
 
 class ResultError(ValueError):
@@ -47,7 +47,7 @@ class ResultError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """Where a run was made."""
+    """The machine and the software of a run."""
 
     python: str
     implementation: str
@@ -60,10 +60,10 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sockets:
-    """What became of the sockets, by the agent's own book. `requests` are finished responses.
+    """The agent's own counts of its sockets. `requests` are finished responses.
 
-    `stale` is the number of requests that met a stale socket, sent again or not, and `closed_by` the closed sockets by
-    `CloseReason`; None in records of 0.1.0, which did not count them.
+    `stale` counts requests that met a stale socket, whether or not they were sent again. `closed_by` counts closed
+    sockets by `CloseReason`. Both are None in records of 0.1.0, which did not count them.
     """
 
     created: int = 0
@@ -84,7 +84,7 @@ class Sockets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesPoint:
-    """One second of a run; `t_s` is its end, `created` the sockets created since the beginning."""
+    """One second of a run. `t_s` is its end; `created` counts the sockets created since the beginning."""
 
     t_s: float
     transactions: int
@@ -99,8 +99,8 @@ class SeriesPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
-    """A worker process that took part; `cpu_s` is what it used, `peak_cpu_pct` the most of a core in
-    a second, `lost_at_s` when it was lost, if it was."""
+    """A worker process of a run. `cpu_s` is its CPU time, `peak_cpu_pct` the largest share of a core that it used in a
+    second. `lost_at_s` is the time of its loss, None if it was not lost."""
 
     name: str
     host: str
@@ -112,7 +112,7 @@ class WorkerRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """What the load cost on the client's side."""
+    """The cost of the load on the client's side."""
 
     cpu_s: float = 0.0
     cpu_us_per_transaction: float | None = None
@@ -122,7 +122,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phases:
-    """Where the time of a request went: waiting for a socket, connecting, waiting for the first byte, all of it."""
+    """The phases of a request: waiting for a socket, connecting, waiting for the first byte, and all of it."""
 
     queue: LatencyStats = field(default_factory=LatencyStats)
     connect: LatencyStats = field(default_factory=LatencyStats)
@@ -170,7 +170,7 @@ HISTOGRAMS: Mapping[str, Callable[[AgentRun], LatencyStats]] = {
     "connect": lambda run: run.phases.connect,
     "first_byte": lambda run: run.phases.first_byte,
 }
-"""The distributions of a run, by their names in `hdr`, and the figures that are made of each."""
+"""The distributions of a run by their names in `hdr`, with the figures made from each."""
 
 
 def agent_run_of(
@@ -196,9 +196,9 @@ def agent_run_of(
     workers: Sequence[WorkerRecord] = (),
     series: Sequence[SeriesPoint] = (),
 ) -> AgentRun:
-    """Make all figures of what was counted: the one place where a figure is computed.
+    """Return a run with all figures, made from what was counted. No figure is computed anywhere else.
 
-    `failed_answers` are the transactions that count as failed; `distributions` have the names of `HISTOGRAMS`.
+    `failed_answers` is the number of transactions that count as failed; `distributions` have the names of `HISTOGRAMS`.
     """
     stats = {name: distributions[name].stats() for name in HISTOGRAMS}
     return AgentRun(
@@ -237,13 +237,13 @@ def agent_run_of(
 
 
 def share_of(part: float, whole: float) -> float:
-    """Return part / whole to six decimals; 0 of nothing."""
+    """Return part / whole to six decimals, or 0 if the whole is 0."""
     return round(part / whole, 6) if whole else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """A whole run: one plan, one `AgentRun` an agent."""
+    """A whole run: a plan, and an `AgentRun` for each agent."""
 
     schema: str = SCHEMA
     id: str
@@ -251,26 +251,26 @@ class RunResult:
     kabench_version: str
     started_at: str
     environment: Environment
-    plan: dict[str, Any]  # every field of the LoadPlan, as JSON has it; older and newer plans have other fields
+    plan: dict[str, Any]  # the fields of the LoadPlan as JSON; other versions may have other fields
     runs: list[AgentRun]
 
     def to_json(self) -> bytes:
-        """The record as a JSON document, indented."""
+        """Return the record as a JSON document, indented."""
         return record_to_json(self)
 
 
 def record_to_json(record: object) -> bytes:
-    """A record as a JSON document, indented."""
+    """Return a record as a JSON document, indented."""
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
 
 def result_schema() -> bytes:
-    """The JSON Schema (draft 2020-12) of a record, as `results/` has it."""
+    """Return the JSON Schema (draft 2020-12) of a record, as in `results/`."""
     return record_schema(RunResult, SCHEMA, "The record of a kabench run.")
 
 
 def record_schema(record: type, name: str, description: str) -> bytes:
-    """The JSON Schema of a type of record whose `schema` is `name`."""
+    """Return the JSON Schema of a type of record whose `schema` is `name`."""
     (schema,), components = msgspec.json.schema_components([record], ref_template="#/$defs/{name}")
     whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -280,16 +280,16 @@ def record_schema(record: type, name: str, description: str) -> bytes:
         "$defs": components,
     }
     for definition in components.values():
-        definition.pop("description", None)  # the types' docstrings are for whoever reads the code
+        definition.pop("description", None)  # the types' docstrings are for readers of the code
         for of_field in definition.get("properties", {}).values():
-            of_field.pop("default", None)  # which some versions of msgspec write, and some do not
+            of_field.pop("default", None)  # only some versions of msgspec write it
     components[record.__name__]["properties"]["schema"] = {"const": name}
     components[record.__name__]["required"] = ["schema", *components[record.__name__]["required"]]
     return record_to_json(whole)
 
 
 def labels(agents: Sequence[str]) -> list[str]:
-    """What agents are called beside each other: their specs, with a number behind one that was there before."""
+    """Return the agents' labels: their specs, with a number behind a spec that occurred before."""
     return [
         agent if agent not in agents[:index] else f"{agent} {agents[: index + 1].count(agent)}"
         for index, agent in enumerate(agents)
@@ -297,17 +297,17 @@ def labels(agents: Sequence[str]) -> list[str]:
 
 
 def now_as_text() -> str:
-    """Now, as records have it: UTC, ISO 8601."""
+    """Return the time now as records have it: UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def new_id() -> str:
-    """An id that no other record has."""
+    """Return an id that no other record has."""
     return secrets.token_hex(6)
 
 
 def parse_result(document: bytes, where: str) -> RunResult:
-    """Read a record. Raises `ResultError`, naming `where` it came from, if it is none."""
+    """Read a record. Raises `ResultError`, naming `where` it came from, if it is not one."""
     result = decode_record(document, where, RunResult, SCHEMA)
     if not result.runs:
         raise ResultError(f"{where}: a broken record: it holds no run")
@@ -329,7 +329,7 @@ def decode_record(document: bytes, where: str, record: type[Record], name: str) 
 
 
 def schema_of(document: bytes, where: str) -> str | None:
-    """Which kind of record a document is. Raises `ResultError` if it is no JSON."""
+    """Return the kind of record that a document is, or None. Raises `ResultError` if it is not JSON."""
     return _schema_of(_decoded(document, where))
 
 
@@ -346,10 +346,10 @@ def _schema_of(head: object) -> str | None:
 
 
 def check_run(run: AgentRun, where: str) -> None:
-    """See what types alone do not: that status codes are numbers and histograms can be read."""
+    """Check what the types do not: that status codes are numbers, and that histograms can be read."""
     for status in run.status_codes:
         if not (status.isascii() and status.isdigit()):
-            raise ResultError(f"{where}: a broken record: {status!r} is no status code")
+            raise ResultError(f"{where}: a broken record: {status!r} is not a status code")
     for phase, encoded in run.hdr.items():
         try:
             Distribution().add_encoded(encoded, LatencyStats())
@@ -363,12 +363,12 @@ def check_run(run: AgentRun, where: str) -> None:
 
 
 def load_result(path: str | os.PathLike[str]) -> RunResult:
-    """Read a record from a file. Raises `ResultError` if it cannot be read or is none."""
+    """Read a record from a file. Raises `ResultError` if the file cannot be read, or is not a record."""
     return parse_result(read_file(path), str(path))
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """What is in a file. Raises `ResultError` if it cannot be read."""
+    """Return a file's bytes. Raises `ResultError` if it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -376,16 +376,16 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 _LONGEST_NAME = 80
-"""Of a run's name, in the name of its file."""
+"""The longest part of a run's name in the name of its file."""
 
 
 def as_file_name(text: str) -> str:
-    """Text as it may stand in the name of a file."""
+    """Return a text with - for each character that may not stand in a file's name."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip(".")[:_LONGEST_NAME] or "run"
 
 
 def record_file_name(record: Savable) -> str:
-    """What a record's file is called: when it began, its name, the beginning of its id."""
+    """Return the name of a record's file: the time when it began, its name, and the beginning of its id."""
     started = record.started_at.replace("-", "").replace(":", "")
     return f"{started}-{as_file_name(record.name)}-{record.id[:6]}.json"
 
@@ -395,31 +395,31 @@ class Savable(Protocol):
 
     @property
     def id(self) -> str:
-        """What no other record has."""
+        """An id that no other record has."""
 
     @property
     def name(self) -> str:
-        """What its user calls it."""
+        """The name that the user gave it."""
 
     @property
     def started_at(self) -> str:
-        """When it began, UTC, ISO 8601."""
+        """The time when it began: UTC, ISO 8601."""
 
     def to_json(self) -> bytes:
-        """The record as a JSON document."""
+        """Return the record as a JSON document."""
 
 
 def save_result(result: Savable, path: Path) -> None:
     """Write a record whole or not at all: into a temporary file beside `path`, synced, then renamed over it.
 
-    What is no regular file (a pipe, a device) is written into instead. Raises `ResultError`; what stood at `path`
-    before is then still there.
+    If `path` is no regular file (a pipe, a device), the record is written into it instead. Raises `ResultError` if it
+    cannot be written; a file that stood at `path` before is then unchanged.
     """
     write_whole(path, result.to_json())
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file as `save_result` does."""
+    """Write a file whole or not at all, as `save_result` does."""
     target = path.resolve()
     temporary = target.with_name(f".kabench-{secrets.token_hex(8)}")
     try:
@@ -432,13 +432,13 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
-        with contextlib.suppress(OSError):  # where the folder is none, it is not there either
+        with contextlib.suppress(OSError):  # without a folder, there is no temporary file either
             temporary.unlink(missing_ok=True)
         raise ResultError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder and see that a file can be written there. Raises `ResultError` if not."""
+    """Make a folder. Raise `ResultError` if no file can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".kabench-"):

@@ -118,7 +118,7 @@ def test_an_early_record_without_later_names_still_reads() -> None:
         (b"[1, 2]", "not a kabench/result/1 record"),
         (b'{"schema": "kabench/result/9"}', "kabench/result/9"),
         (b'{"schema": "kabench/result/1"}', "a broken record"),
-        (a_result(a_run(status_codes={"two": 1})).to_json(), "'two' is no status code"),
+        (a_result(a_run(status_codes={"two": 1})).to_json(), "'two' is not a status code"),
         (a_result(a_run(hdr={"total": "x"})).to_json(), "hdr.total: not an encoded HdrHistogram"),
         (a_result(runs=[]).to_json(), "it holds no run"),
         (a_result().to_json()[:-200], "not a JSON document, or cut off"),

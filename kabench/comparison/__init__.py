@@ -1,5 +1,5 @@
-"""Agents, or versions of one, held against each other: trials, what they show, and what they break.
+"""Comparisons of agents, or of versions of one: trials, statistics, verdicts and thresholds.
 
-`trials` runs them, `saved` takes records that are there already; `statistics` and `looks` are the arithmetic,
-`verdicts` puts it into words, `record` is the file format, `thresholds` are limits of the user's own.
+`trials` runs trials, `saved` takes saved records instead; `statistics` and `looks` are the arithmetic, `verdicts` makes
+verdicts of it, `record` is the file format, and `thresholds` are the user's own limits.
 """

@@ -1,9 +1,10 @@
-"""When a comparison that may stop early looks at its trials, and how much of its certainty each look may use.
+"""When a comparison that may stop early looks at its trials, and which part of its level each look may use.
 
-Who looks ten times and stops at the first difference finds one too often. So the level is spent: each look has a part
-of it, and the parts add up to the whole, by the function of Lan and DeMets (1983) that spends about as much early as
-late. A look that finds something at its own part is right as often as promised, whatever the others find (Bonferroni).
-How many trials there will be is reckoned from the time one takes, which knows nothing of which side is better.
+A comparison that looks ten times and stops at the first difference finds one too often. So the level is spent: each
+look has a part of it, and the parts add up to the whole, by the function of Lan and DeMets (1983) that spends about as
+much early as late. A look that finds a difference at its own part is right as often as promised, whatever the other
+looks find (Bonferroni). The number of trials is estimated from the time of one trial, which does not depend on which
+side is better.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from dataclasses import dataclass
 from kabench.comparison.statistics import least_p_value
 
 FIRST_LOOK = 12
-"""Trials: with fewer, only one look's whole level would be enough for several metrics at once."""
+"""The number of trials at the first look. With fewer, several metrics at once would need the whole level."""
 
 _GROWTH = 1.25
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """After `trials` of them, at this level."""
+    """A look at the figures after `trials` trials, at this level."""
 
     trials: int
     level: float
 
 
 def planned_looks(most_trials: int, level: float, questions: int) -> list[Look]:
-    """The looks of a comparison of at most so many trials, with so many questions at once; the last one is at the end.
+    """Return the looks of at most `most_trials` trials with `questions` questions at once. The last is at the end.
 
-    Where a look's part of the level could answer none of them, there is none, and the next one has that part too.
+    A look whose part of the level could not answer any question is left out, and the next look gets its part, too.
     """
     at: list[int] = []
     trials = FIRST_LOOK
@@ -49,5 +50,5 @@ def planned_looks(most_trials: int, level: float, questions: int) -> list[Look]:
 
 
 def last_look(trials: int, looks_before: list[Look], level: float) -> Look:
-    """The look at the end, where it comes sooner than planned: it has what is left of the level."""
+    """Return the last look of a comparison that ends sooner than planned. It gets the rest of the level."""
     return Look(trials, level - sum(look.level for look in looks_before))

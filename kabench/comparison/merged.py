@@ -1,4 +1,4 @@
-"""Several runs of one agent added up: counts are sums, histograms are added cell by cell, nothing is averaged."""
+"""Adds up several runs of one agent: counts are summed, histograms are added cell by cell, nothing is averaged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def merged_runs(agent: str, runs: Sequence[AgentRun]) -> AgentRun:
-    """All runs of an agent as one, under the name `agent`; a series and workers are a single run's, so it has none."""
+    """Return all runs of an agent as one, named `agent`. It has no series and no workers: those belong to one run."""
     return agent_run_of(
         agent=agent,
         elapsed_s=sum(run.elapsed_s for run in runs),
@@ -44,7 +44,7 @@ def merged_runs(agent: str, runs: Sequence[AgentRun]) -> AgentRun:
 
 
 def _added_up(parts: Sequence[tuple[str | None, LatencyStats]]) -> Distribution:
-    """All of them together; nothing where one is missing that had something to say."""
+    """Return all distributions together, or an empty one if a histogram is missing though its figures are there."""
     whole = Distribution()
     if any(encoded is None and stats.mean is not None for encoded, stats in parts):
         return whole
@@ -58,7 +58,7 @@ def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     whole: Counter[str] = Counter()
     for each in counts:
         for name, times in each.items():
-            whole[name] += times  # not update(): a bucket with 0 in all stays one
+            whole[name] += times  # unlike update(), this keeps a bucket that is 0 in all runs
     return dict(whole)
 
 
@@ -67,7 +67,7 @@ def _sockets(parts: Sequence[Sockets]) -> Sockets:
     for each in fields(Sockets):
         values = [getattr(part, each.name) for part in parts]
         if any(value is None for value in values):
-            sums[each.name] = None  # one of them did not count it
+            sums[each.name] = None  # one of the runs did not count it
         elif values and isinstance(values[0], dict):
             sums[each.name] = _sums(values)
         else:
@@ -76,7 +76,7 @@ def _sockets(parts: Sequence[Sockets]) -> Sockets:
 
 
 def notes_on(runs: Sequence[AgentRun]) -> list[str]:
-    """What to mind of these runs, which no figure that is compared may show: failures, of which kind."""
+    """Return notes on failures by kind, which the compared figures may not show."""
     return [
         f"{run.agent}: {run.failed_transactions} of {run.transactions + run.socket_errors} requests failed"
         f" ({', '.join(_failures(run))})."
@@ -92,8 +92,8 @@ def _failures(run: AgentRun) -> list[str]:
 
 
 def bottleneck_note(saturated: int, trials: int, what: str = "trials") -> str:
-    """What to mind where kabench was saturated."""
+    """Return the note for trials in which kabench was saturated."""
     return (
-        f"in {saturated} of {trials} {what} kabench used its cores to the full, or was late: what differs there is "
-        "what the agents cost, not what the server can do."
+        f"in {saturated} of {trials} {what} kabench used its cores to the full, or sent late: there the differences "
+        "are those of the agents' cost, not of what the server can do."
     )

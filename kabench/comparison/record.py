@@ -1,6 +1,6 @@
 """`Comparison`: the record of a comparison, and its file format `kabench/comparison/1`.
 
-It has the figures of every trial and what was concluded from them, and, for reports, all trials of an agent added up.
+It has the figures of every trial and the verdicts on them, and, for reports, all trials of an agent added up.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Verdict = Literal["better", "worse", "no difference found", "cannot tell"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRun:
-    """One agent's part of a trial; `id` is that of its `RunResult`, `figures` are by the names of `METRICS`."""
+    """One agent's part of a trial. `id` is that of its `RunResult`; `figures` have the names of `METRICS`."""
 
     agent: str
     id: str
@@ -39,7 +39,7 @@ class TrialRun:
 
     @classmethod
     def of(cls, label: str, result: RunResult, run: AgentRun) -> TrialRun:
-        """What a comparison keeps of one run of a record."""
+        """Return what a comparison keeps of one run of a record."""
         return cls(
             agent=label,
             id=result.id,
@@ -52,17 +52,18 @@ class TrialRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """Each agent once, in the order they ran."""
+    """One run of each agent, in the order in which they ran."""
 
     runs: list[TrialRun]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentFigure:
-    """What one metric says of one agent. `base` is the agent it is held against; None, with all below it, for a base.
+    """One agent's figure of one metric. `base` is the agent it is compared with; for a base, it and the rest are None.
 
-    `ratio` is the agent's figure over the base's, `interval` its 95 % confidence interval; None where there are too few
-    trials for one. `trials_needed` is how many it takes at least, where the verdict is "cannot tell" for that.
+    `ratio` is the agent's figure divided by the base's. `interval` is its 95 % confidence interval, None if there are
+    too few trials for one. `trials_needed` is the least number of trials for a verdict, if it is "cannot tell" because
+    there are too few.
     """
 
     agent: str
@@ -76,12 +77,12 @@ class AgentFigure:
 
     @property
     def ratio_text(self) -> str:
-        """The ratio, with as many digits as say something."""
+        """The ratio with its significant digits."""
         return "-" if self.ratio is None else _shown(self.ratio)
 
     @property
     def interval_text(self) -> str:
-        """The interval, from its low end to its high one."""
+        """The interval, from its low end to its high end."""
         return "-" if self.interval is None else f"{_shown(self.interval[0])}-{_shown(self.interval[1])}"
 
 
@@ -91,7 +92,7 @@ def _shown(ratio: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricFigures:
-    """One metric of all agents."""
+    """One metric's figures of all agents."""
 
     metric: str
     agents: list[AgentFigure]
@@ -101,9 +102,9 @@ class MetricFigures:
 class Comparison:
     """A whole comparison. `agents` are labels: an agent that takes part twice has a number behind its spec.
 
-    `paired` says whether a trial's figures were measured in turn; `runs` are all runs of an agent added up, without
-    series; `notes` are what to mind, in words. `problem` is what kept it from being finished, `interrupted` says that
-    somebody did.
+    `paired` says whether a trial's figures were measured in turn. `runs` has one run an agent, all its runs added up,
+    without series. `notes` are warnings. `problem` says why the comparison could not be finished; `interrupted` says
+    that the user stopped it.
     """
 
     schema: str = SCHEMA
@@ -125,7 +126,7 @@ class Comparison:
 
     @property
     def complete_trials(self) -> list[Trial]:
-        """Those that were finished, which is what figures and verdicts are of."""
+        """The trials that were finished. Figures and verdicts are made from these."""
         return [
             trial
             for trial in self.trials
@@ -134,7 +135,7 @@ class Comparison:
         ]
 
     def figure(self, metric: str, agent: str | None = None) -> AgentFigure:
-        """What a metric says of an agent; without one, of the first that is held against another.
+        """Return a metric's figure of an agent; without an agent, of the first that is compared with another.
 
         Raises `KeyError` if the comparison has no such metric or agent.
         """
@@ -146,24 +147,24 @@ class Comparison:
         raise KeyError(metric if agent is None else f"{agent}: {metric}")
 
     def verdict(self, metric: str, agent: str | None = None) -> Verdict:
-        """The verdict on an agent by a metric, as `figure` finds it. A base has none, which is a `KeyError`."""
+        """Return a metric's verdict on an agent; the arguments are those of `figure`. Raises `KeyError` for a base."""
         verdict = self.figure(metric, agent).verdict
         if verdict is None:
-            raise KeyError(f"{agent} is what the others are held against")
+            raise KeyError(f"{agent} is a base, with which others are compared")
         return verdict
 
     def to_json(self) -> bytes:
-        """The record as a JSON document, indented."""
+        """Return the record as a JSON document, indented."""
         return record_to_json(self)
 
 
 def comparison_schema() -> bytes:
-    """The JSON Schema (draft 2020-12) of the record, as `results/` has it."""
+    """Return the JSON Schema (draft 2020-12) of the record, as in `results/`."""
     return record_schema(Comparison, SCHEMA, "The record of a comparison of agents.")
 
 
 def parse_comparison(document: bytes, where: str) -> Comparison:
-    """Read a record. Raises `ResultError`, naming `where` it came from, if it is none."""
+    """Read a record. Raises `ResultError`, naming `where` it came from, if it is not one."""
     comparison = decode_record(document, where, Comparison, SCHEMA)
     for run in comparison.runs:
         check_run(run, where)
@@ -171,5 +172,5 @@ def parse_comparison(document: bytes, where: str) -> Comparison:
 
 
 def load_comparison(path: str | os.PathLike[str]) -> Comparison:
-    """Read a record from a file. Raises `ResultError` if it cannot be read or is none."""
+    """Read a record from a file. Raises `ResultError` if the file cannot be read, or is not a record."""
     return parse_comparison(read_file(path), str(path))

@@ -1,7 +1,7 @@
-"""`diff`: records that are there already, old ones against new ones.
+"""`diff`: compares saved records, old ones with new ones.
 
-They were not measured in turn, so they are no pairs, and what the machine did between the two is in the ratio; the
-comparison says so. Records of different plans answer different questions and are not compared unless asked to.
+They were not measured in turn, so they are no pairs, and the ratio contains what the machine did between them; the
+comparison says so. Records of different plans answer different questions, and are compared only with `force`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SHOWN_DIFFERENCES = 6
 
 
 class DifferentPlansError(ValueError):
-    """The records are not of the same load. `differences` says in what, a line each."""
+    """The records are not of the same load. `differences` lists how their plans differ."""
 
     def __init__(self, differences: Sequence[str]) -> None:
         super().__init__("; ".join(differences))
@@ -39,9 +39,9 @@ class NothingInCommonError(ValueError):
 def diff(
     old: Sequence[RunResult], new: Sequence[RunResult], *, force: bool = False, name: str | None = None
 ) -> Comparison:
-    """Hold new records against old ones, agent by agent; where each side has one agent, it may be another.
+    """Compare new records with old ones, agent by agent. If each side has only one agent, the two may differ.
 
-    Takes scipy (`kabench[compare]`). Raises `DifferentPlansError` if their plans differ, unless `force`, and
+    Needs scipy (`kabench[compare]`). Raises `DifferentPlansError` if their plans differ, unless `force`, and
     `NothingInCommonError` if no agent is in both.
     """
     differences = plan_differences([*old, *new])
@@ -73,7 +73,7 @@ def diff(
 
 
 def _sides(old: Sequence[RunResult], new: Sequence[RunResult]) -> dict[str, list[tuple[RunResult, AgentRun]]]:
-    """The runs by label, each old one before its new one."""
+    """Return the runs by label, each old agent before its new one."""
     by_agent_old, by_agent_new = _by_agent(old), _by_agent(new)
     if len(by_agent_old) == 1 and len(by_agent_new) == 1:
         (was,), (is_now,) = by_agent_old, by_agent_new
@@ -109,7 +109,7 @@ def _as_sides(trials: Mapping[str, Sequence[TrialRun]]) -> Sides:
 
 
 def plan_differences(results: Sequence[RunResult]) -> list[str]:
-    """In what the plans differ, field by field; a field that an older kabench did not know has no say."""
+    """Return how the plans differ, field by field. Fields that an older kabench did not know are ignored."""
     found = []
     flat = [_flat(result.plan) for result in results]
     for name in sorted(set().union(*flat) - _SAME_WHATEVER_THE_PLAN):
@@ -146,9 +146,9 @@ def _notes(old: Sequence[RunResult], new: Sequence[RunResult], compared: Sequenc
     without_plan = sum(not result.plan for result in everything)
     notes = [
         *([bottleneck_note(saturated, len(everything), "records")] if saturated else []),
-        *([f"left out, since the other side has none: {', '.join(left_out)}"] if left_out else []),
+        *([f"left out, because the other side does not have them: {', '.join(left_out)}"] if left_out else []),
         *([f"made by kabench {' and '.join(versions)}"] if len(versions) > 1 else []),
-        *([f"{without_plan} records do not say what load they are of"] if without_plan else []),
+        *([f"{without_plan} of {len(everything)} records do not have their plan"] if without_plan else []),
     ]
     notes += [
         f"their environments differ: {difference}"
@@ -156,15 +156,15 @@ def _notes(old: Sequence[RunResult], new: Sequence[RunResult], compared: Sequenc
     ]
     lost = sum(any(w.lost_at_s is not None for run in result.runs for w in run.client.workers) for result in everything)
     if lost:
-        notes.append(f"{lost} of {len(everything)} records lost a worker under way, and with it a part of their load")
+        notes.append(f"in {lost} of {len(everything)} records a worker was lost, and with it a part of the load")
     repeated = [id_ for id_, times in Counter(result.id for result in (*old, *new)).items() if times > 1]
     if repeated:
-        notes.append(f"the same record is there more than once ({', '.join(repeated)}): it says nothing new")
+        notes.append(f"a record was given more than once ({', '.join(repeated)}), which adds no information")
     if max(r.started_at for r in old) < min(r.started_at for r in new) or max(r.started_at for r in new) < min(
         r.started_at for r in old
     ):
         notes.append(
-            "old and new were not measured in turn, so what the machine did between them is in the ratios; "
+            "old and new were not measured in turn, so the ratios contain what the machine did between them; "
             "kabench compare measures in turn"
         )
     return notes
@@ -181,5 +181,6 @@ def _environment_differences(environments: Sequence[Environment]) -> list[str]:
         versions = list(dict.fromkeys(environment.versions.get(package, "none") for environment in environments))
         if len(versions) > 1:
             found.append(f"{package} {' and '.join(versions)}")
-    more = [f"{len(found) - _SHOWN_DIFFERENCES} packages more"] if len(found) > _SHOWN_DIFFERENCES else []
+    left = len(found) - _SHOWN_DIFFERENCES
+    more = [f"{left} more difference{'' if left == 1 else 's'}"] if left > 0 else []
     return found[:_SHOWN_DIFFERENCES] + more

@@ -1,8 +1,8 @@
-"""Limits of the user's own: figures that must not be over or under something, and regressions that must not be larger.
+"""The user's own limits: thresholds for figures, and the largest regression to accept.
 
-`p99>50ms` names what must not be. It is held against each agent, or the one before a colon (`keepalive:p99>50ms`); in a
-comparison against the median of its trials. `transaction_rate.ratio<0.95` is about an agent's figure over the base's.
-A figure that is not there cannot be within its limit, so it breaks it.
+`p99>50ms` states what must not happen. It is checked for each agent, or for the one before a colon
+(`keepalive:p99>50ms`); in a comparison, for the median of its trials. `transaction_rate.ratio<0.95` is about an agent's
+figure divided by the base's. A missing figure cannot be within its limit, so it breaks the threshold.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ UNTOLD: Literal["cannot tell"] = "cannot tell"
 
 
 class ThresholdError(ValueError):
-    """A threshold that cannot be understood; it says why."""
+    """A threshold cannot be understood; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """`text` as the user wrote it: the metric of `agent` (None: of each) must not be `sign` than `limit`."""
+    """A limit: `metric` of `agent` (None: of each) must not be above or below (`sign`) `limit`. `text` is as given."""
 
     text: str
     agent: str | None
@@ -59,16 +59,16 @@ class Threshold:
     limit: float
 
     def is_broken_by(self, value: float | None) -> bool:
-        """Whether a figure is where it must not be, or is none."""
+        """Return whether a figure is beyond the limit, or missing."""
         return value is None or _SIGNS[self.sign](value, self.limit)
 
 
 @dataclass(frozen=True, slots=True)
 class Regression:
-    """No agent may be worse than its base by more than `limit` (0.05 is 5 %), by `metric` or, None, by any.
+    """No agent may be worse than its base by more than `limit` (0.05 is 5 %), in `metric` or, if None, in any metric.
 
-    It is broken where the verdict is "worse" and the whole interval of the ratio is beyond that: where noise alone
-    would hardly have done it.
+    An agent breaks it if its verdict is "worse" and the whole interval of the ratio is beyond the limit. Noise alone
+    hardly causes that.
     """
 
     text: str
@@ -76,7 +76,7 @@ class Regression:
     limit: float
 
     def is_broken_by(self, metric: Metric, figure: AgentFigure) -> bool:
-        """Whether even the more favourable end of the interval is a larger regression than allowed."""
+        """Return whether even the more favourable end of the interval is a larger regression than allowed."""
         if figure.interval is None or figure.verdict != WORSE:
             return False
         low, high = figure.interval
@@ -85,7 +85,7 @@ class Regression:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a threshold or regression for one agent: "within", "broken" or "cannot tell"; `found` says why."""
+    """The verdict on a threshold or regression for one agent: "within", "broken" or "cannot tell". `found` says why."""
 
     text: str
     agent: str
@@ -94,7 +94,7 @@ class Outcome:
 
     @property
     def is_broken(self) -> bool:
-        """Whether it is to fail what it is a threshold of."""
+        """Whether the command is to fail because of it."""
         return self.verdict == BROKEN
 
     def __str__(self) -> str:
@@ -102,13 +102,13 @@ class Outcome:
 
 
 def parse_threshold(text: str) -> Threshold:
-    """A threshold from `p99>50ms`, `keepalive:req_per_socket<100`, `transaction_rate.ratio<0.95`.
+    """Return a threshold from `p99>50ms`, `keepalive:req_per_socket<100` or `transaction_rate.ratio<0.95`.
 
     Raises `ThresholdError`.
     """
     found = _CONDITION.fullmatch(text)
     if found is None:
-        raise ThresholdError(f"{text!r}: not understood; write for instance 'p99>50ms' or 'availability<99.9'")
+        raise ThresholdError(f"{text!r}: not understood; write, for instance, 'p99>50ms' or 'availability<99.9'")
     metric = _metric(found["metric"], text)
     is_ratio = found["ratio"] is not None
     if is_ratio and metric not in COMPARED:
@@ -120,7 +120,7 @@ def parse_threshold(text: str) -> Threshold:
 
 
 def parse_regression(text: str) -> Regression:
-    """A regression from `5%`, or `p99=10%` for one metric. Raises `ThresholdError`."""
+    """Return a regression from `5%`, or from `p99=10%` for one metric. Raises `ThresholdError`."""
     name, equals, share = text.rpartition("=")
     metric = _metric(name.strip(), text) if equals else None
     if metric is not None and metric not in COMPARED:
@@ -129,9 +129,9 @@ def parse_regression(text: str) -> Regression:
 
 
 def parse_share(share: str, text: str) -> float:
-    """A part of 1 from `5%`, which is the end of `text`. Raises `ThresholdError`."""
+    """Return a part of 1 from `5%`, which is the end of `text`. Raises `ThresholdError`."""
     if not share.strip().endswith("%"):
-        raise ThresholdError(f"{text!r}: not understood; write for instance '5%' or 'p99=10%'")
+        raise ThresholdError(f"{text!r}: not understood; write, for instance, '5%' or 'p99=10%'")
     value = _number(share.strip().removesuffix("%"), text) / 100
     if not 0 <= value < 1:
         raise ThresholdError(f"{text!r}: not between 0% and 100%")
@@ -161,25 +161,25 @@ def _number(given: str, text: str) -> float:
     try:
         value = float(given)
     except ValueError:
-        raise ThresholdError(f"{text!r}: {given!r} is no number") from None
+        raise ThresholdError(f"{text!r}: {given!r} is not a number") from None
     if not abs(value) < float("inf"):
-        raise ThresholdError(f"{text!r}: {given!r} is no finite number")
+        raise ThresholdError(f"{text!r}: {given!r} is not a finite number")
     return value
 
 
 def check_agents_of(thresholds: Iterable[Threshold], agents: Sequence[str], bases: Collection[str]) -> None:
-    """See that agents that are named take part, and have a base where it takes one. Raises `ThresholdError`."""
+    """Raise `ThresholdError` if a named agent takes no part, or has no base where a ratio needs one."""
     for threshold in thresholds:
         if threshold.agent is not None and threshold.agent not in agents:
             raise ThresholdError(
-                f"{threshold.text!r}: {threshold.agent!r} takes no part; there are {', '.join(agents)}"
+                f"{threshold.text!r}: there is no agent {threshold.agent!r}; there are {', '.join(agents)}"
             )
         if threshold.is_ratio and (threshold.agent in bases or set(agents) <= set(bases)):
-            raise ThresholdError(f"{threshold.text!r}: a ratio is that of another agent to the first")
+            raise ThresholdError(f"{threshold.text!r}: a ratio needs an agent other than the first, which is the base")
 
 
 def outcomes_of_runs(thresholds: Iterable[Threshold], runs: Sequence[AgentRun]) -> list[Outcome]:
-    """What became of thresholds in a run; ratios are to the first agent."""
+    """Return the outcomes of thresholds in a run. Ratios are those to the first agent."""
     found = []
     for threshold in thresholds:
         base = threshold.metric.of(runs[0]) if runs else None
@@ -197,7 +197,7 @@ def outcomes_of_runs(thresholds: Iterable[Threshold], runs: Sequence[AgentRun]) 
 def outcomes_of_comparison(
     thresholds: Iterable[Threshold], regressions: Iterable[Regression], comparison: Comparison
 ) -> list[Outcome]:
-    """What became of thresholds and regressions in a comparison."""
+    """Return the outcomes of thresholds and regressions in a comparison."""
     by_metric = {figures.metric: figures.agents for figures in comparison.metrics}
     found = []
     for threshold in thresholds:
@@ -218,7 +218,7 @@ def outcomes_of_comparison(
 def _regressions_of(
     agent: str, regression: Regression, by_metric: Mapping[str, Sequence[AgentFigure]]
 ) -> list[Outcome]:
-    """Those of one agent, each by itself; where there are none, that."""
+    """Return an outcome for each broken regression of an agent, or one that says that there is none."""
     text = f"--max-regression {regression.text}"
     held = [
         (metric, figure)
@@ -235,11 +235,11 @@ def _regressions_of(
         return broken
     needed = [figure.trials_needed for _, figure in held if figure.trials_needed is not None]
     if needed:
-        return [Outcome(text, agent, f"too few trials: it takes {max(needed)} to tell", UNTOLD)]
+        return [Outcome(text, agent, f"too few trials: a verdict needs {max(needed)}", UNTOLD)]
     unknown = [metric.name for metric, figure in held if figure.verdict == CANNOT_TELL]
     if unknown:
         return [Outcome(text, agent, f"no {', '.join(unknown)} in some trials", UNTOLD)]
-    return [Outcome(text, agent, "none that is larger", WITHIN)]
+    return [Outcome(text, agent, "no larger regression", WITHIN)]
 
 
 def _median(comparison: Comparison, agent: str, metric: Metric) -> float | None:

@@ -1,7 +1,7 @@
-"""`compare`: the trials of a comparison, in turn, until there are enough of them.
+"""`compare`: runs the trials of a comparison, until there are enough of them.
 
-A trial runs each agent once. Every second one goes backwards (A B, B A, A B, ...), so what the machine does
-steadily, as getting warm or slow, favours nobody.
+A trial runs each agent once. Every second trial has the reverse order (A B, B A, A B, ...), so steady changes of the
+machine, such as getting warm or slow, favour no agent.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ DEFAULT_MAX_TIME_S = 180.0
 DEFAULT_MARGIN = 0.02
 
 _RECKONED_BY = 3
-"""Trials after which it is settled how many will fit into the time, before anything is looked at."""
+"""After this many trials the number that fits into the time is settled, before any figure is looked at."""
 
 
 class ComparisonError(ValueError):
-    """A comparison that cannot be made; it says why."""
+    """A comparison cannot be made; the message says why."""
 
 
 class ComparisonStoppedError(RuntimeError):
-    """A comparison that could not be finished. `comparison` is what was measured until then."""
+    """A comparison could not be finished. `comparison` holds what was measured until then."""
 
     def __init__(self, why: str, comparison: Comparison) -> None:
         super().__init__(why)
@@ -49,10 +49,10 @@ class ComparisonStoppedError(RuntimeError):
 class StopRule:
     """When a comparison has enough trials: after `trials` of them, or when it is certain, but not after `max_time_s`.
 
-    It is certain when each metric differs, or does not by more than `margin` (0.02 is 2 %), which is looked at after
-    12 trials and then ever more seldom; there are as many at most as the first three say will fit into the time. At
-    least one of `trials` and `max_time_s` is given; with `trials` it never stops because of what it has found. Raises
-    `ComparisonError` for what makes no sense.
+    It is certain when each metric differs, or is sure to differ by no more than `margin` (0.02 is 2 %). This is checked
+    after 12 trials and then ever less often. The first three trials say how many fit into the time. Give at least one
+    of `trials` and `max_time_s`; with `trials`, the comparison never stops because of its figures. Raises
+    `ComparisonError` for values that make no sense.
     """
 
     trials: int | None = None
@@ -70,7 +70,7 @@ class StopRule:
             raise ComparisonError(f"margin: {100 * self.margin:g}% is not between 0 and 100%")
 
     def most_trials(self, trial_s: float) -> int:
-        """How many trials there will be at most, if one takes `trial_s`."""
+        """Return how many trials there will be at most, if one takes `trial_s`."""
         if self.trials is not None or self.max_time_s is None:
             return self.trials or 1
         return max(1, int(self.max_time_s / trial_s))
@@ -78,7 +78,7 @@ class StopRule:
 
 @dataclass(frozen=True, slots=True)
 class TrialProgress:
-    """A trial is over: the `number`-th, from 1, of `most_trials` at most."""
+    """A finished trial: the `number`-th, counted from 1, of at most `most_trials`."""
 
     trial: Trial
     number: int
@@ -98,19 +98,19 @@ def compare(
     keep: Callable[[RunResult], None] | None = None,
     control: RunControl | None = None,
 ) -> Comparison:
-    """Hold agents against the first of them, by interleaved trials, each a full run of the plan.
+    """Compare agents with the first of them, by interleaved trials, each a full run of the plan.
 
     It ends after `trials`, or when it is certain (see `StopRule`), or when another trial would end after `max_time_s`
-    (180 if neither is given). `keep` is given each trial's whole record. Takes scipy (`kabench[compare]`).
+    (180 if neither is given). It calls `keep` with each trial's whole record. Needs scipy (`kabench[compare]`).
 
-    Raises `ComparisonError` for fewer than two agents, what `kabench.run` raises where nothing could be measured, and
+    Raises `ComparisonError` for fewer than two agents, the errors of `kabench.run` if nothing could be measured, and
     `ComparisonStoppedError`, with what was measured, if a trial could not be finished.
     """
     if trials is None and max_time_s is None:
         max_time_s = DEFAULT_MAX_TIME_S
     rule = StopRule(trials=trials, max_time_s=max_time_s, margin=margin)
     if len(agents) < 2:
-        raise ComparisonError("agents: a comparison needs two of them, the first as the base")
+        raise ComparisonError("agents: a comparison needs at least two, the first as the base")
     control = control or RunControl()
 
     def measure(agent: str) -> RunResult:
@@ -123,7 +123,7 @@ def compare(
 
 @dataclass(slots=True)
 class _Side:
-    """One agent's part: all its runs, and the figures of those that are of complete trials."""
+    """One agent's part: all its runs, and the figures of its runs in complete trials."""
 
     spec: str
     runs: list[AgentRun] = field(default_factory=list)
@@ -131,7 +131,7 @@ class _Side:
 
 
 class Trials:
-    """The trials of one comparison. `measure` runs an agent once; `clock` gives seconds."""
+    """The trials of one comparison. `measure` runs an agent once; `clock` returns seconds."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class Trials:
         self._problem: str | None = None
 
     def carry_out(self, plan: dict[str, object], name: str) -> Comparison:
-        """All trials, and what they say. Raises as `compare` does."""
+        """Run all trials, and return the comparison. Raises as `compare` does."""
         began_at, started_at = self._clock(), now_as_text()
         looks: list[Look] = []
         done: Look | None = None
@@ -185,7 +185,7 @@ class Trials:
         return comparison
 
     def _looks(self, most_trials: int) -> list[Look]:
-        """When to look: once, at the end, where the number of trials was asked for."""
+        """Return when to look: only once, at the end, if the number of trials is fixed."""
         if self._rule.trials is not None:
             return [Look(most_trials, LEVEL)]
         return planned_looks(most_trials, LEVEL, most_questions(len(self._sides)))
@@ -195,7 +195,7 @@ class Trials:
         return limit_s is None or elapsed_s + elapsed_s / self._complete <= limit_s
 
     def _run_trial(self, *, backwards: bool) -> bool:
-        """Run each agent once; whether that is a complete trial."""
+        """Run each agent once. Return whether the trial is complete."""
         measured: dict[str, TrialRun] = {}
         self._trials.append(Trial(runs=[]))
         for label, side in reversed(self._sides.items()) if backwards else self._sides.items():

@@ -1,4 +1,4 @@
-"""From the figures of trials to verdicts: which agent is better by which metric, as far as the trials can tell."""
+"""Makes verdicts of the figures of trials: which agent is better in which metric, as far as the trials can tell."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sides:
-    """What is held against what. `figures` are each agent's, by metric, a mapping a trial; `bases` name the agent that
-    each is held against, None for those that are bases themselves."""
+    """The agents to compare. `figures` has, for each agent, a mapping from metric to figure for each trial. `bases`
+    names the agent that each is compared with, None for a base itself."""
 
     figures: Mapping[str, Sequence[Mapping[str, float | None]]]
     bases: Mapping[str, str | None]
     paired: bool = True
 
     def values(self, agent: str, metric: Metric) -> list[float | None]:
-        """An agent's figure in each trial."""
+        """Return an agent's figure in each trial."""
         return [figures.get(metric.name) for figures in self.figures[agent]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """Does a metric differ between an agent and its base? No sample where a trial has no figure to compare."""
+    """Whether a metric differs between an agent and its base. `sample` is None if a trial has no figure to compare."""
 
     metric: Metric
     agent: str
@@ -62,14 +62,14 @@ def _sample(sides: Sides, metric: Metric, agent: str, base: str) -> Sample | Non
 
 
 def _significant(samples: Sequence[Sample], p_values: Sequence[float], level: float) -> list[bool]:
-    """Which differ, all questions together. What could not even be answered alone costs the others nothing (Tarone)."""
+    """Return which samples differ, with a correction for all questions that could be answered alone (Tarone)."""
     askable = [index for index, sample in enumerate(samples) if sample.least_p_value() <= level]
     found = dict(zip(askable, holm([p_values[index] for index in askable], level), strict=True))
     return [found.get(index, False) for index in range(len(samples))]
 
 
 def is_settled(sides: Sides, level: float, margin: float) -> bool:
-    """Whether each question has its answer: a difference, or none that is larger than `margin` (0.02 is 2 %)."""
+    """Return whether each question has an answer: a difference, or none larger than `margin` (0.02 is 2 %)."""
     known = [question.sample for question in _questions(sides) if question.sample is not None]
     outside = [
         index
@@ -77,25 +77,25 @@ def is_settled(sides: Sides, level: float, margin: float) -> bool:
         if sample.p_above(math.log1p(-margin)) > level / 2 or sample.p_below(math.log1p(margin)) > level / 2
     ]
     if any(known[index].p_value() > level for index in outside):
-        return False  # nor can it differ, all questions together
+        return False  # what does not differ alone cannot differ after the correction for all questions
     differs = _significant(known, [sample.p_value() for sample in known], level)
     return all(differs[index] for index in outside)
 
 
 def judged(sides: Sides, level: float = LEVEL) -> list[MetricFigures]:
-    """Each metric of each agent, with verdicts that are wrong about equals in `level` of all comparisons at most."""
+    """Return each metric of each agent. In at most `level` of comparisons of equals, a verdict finds a difference."""
     questions = _questions(sides)
     with_sample = [question for question in questions if question.sample is not None]
     samples = [question.sample for question in with_sample if question.sample is not None]
-    asked = sum(sample.least_p_value() <= level for sample in samples) or sum(
+    answerable = sum(sample.least_p_value() <= level for sample in samples) or sum(
         sample.differs_anywhere() for sample in samples
     )
-    needed = trials_needed(asked, level, is_paired=sides.paired)
+    needed = trials_needed(answerable, level, is_paired=sides.paired)
     p_values = [sample.p_value() for sample in samples]
     significant = _significant(samples, p_values, level)
     answers: dict[tuple[str, str], AgentFigure] = {}
     for question, sample, p_value, differs in zip(with_sample, samples, p_values, significant, strict=True):
-        few = least_p_value(len(sample.base), len(sample.other), is_paired=sides.paired) > level / max(1, asked)
+        few = least_p_value(len(sample.base), len(sample.other), is_paired=sides.paired) > level / max(1, answerable)
         answers[question.metric.name, question.agent] = AgentFigure(
             agent=question.agent,
             median=_median(sides, question.agent, question.metric),
@@ -135,5 +135,5 @@ def _word(metric: Metric, sample: Sample) -> Verdict:
 
 
 def most_questions(agents: int) -> int:
-    """How many questions a comparison of so many agents may ask at once."""
+    """Return how many questions a comparison of this many agents may ask at once."""
     return len(COMPARED) * max(1, agents - 1)

@@ -79,7 +79,7 @@ def test_asking_for_what_is_not_there(comparison: Comparison) -> None:
         comparison.verdict("p42")
     with pytest.raises(KeyError):
         comparison.verdict("p99", "c")
-    with pytest.raises(KeyError, match="held against"):
+    with pytest.raises(KeyError, match="is a base"):
         comparison.verdict("p99", "a")
 
 

@@ -68,10 +68,10 @@ def test_thresholds_as_people_write_them(
         ("p99>soon", "soon"),
         ("p99>-1ms", "-1ms"),
         ("p99>nan", "nan"),
-        ("req_per_socket<many", "'many' is no number"),
-        ("req_per_socket<inf", "no finite number"),
+        ("req_per_socket<many", "'many' is not a number"),
+        ("req_per_socket<inf", "not a finite number"),
         ("p99_9.ratio>1.1", "there are ratios of"),
-        ("p99.ratio>50ms", "'50ms' is no number"),
+        ("p99.ratio>50ms", "'50ms' is not a number"),
         ("p99.quotient>1", "not understood"),
     ],
 )
@@ -122,11 +122,11 @@ def test_what_was_not_measured_is_not_within() -> None:
 
 
 def test_agents_that_take_no_part_are_refused() -> None:
-    with pytest.raises(ThresholdError, match="'plain' takes no part; there are keepalive"):
+    with pytest.raises(ThresholdError, match="there is no agent 'plain'; there are keepalive"):
         check_agents_of([parse_threshold("plain:p99>50ms")], ["keepalive"], [])
-    with pytest.raises(ThresholdError, match="a ratio is that of another agent to the first"):
+    with pytest.raises(ThresholdError, match="a ratio needs an agent other than the first"):
         check_agents_of([parse_threshold("p99.ratio>1.1")], ["keepalive"], ["keepalive"])
-    with pytest.raises(ThresholdError, match="a ratio is that of another agent to the first"):
+    with pytest.raises(ThresholdError, match="a ratio needs an agent other than the first"):
         check_agents_of([parse_threshold("b:p99.ratio>1.1")], ["a", "a 2", "b", "b 2"], ["a", "b"])
     check_agents_of([parse_threshold("p99.ratio>1.1")], ["keepalive", "plain"], ["keepalive"])
 
@@ -174,7 +174,7 @@ def test_too_few_trials_are_no_regression_and_say_so(trials: int) -> None:
     comparison = MadeUpMachine(noisy({"a": 1000, "b": 500})).compare(StopRule(trials=trials), "a", "b")
     (outcome,) = outcomes_of_comparison([], [parse_regression("5%")], comparison)
     assert outcome.verdict == "cannot tell"
-    assert outcome.found == "too few trials: it takes 8 to tell"
+    assert outcome.found == "too few trials: a verdict needs 8"
 
 
 def test_a_figure_that_some_trials_lack_is_no_regression_and_no_all_clear() -> None:

@@ -257,7 +257,7 @@ def test_real_trials_on_real_sockets() -> None:
 
 
 def test_one_agent_is_no_comparison() -> None:
-    with pytest.raises(ComparisonError, match="needs two"):
+    with pytest.raises(ComparisonError, match="needs at least two"):
         compare(LoadPlan(), ["keepalive"])
 
 
