@@ -96,7 +96,7 @@ def closed_port() -> Iterator[int]:
         (["run", "--data", "@/nowhere/at/all"], "No such file"),
         (["run", "--data", "@/"], "directory"),
         (["run", "--json", "/nowhere/at/all.json"], "there is no folder /nowhere/at"),
-        (["run", "--json", "/"], "that is a folder"),
+        (["run", "--json", "/"], "this is a folder"),
         (["run", "--nothing"], "--nothing"),
         (["serve", "--port", "70000"], "--port"),
         (["serve", "--host", ""], "no host to listen on"),
@@ -138,7 +138,7 @@ def test_a_results_folder_that_cannot_be_written_is_known_before_the_load(tmp_pa
 def test_a_taken_port_is_exit_2(taken_port: int) -> None:
     finished = kabench("serve", "--port", str(taken_port))
     assert finished.returncode == 2
-    what_to_do = "--port names another, 0 takes any"
+    what_to_do = "use --port to name another port, or 0 for any free one"
     assert (
         finished.stderr == f"kabench: cannot listen on 127.0.0.1:{taken_port}: Address already in use; {what_to_do}\n"
     )
@@ -214,7 +214,7 @@ def test_serve_over_https_says_how_to_trust_it(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as server:
         assert server.stdout is not None
         url = server.stdout.readline().split()[2]
-        authority = Path(server.stdout.readline().split("--cacert ")[1].split(",")[0])
+        authority = Path(server.stdout.readline().split("--cacert ")[1].split(";")[0])
         try:
             done = kabench(
                 "run",
@@ -316,7 +316,7 @@ def test_ctrl_c_once_stops_reports_and_saves(number: signal.Signals, tmp_path: P
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "interrupted: what was measured until then" in out
+    assert "interrupted: the figures are those measured until then" in out
     assert "Traceback" not in err
     (saved,) = (tmp_path / "results").iterdir()
     (run,) = load_result(saved).runs

@@ -94,7 +94,7 @@ def test_without_a_stop_rule_trials_are_short_and_it_has_a_time_limit(tmp_path: 
     assert (document["plan"]["duration_s"], document["plan"]["warmup_s"]) == (2.0, 0.5)
     assert len(document["trials"]) == 1
     assert {f["verdict"] for m in document["metrics"] for f in m["agents"][1:]} == {"cannot tell"}
-    assert "Cannot tell: it takes at least" in " ".join(done.stderr.split())
+    assert "Cannot tell: a verdict needs at least" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(
@@ -108,15 +108,15 @@ def test_without_a_stop_rule_trials_are_short_and_it_has_a_time_limit(tmp_path: 
         (["compare", "-a", "keepalive", "-a", "plain", "--max-time", "0"], "max_time: 0 is not above 0"),
         (["compare", "-a", "keepalive", "-a", "plain", "--margin", "2x"], "--margin '2x': not understood"),
         (["compare", "-a", "keepalive", "-a", "plain", "--fail-if", "p98>1s"], "did you mean p99?"),
-        (["compare", "-a", "keepalive", "-a", "plain", "--fail-if", "httpx:p99>1s"], "'httpx' takes no part"),
-        (["compare", "-a", "keepalive", "-a", "plain", "--max-regression", "5"], "write for instance '5%'"),
+        (["compare", "-a", "keepalive", "-a", "plain", "--fail-if", "httpx:p99>1s"], "there is no agent 'httpx'"),
+        (["compare", "-a", "keepalive", "-a", "plain", "--max-regression", "5"], "write, for instance, '5%'"),
         (["compare", "-a", "keepalive", "-a", "plain", "--html", "/nowhere/r.html"], "there is no folder /nowhere"),
         (["compare", "-a", "keepalive", "-a", "plain", "--junit", "x", "--markdown", "./x"], "both would write x"),
         (["compare", "-a", "keepalive", "-a", "plain", "--records", "/dev/null"], "--records /dev/null"),
         (["compare", "-a", "keepalive", "-a", "plain", "--progress", "loud"], "there are auto, live, plain and none"),
         (["compare", "-a", "keepalive", "-a", "no.such.module:Client"], "no.such.module"),
         (["run", "--fail-if", "p99"], "not understood"),
-        (["run", "--fail-if", "keepalive:p99.ratio>1"], "a ratio is that of another agent to the first"),
+        (["run", "--fail-if", "keepalive:p99.ratio>1"], "a ratio needs an agent other than the first"),
         (["diff", "nowhere.json", "nowhere.json"], "nowhere.json: No such file"),
         (["diff", ".", "."], "there is no kabench/result/1 record in this folder"),
     ],
@@ -262,7 +262,7 @@ def test_ctrl_c_reports_the_trials_so_far(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Interrupted: this is what was measured until then" in out
+    assert "Interrupted: the figures are those measured until then" in out
     comparison = load_comparison(tmp_path / "c.json")
     assert comparison.interrupted
     assert comparison.runs[0].transactions >= 120
@@ -316,7 +316,7 @@ def test_folders_of_records_are_compared(records: Path) -> None:
 def test_single_records_are_compared_and_more_can_be_named(records: Path) -> None:
     one = kabench("diff", "old/0.json", "new/0.json", cwd=records)
     assert one.returncode == 0
-    assert "Cannot tell: it takes at least 5 trials" in " ".join(one.stdout.split())
+    assert "Cannot tell: a verdict needs at least 5 trials" in " ".join(one.stdout.split())
     old = [argument for number in range(1, 5) for argument in ("--old", f"old/{number}.json")]
     new = [argument for number in range(1, 5) for argument in ("--new", f"new/{number}.json")]
     assert "is worse than" in kabench("diff", "old/0.json", "new/0.json", *old, *new, cwd=records).stdout
@@ -328,7 +328,7 @@ def test_different_plans_are_exit_2_unless_forced(records: Path) -> None:
     (records / "other.json").write_text(json.dumps(document))
     done = kabench("diff", "old/0.json", "other.json", cwd=records)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "kabench: the plans differ: concurrency is 60 and 50; --force compares them all the same\n"
+    assert done.stderr == "kabench: the plans differ: concurrency is 60 and 50; to compare them anyway, use --force\n"
     forced = kabench("diff", "old/0.json", "other.json", "--force", cwd=records)
     assert forced.returncode == 0
     assert "The plans differ: concurrency is 60 and 50" in forced.stdout

@@ -202,7 +202,7 @@ def test_files_are_looked_for_beside_the_scenario(echo_server: EmbeddedServer, t
         ("concurrency = ", "--scenario load.toml: Invalid value (at line 1, column 15)"),
         ("x = 1\nx = 2", "--scenario load.toml: Cannot overwrite a value (at line 2"),
         ("[load]\nconcurrency = 5", "there is no option 'load'"),
-        ("[concurrency]\nx = 5", "concurrency: a table is no value"),
+        ("[concurrency]\nx = 5", "concurrency: an option's value cannot be a table"),
         ('concurrency = "many"', "--concurrency"),
         ("concurrency = 0", "--concurrency"),
         ('rate = "fast"', "'fast' is no rate"),
@@ -255,7 +255,7 @@ def test_a_scenario_that_is_not_there_or_no_text_is_exit_2(refusal: Refusal) -> 
         (["--templates", "--data", "{{counting}}"], "{{counting}} is no placeholder"),
         (["--progress", "loud"], "--progress loud: there are auto, live, plain and none"),
         (["--csv", "/nowhere/at/all.csv"], "there is no folder /nowhere/at"),
-        (["--hgrm", "/"], "that is a folder"),
+        (["--hgrm", "/"], "this is a folder"),
         (["--agent", "no_such_module:Client"], "no_such_module cannot be imported"),
     ],
 )
