@@ -201,7 +201,7 @@ def test_a_taken_port_is_said_before_anything_is_sent(locusts: Locusts, echo_ser
         ({"processes": 3, "expect_workers": 2}, [], "--processes: 3 is more than --expect-workers 2"),
         ({"expect_workers": 2, "bind": "0.0.0.0"}, [], "name a URL"),
         ({"expect_workers": 2, "bind": "127.0.0.1:abc"}, ["http://127.0.0.1:1/"], "'127.0.0.1:abc' is no address"),
-        ({"expect_workers": 2, "bind": "7210"}, ["http://127.0.0.1:1/"], "'7210' is a port alone"),
+        ({"expect_workers": 2, "bind": "7210"}, ["http://127.0.0.1:1/"], "'7210' is only a port"),
         ({"processes": 90}, [], "--processes: 90 of them cannot share 50 sockets"),
     ],
 )
