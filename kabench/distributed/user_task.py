@@ -104,5 +104,5 @@ def steering_of(user_class: type[UserTask]) -> Steering:
         if pauses_s[0] != pauses_s[1]:
             pauses_s += [float(wait(_Probe())) for _ in range(_SAMPLED_PAUSES)]
     except Exception as error:  # a user's own function
-        raise PlanError(f"wait_time: it needs more than a stand-in for the user: {error!r}") from None
+        raise PlanError(f"wait_time: it cannot be called without a user: {error!r}") from None
     return Steering(pauses_s=tuple(pauses_s)) if any(pauses_s) else Steering()

@@ -274,7 +274,7 @@ for given, said in (
     ({"agent": "urllib3"}, "locust cannot steer 'urllib3'"),
     ({"data": {"item": 7}}, "data: text or bytes, not dict"),
     ({"agent_options": {"max_sockets": 3}}, "agent_options: an AgentOptions, not dict"),
-    ({"wait_time": lambda self: self.nonsense}, "wait_time: it takes more than a function"),
+    ({"wait_time": lambda self: self.nonsense}, "wait_time: it cannot be called without a user"),
     ({"headers": {"A": "b\\n"}}, "header"),
 ):
     try:
