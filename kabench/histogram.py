@@ -139,7 +139,7 @@ class Distribution:
         """Return percentiles, asked for in ascending order, in one pass. (hdrhistogram itself rounds the rank.)"""
         self._fold()
         histogram = self._histogram
-        ranks = [max(1, math.ceil(self.count * percent / 100 - _ROUNDING)) for percent in percents]
+        ranks = [_rank(self.count, percent) for percent in percents]
         found: list[float] = []
         seen = 0
         for index in range(histogram.counts_len):
@@ -183,13 +183,18 @@ def percentile_distribution(encoded: str) -> str:
     return _UNSCALED.sub(lambda found: f"{found[1]}{float(found[2]) / _US_PER_MS:12.3f}", text)
 
 
+def _rank(count: int, percent: float) -> int:
+    """Return the nearest rank: the smallest that at least `percent` of `count` values do not exceed, from 1."""
+    return max(1, math.ceil(count * percent / 100 - _ROUNDING))
+
+
 def percentile_of(counts: dict[int, int], percent: float) -> int:
     """Return the smallest value that at least `percent` of the counted values do not exceed. `counts` is not empty."""
-    wanted = percent / 100 * sum(counts.values())
+    rank = _rank(sum(counts.values()), percent)
     seen = 0
     value = 0
     for value in sorted(counts):
         seen += counts[value]
-        if seen >= wanted:
+        if seen >= rank:
             break
     return value

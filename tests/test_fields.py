@@ -85,7 +85,7 @@ def test_a_peer_is_refused_where_it_cannot_do_what_an_option_says(name: str) -> 
     if OPTIONS[name].is_common:
         check_spec("urllib3", plan)
     else:
-        with pytest.raises(AgentSpecError, match=r"urllib3 cannot be told of .*; keepalive, ") as caught:
+        with pytest.raises(AgentSpecError, match=r"urllib3 does not support .*; keepalive, ") as caught:
             check_spec("urllib3", plan)
         assert OPTIONS[name].called in str(caught.value) or name == "hand_off"  # which goes with keep_alive
 
@@ -136,7 +136,7 @@ def test_a_peer_is_refused_where_a_field_says_so(field: dataclasses.Field[Any]) 
     if not field.metadata["not_for_peers"]:
         assert field.name not in values
         return
-    with pytest.raises(AgentSpecError, match=f"cannot be told of {field.metadata['not_for_peers']}"):
+    with pytest.raises(AgentSpecError, match=f"does not support {field.metadata['not_for_peers']}"):
         check_spec("urllib3", LoadPlan(url="http://127.0.0.1/", **{field.name: values[field.name]}))
 
 

@@ -2,11 +2,19 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import statistics
 
 import pytest
 
-from kabench.histogram import BUCKET_NAMES, Distribution, LatencyStats, decoded_cells, percentile_of
+from kabench.histogram import (
+    BUCKET_NAMES,
+    Distribution,
+    LatencyStats,
+    decoded_cells,
+    percentile_distribution,
+    percentile_of,
+)
 
 
 def distribution(values_us: list[int]) -> Distribution:
@@ -29,6 +37,35 @@ def test_figures_are_right_within_three_digits_and_sums_and_extremes_exactly() -
     for name, percent in (("p50", 50), ("p90", 90), ("p99", 99), ("p99_9", 99.9)):
         true = ordered[math.ceil(len(ordered) * percent / 100) - 1] / 1e6
         assert getattr(stats, name) == pytest.approx(true, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("values_us", "percent", "expected_us"),
+    [
+        ([1, 2, 3], 50, 2),  # the rank is 1.5: the second is the first value that half of all do not exceed
+        ([1, 2, 3, 4], 50, 2),
+        ([1, 2, 3, 4], 50.1, 3),
+        ([1, 2, 3, 4], 75, 3),
+        ([1, 2, 3, 4], 99.99, 4),
+        ([1, 2, 3, 4], 100, 4),
+        ([1, 2, 3, 4], 0, 1),
+        (list(range(1, 1001)), 99.9, 999),  # 1000 * 99.9 / 100 is a little more than 999 in floating point
+        ([1], 50, 1),
+    ],
+)
+def test_a_percentile_is_the_value_of_the_nearest_rank(values_us: list[int], percent: float, expected_us: int) -> None:
+    assert distribution(values_us).percentile_s(percent) == expected_us / 1e6
+
+
+def test_all_percentiles_of_a_distribution_are_those_of_their_nearest_ranks() -> None:
+    stats = distribution(list(range(1, 2001))).stats()
+    figures = (stats.p50, stats.p75, stats.p90, stats.p95, stats.p99, stats.p99_9, stats.p99_99)
+    assert figures == (0.001, 0.0015, 0.0018, 0.0019, 0.00198, 0.001998, 0.002)
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(50, 500), (99, 990), (99.9, 999), (100, 1000), (0, 1)])
+def test_a_percentile_of_counts_is_the_value_of_the_nearest_rank(percent: float, expected: int) -> None:
+    assert percentile_of(dict.fromkeys(range(1, 1001), 1), percent) == expected
 
 
 def test_no_percentile_is_above_the_maximum() -> None:
@@ -63,6 +100,35 @@ def test_adding_in_parts_is_adding_at_once() -> None:
     whole = distribution(values)
     assert parts.encoded() == whole.encoded()
     assert parts.stats() == whole.stats()
+
+
+@pytest.mark.parametrize("values", [[1_000_000, 3_000_000], [0, 0], [0, 3_600_000_000]])
+def test_adding_an_encoded_histogram_and_its_figures_is_adding_its_values(values: list[int]) -> None:
+    part = distribution(values)
+    whole = Distribution()
+    for _ in range(2):
+        whole.add_encoded(part.encoded(), part.stats())
+    assert whole.stats() == distribution(values * 2).stats()
+    assert (whole.count, whole.sum_us) == (2 * len(values), 2 * sum(values))
+    assert list(decoded_cells(whole.encoded())) == list(decoded_cells(distribution(values * 2).encoded()))
+
+
+def test_adding_an_empty_histogram_changes_nothing() -> None:
+    whole = distribution([1000, 3000])
+    whole.add_encoded(Distribution().encoded(), LatencyStats())
+    assert whole.stats() == distribution([1000, 3000]).stats()
+
+
+def test_the_text_of_a_histogram_is_in_milliseconds_throughout() -> None:
+    made = Distribution()
+    made.add([(1_000, 10), (3_000, 10)])
+    text = percentile_distribution(made.encoded())
+    numbers = dict(re.findall(r"(Mean|StdDeviation|Max) *= *([0-9.]+)", text))
+    assert {name: round(float(number), 2) for name, number in numbers.items()} == {
+        "Mean": 2.0,
+        "StdDeviation": 1.0,
+        "Max": 3.0,
+    }
 
 
 def test_an_encoded_histogram_has_every_value() -> None:

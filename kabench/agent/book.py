@@ -460,6 +460,8 @@ class SocketBook(Generic[HandleT, RequestT]):
                 request.pending = False
             pool.pending = deque(request for request in pool.pending if request.pending)
         for socket in self._sockets:
+            socket.pool.places = 0  # a pool may have been dropped, and comes back with its socket
+        for socket in self._sockets:
             pool = socket.pool = self._pools.setdefault(socket.origin, socket.pool)
             pool.places += 1
             if socket.state is _FREE and socket not in pool.free:

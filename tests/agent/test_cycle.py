@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kabench.agent import (
+    AgentError,
     IncompleteResponseError,
     ResponseParseError,
     SocketClosedError,
@@ -20,7 +21,7 @@ from kabench.agent import (
     StaleSocketError,
 )
 from kabench.agent.book import CloseReason
-from kabench.agent.cycle import Cycle, Failed, Finished, Go, SendAgain, SentRequest
+from kabench.agent.cycle import Cycle, Failed, Finished, Go, SendAgain, SentRequest, why_idle_ended
 from kabench.agent.reader import ResponseReader
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -118,6 +119,8 @@ def test_ak_34_what_the_end_of_a_socket_means(
     assert (type(step.error), step.reason) == (error, reason)
     assert step.is_stale is (error is StaleSocketError)
     assert step.error.__cause__ is (None if how == "closed" else RESET)
+    assert isinstance(step.error, SocketClosedError)
+    assert step.error.reused_socket is reused
 
 
 def test_a_body_that_ends_with_the_connection_needs_a_clean_end() -> None:
@@ -142,6 +145,83 @@ def test_ak_62_a_silent_reused_socket_speaks_for_others() -> None:
     assert isinstance(given_up, Failed)
     assert (type(given_up.error), given_up.reason, given_up.doubts_idle) == (type(step.error), step.reason, True)
     assert "acknowledged nothing for 30 s" in str(given_up.error)
+
+
+@pytest.mark.parametrize("reused", [True, False])
+def test_a_silent_socket_s_error_says_where_and_after_how_long_and_whether_it_was_reused(reused: bool) -> None:
+    error = OSError(errno.ETIMEDOUT, "timed out")
+    for step, timeout_s, cause in (
+        (a_cycle(reused=reused).timed_out(5.0), 5.0, None),
+        (a_cycle(reused=reused).broken(error, 30.0), 30.0, error),
+        (a_cycle(reused=reused).broken(error), 0.0, error),
+    ):
+        assert isinstance(step, Failed)
+        assert isinstance(step.error, SocketTimeoutError)
+        assert (step.error.timeout, step.error.reused_socket, step.error.__cause__) == (timeout_s, reused, cause)
+        assert "http://a:80" in str(step.error)
+
+
+def test_why_sending_failed_is_why_the_exchange_fails_when_the_socket_is_closed() -> None:
+    cycle = a_cycle(POST, is_sent=False)
+    cycle.send_failed(RESET)
+    step = cycle.closed()
+    assert isinstance(step, Failed)
+    assert (step.reason, step.error.__cause__) == (CloseReason.ERROR, RESET)
+
+
+@pytest.mark.parametrize(("status", "step"), [(299, Go.READ_ON), (300, Go.STOP_SENDING)])
+def test_from_300_on_an_early_answer_ends_sending(status: int, step: Go) -> None:
+    head = f"HTTP/1.1 {status} Early\r\nContent-Length: 3\r\n\r\n".encode()
+    assert fed(a_cycle(POST, is_sent=False), head) is step
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "error", "delivered"),
+    [
+        (POST, 413, RESET, True),
+        (POST, 300, RESET, True),
+        (POST, 299, RESET, False),
+        (GET, 413, RESET, False),
+        (POST, 413, ssl.SSLError("bad record"), False),
+    ],
+)
+def test_a_refused_body_s_answer_may_end_with_a_reset(
+    request_: SentRequest, status: int, error: Exception, delivered: bool
+) -> None:
+    cycle = a_cycle(request_)
+    fed(cycle, f"HTTP/1.1 {status} Answer\r\n\r\nuntil the end".encode())
+    step = cycle.broken(error)
+    if delivered:
+        assert step == Finished(reusable=False)
+    else:
+        assert isinstance(step, Failed)
+        assert (type(step.error), step.reason) == (IncompleteResponseError, CloseReason.ERROR)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ResponseParseError("garbage"), CloseReason.ERROR), (AgentError("not wanted"), CloseReason.ABORTED)],
+)
+def test_a_socket_is_closed_for_an_error_if_what_came_was_wrong_and_as_aborted_if_nobody_wants_it(
+    error: AgentError, reason: CloseReason
+) -> None:
+    assert a_cycle().distrust(error) == Failed(error, reason)
+
+
+@pytest.mark.parametrize(
+    ("error", "stray_bytes", "reason"),
+    [
+        (None, False, CloseReason.SERVER_CLOSED),
+        (RESET, False, CloseReason.ERROR),
+        (None, True, CloseReason.STRAY_BYTES),
+        (RESET, True, CloseReason.STRAY_BYTES),
+    ],
+)
+def test_why_an_idle_socket_cannot_be_used_any_more(
+    error: Exception | None, stray_bytes: bool, reason: CloseReason
+) -> None:
+    assert why_idle_ended(error, stray_bytes=stray_bytes) is reason
+    assert stray_bytes or why_idle_ended(error) is reason
 
 
 def test_ak_55_a_408_is_for_the_idle_socket_only_if_the_request_was_sent_whole_on_a_reused_one() -> None:

@@ -63,7 +63,7 @@ def closed_port() -> Iterator[int]:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["run", "--agent", "nothing"], "'nothing' is no agent; there are keepalive, plain, plain-handoff"),
+        (["run", "--agent", "nothing"], "there is no agent 'nothing'; there are keepalive, plain, plain-handoff"),
         (["run", "--concurrency", "0"], "--concurrency"),
         (["run", "--concurrency", "-5"], "--concurrency"),
         (["run", "--max-sockets", "0"], "--max-sockets"),

@@ -102,7 +102,7 @@ def test_without_a_stop_rule_trials_are_short_and_it_has_a_time_limit(tmp_path: 
     [
         (["compare"], "give two or more agents, the first as the base"),
         (["compare", "-a", "keepalive"], "give two or more agents"),
-        (["compare", "-a", "keepalive", "-a", "nothing"], "'nothing' is no agent"),
+        (["compare", "-a", "keepalive", "-a", "nothing"], "there is no agent 'nothing'"),
         (["compare", "-a", "keepalive", "-a", "plain", "--trials", "0"], "--trials"),
         (["compare", "-a", "keepalive", "-a", "plain", "--max-time", "soon"], "soon"),
         (["compare", "-a", "keepalive", "-a", "plain", "--max-time", "0"], "max_time: 0 is not above 0"),

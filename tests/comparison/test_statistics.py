@@ -85,6 +85,36 @@ def test_five_pairs_are_too_few_for_an_interval_and_six_are_not() -> None:
     assert high == pytest.approx(max(ratios))
 
 
+def test_a_ratio_as_probable_as_half_the_level_is_not_in_the_interval() -> None:
+    sample = paired([1.0] * 6, [math.exp(power / 1000) for power in (1, 2, 4, 8, 16, 32)])
+    assert sample.interval(1 / 33) is None
+    assert sample.interval(1 / 32) == pytest.approx((math.exp(0.001), math.exp(0.032)))
+    assert sample.interval(1 / 16) == pytest.approx((math.exp(0.0015), math.exp(0.024)))
+
+
+def test_the_interval_of_pairs_that_all_but_one_have_the_same_ratio_is_that_ratio() -> None:
+    for factor in (1.1, 0.9):
+        sample = paired([100.0] * 30, [100.0] + [100.0 * factor] * 29)
+        assert sample.interval(LEVEL) == pytest.approx((factor, factor))
+
+
+@pytest.mark.parametrize("pairs", [20, 50])
+def test_up_to_50_pairs_the_p_value_is_exact_though_all_tie(pairs: int) -> None:
+    assert paired([100.0] * pairs, [101.0] * pairs).p_value() == pytest.approx(2.0 ** (1 - pairs), rel=1e-9)
+
+
+def test_above_50_pairs_the_p_value_is_that_of_the_normal_distribution() -> None:
+    rng = np.random.default_rng(7)
+    base, other = rng.lognormal(size=51), rng.lognormal(0.3, size=51)
+    expected = stats.wilcoxon(np.log(other) - np.log(base), method="asymptotic").pvalue
+    assert paired(list(base), list(other)).p_value() == pytest.approx(expected, rel=1e-9)
+
+
+def test_pairs_that_are_all_equal_are_as_probable_as_can_be() -> None:
+    equal = paired([100.0] * 6, [100.0] * 6)
+    assert equal.p_above(0.0) == equal.p_below(0.0) == equal.p_value() == 1.0
+
+
 @pytest.mark.parametrize("make", [paired, apart])
 def test_the_interval_holds_what_the_test_does_not_reject_and_nothing_else(make: type[Sample]) -> None:
     rng = np.random.default_rng(11)
@@ -144,11 +174,44 @@ def test_tied_records_apart_are_judged_by_permutation() -> None:
         ([0.02, 0.02, 0.2], [False, False, False]),
         ([0.2, 0.016, 0.024], [False, True, True]),
         ([0.06], [False]),
+        ([0.05], [True]),
+        ([0.025, 0.05], [True, True]),
         ([], []),
     ],
 )
 def test_holm(p_values: list[float], expected: list[bool]) -> None:
     assert holm(p_values, 0.05) == expected
+
+
+def test_as_many_trials_are_needed_as_can_reach_the_level_exactly() -> None:
+    assert trials_needed(1, 1 / 32, is_paired=True) == 6
+    assert trials_needed(1, 2 / 70, is_paired=False) == 4
+    assert trials_needed(1, 1.0, is_paired=True) == 1
+
+
+@pytest.mark.parametrize("is_paired", [True, False])
+def test_no_p_value_is_above_1(is_paired: bool) -> None:
+    assert least_p_value(0, 0, is_paired=is_paired) == 1.0
+    assert least_p_value(1, 1, is_paired=is_paired) == 1.0
+
+
+def test_pairs_that_are_equal_count_for_nothing_in_what_a_sample_could_show() -> None:
+    base = [100.0] * 8
+    assert paired(base, [101.0 + i for i in range(6)] + [100.0, 100.0]).least_p_value() == 1 / 32
+    assert paired(base, base).least_p_value() == 1.0
+    assert apart(base[:4], base[:4]).least_p_value() == 2 / 70
+
+
+@pytest.mark.parametrize("make", [paired, apart])
+def test_equal_sides_differ_nowhere_and_none_is_above_the_other(make: type[Sample]) -> None:
+    equal = make([100.0] * 6, [100.0] * 6)  # type: ignore[arg-type, call-arg]
+    assert not equal.differs_anywhere()
+    assert not equal.is_above()
+    assert make([100.0] * 6, [100.0] * 5 + [101.0]).differs_anywhere()  # type: ignore[arg-type, call-arg]
+
+
+def test_two_tied_records_of_a_side_are_judged_by_permutation_too() -> None:
+    assert apart([10.0, 10.0], [11.0, 11.0, 11.0]).p_value() == pytest.approx(2 / 10)
 
 
 def test_eight_pairs_answer_six_questions_at_once() -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from kabench.comparison.record import BETTER, CANNOT_TELL, NO_DIFFERENCE, WORSE
 from kabench.comparison.statistics import Sample
 from kabench.comparison.trials import StopRule, Trials
-from kabench.comparison.verdicts import Sides, is_settled, judged
+from kabench.comparison.verdicts import Sides, is_settled, judged, most_questions
 from kabench.metrics import COMPARED
 from tests.comparison.figures import agent_run, result_of
 
@@ -138,6 +138,25 @@ def test_a_figure_that_a_trial_lacks_cannot_be_told() -> None:
     assert p99.agents[1].median == 26.0
 
 
+def test_a_figure_of_nothing_cannot_be_told() -> None:
+    base = [figures(p99=10.0 + i) for i in range(12)]
+    other = [figures(p99=0.0 if i == 3 else 20.0 + i) for i in range(12)]
+    (p99,) = [f for f in judged(sides(base, other)) if f.metric == "p99"]
+    assert p99.agents[1].verdict == CANNOT_TELL
+
+
+def test_a_side_without_any_trial_cannot_be_told_from_one_that_has_some() -> None:
+    for base, other in (([], [figures()] * 6), ([figures()] * 6, [])):
+        assert {f.agents[1].verdict for f in judged(sides(base, other, paired=False))} == {CANNOT_TELL}
+
+
+def test_a_difference_as_probable_as_the_level_is_one() -> None:
+    base = [figures(p50=100.0 + i) for i in range(6)]
+    other = [figures(p50=110.0 + 2 * i) for i in range(6)]
+    found = {f.metric: f.agents[1] for f in judged(sides(base, other), 1 / 32)}
+    assert (found["p50"].verdict, found["p50"].p_value) == (WORSE, 1 / 32)
+
+
 def test_metrics_that_never_differ_cost_the_others_nothing() -> None:
     base = [figures(p50=100.0 + i) for i in range(6)]
     other = [figures(p50=110.0 + 2 * i) for i in range(6)]
@@ -188,3 +207,33 @@ def test_settled_is_what_differs_or_is_the_same_within_the_margin() -> None:
     assert is_settled(sides(base, same), 0.05, 0.02)
     assert is_settled(sides(base, slower), 0.05, 0.02)
     assert not is_settled(sides(base, noisy), 0.05, 0.02)
+
+
+def both_ways(base: list[float], other: list[float]) -> list[Sides]:
+    """The p50 of two agents, and the same the other way round."""
+    ours, theirs = ([figures(p50=value) for value in values] for values in (base, other))
+    return [sides(ours, theirs), sides(theirs, ours)]
+
+
+@pytest.mark.parametrize(("level", "settled"), [(0.032, True), (1 / 32, True), (0.030, False)])
+def test_what_is_within_the_margin_is_the_same_at_half_the_level_on_either_side(level: float, settled: bool) -> None:
+    for made in both_ways([100.0] * 6, [100.1, 99.9, 100.2, 99.8, 100.3, 99.7]):  # each side has a p-value of 1/64
+        assert is_settled(made, level, 0.02) is settled
+
+
+@pytest.mark.parametrize(("level", "settled"), [(0.032, True), (0.030, False), (0.01, False)])
+def test_one_side_beyond_the_margin_is_enough_not_to_be_settled(level: float, settled: bool) -> None:
+    values = [97.95, 100.1, 99.9, 100.2, 99.8, 100.3, 99.7]  # 2/128 on the side of the first, 1/128 on the other
+    for made in both_ways([100.0] * 7, values):
+        assert is_settled(made, level, 0.02) is settled
+
+
+@pytest.mark.parametrize(("agents", "questions"), [(1, 1), (2, 1), (3, 2), (4, 3)])
+def test_a_comparison_asks_of_each_metric_and_of_each_agent_but_the_base(agents: int, questions: int) -> None:
+    assert most_questions(agents) == questions * len(COMPARED)
+
+
+def test_a_difference_as_probable_as_the_level_is_settled() -> None:
+    for made in both_ways([100.0] * 6, [150.0 + i for i in range(6)]):  # the p-value is 1/32
+        assert is_settled(made, 1 / 32, 0.02)
+        assert not is_settled(made, 1 / 33, 0.02)

@@ -123,7 +123,7 @@ def test_a_target_that_is_not_there_is_unreachable() -> None:
 
 
 def test_an_unknown_agent_is_refused_before_anything_starts() -> None:
-    with pytest.raises(AgentSpecError, match="'nothing' is no agent"):
+    with pytest.raises(AgentSpecError, match="there is no agent 'nothing'"):
         run(plan(), ["keepalive", "nothing"])
 
 

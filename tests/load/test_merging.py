@@ -208,6 +208,57 @@ def test_a_status_that_is_expected_is_no_failure() -> None:
     assert (run.successful_transactions, run.failed_transactions) == (5, 0)
 
 
+def test_without_an_expected_status_an_answer_fails_by_400_or_more_or_by_its_body() -> None:
+    tally = Workers(1).tally
+    totals = Totals(0, {200: 6, 399: 1, 400: 2, 500: 1}, {"unexpected_body": 3, "socket_reset": 1})
+    tally.end_second(0, Second(1.0, totals, SocketCounts(), 0.1, 1.0))
+    run = tally.agent_run(interrupted=False)
+    assert (run.transactions, run.successful_transactions, run.failed_transactions) == (10, 4, 7)
+
+
+def test_figures_keep_their_fractions() -> None:
+    workers = Workers(1)
+    totals = Totals(0, {200: 4}, {})
+    workers.tally.end_second(0, Second(2.25, totals, SocketCounts(created=3, requests=4), 0.125, 20.5))
+    workers.end(0, lost=True)
+    run = workers.result()
+    assert run.agent == "keepalive"
+    assert (run.elapsed_s, run.transaction_rate) == (2.25, 1.777778)
+    assert (run.client.cpu_s, run.client.cpu_us_per_transaction, run.client.max_rss_mb) == (0.125, 31_250, 20.5)
+    (worker,) = run.client.workers
+    assert (worker.cpu_s, worker.peak_cpu_pct, worker.lost_at_s) == (0.125, 5.6, 2.25)
+    assert run.sockets.req_per_socket == 1.333333
+
+
+def test_the_cpu_of_a_transaction_is_known_to_a_thousandth_of_a_microsecond() -> None:
+    tally = Workers(1).tally
+    tally.end_second(0, Second(1.0, Totals(0, {200: 3_000}), SocketCounts(), 0.1, 1.0))
+    assert tally.agent_run(interrupted=False).client.cpu_us_per_transaction == 33.333
+
+
+def test_a_run_lasts_until_its_last_answer_where_a_worker_says_so() -> None:
+    workers = Workers(2)
+    for worker in range(2):
+        workers.second(worker, 3.5, [1000] * 6)
+    workers.tally.end_worker(0, elapsed_s=2.5, lost=False)
+    workers.tally.end_worker(1, elapsed_s=3.0, lost=False)
+    run = workers.result()
+    assert (run.elapsed_s, run.transaction_rate) == (3.0, 4.0)
+
+
+def test_without_workers_there_is_nothing() -> None:
+    run = Workers(0).result()
+    assert (run.elapsed_s, run.transactions, run.transaction_rate, run.availability_pct) == (0.0, 0, 0.0, 0.0)
+    assert (run.client.cpu_s, run.client.max_rss_mb, run.series) == (0.0, 0.0, [])
+
+
+def test_percentiles_so_far_are_of_what_has_come() -> None:
+    workers = Workers(1)
+    assert workers.tally.percentile_s(50) is None
+    workers.second(0, 1.0, [1000, 2000, 9000])
+    assert workers.tally.percentile_s(50) == 0.002
+
+
 # -- the series
 
 
@@ -263,6 +314,50 @@ def test_a_short_rest_belongs_to_the_last_whole_second() -> None:
         (2.05, 22, 6, 0.009),
     ]
     assert run.socket_errors == 7
+
+
+def test_errors_are_those_of_each_second_alone() -> None:
+    workers = Workers(1)
+    for elapsed_s, errors in ((1.0, 1), (2.0, 2), (3.0, 4), (4.0, 0)):
+        workers.second(0, elapsed_s, [1000], errors=errors)
+    assert [point.socket_errors for point in workers.tally.series] == [1, 2, 4, 0]
+
+
+def test_a_point_has_the_sockets_as_they_were_at_the_end_of_its_second() -> None:
+    workers = Workers(2)
+    for worker in range(2):
+        workers.second(worker, 1.0, [], sockets=SocketCounts(created=9, free=2, active=3, pending=4))
+    (point,) = workers.tally.series
+    assert (point.created, point.free, point.active, point.pending) == (18, 4, 6, 8)
+
+
+def test_a_point_s_percentiles_are_nearest_ranks() -> None:
+    workers = Workers(1)
+    workers.second(0, 1.0, [1000] * 50 + [2000] * 49 + [9000])
+    (point,) = workers.tally.series
+    assert (point.p50_s, point.p99_s) == (0.001, 0.002)
+
+
+def test_a_point_is_at_the_latest_time_that_a_worker_says_of_its_second() -> None:
+    workers = Workers(3)
+    for worker, elapsed_s in ((0, 1.25), (1, 1.5), (2, 1.0)):
+        workers.second(worker, elapsed_s, [1000])
+    assert [point.t_s for point in workers.tally.series] == [1.5]
+
+
+def test_a_run_of_less_than_a_second_is_one_point() -> None:
+    workers = Workers(1)
+    workers.second(0, 0.4, [1000])
+    assert [(point.t_s, point.transactions) for point in workers.tally.series] == [(0.4, 1)]
+
+
+def test_what_was_stopped_in_the_warm_up_is_no_point_and_holds_up_none() -> None:
+    workers = Workers(2)
+    workers.second(0, 0.0, [])
+    workers.second(0, 1.0, [1000])
+    assert workers.tally.series == []
+    workers.end(1)
+    assert [(point.t_s, point.transactions) for point in workers.tally.series] == [(1.0, 1)]
 
 
 def test_a_longer_rest_is_a_point_of_its_own() -> None:
@@ -321,6 +416,99 @@ def test_a_worker_that_is_lost_before_it_said_anything_leaves_the_others_as_they
     assert run.client.workers[0].lost_at_s == 0.0
 
 
+def test_the_sockets_of_a_lost_worker_are_closed_and_those_of_one_that_ended_are_as_they_were() -> None:
+    workers = Workers(3)
+    for worker in range(3):
+        workers.second(
+            worker, 1.0, [1000], sockets=SocketCounts(created=9, closed=2, free=3, active=4, pending=5, requests=1)
+        )
+    workers.end(0, lost=True)
+    workers.end(1)
+    workers.second(2, 2.0, [1000], sockets=SocketCounts(created=9, closed=2, free=7, active=0, pending=0, requests=2))
+    run = workers.result()
+    assert (run.sockets.created, run.sockets.closed, run.sockets.requests) == (27, 2 + 3 + 4 + 2 + 2, 1 + 1 + 2)
+    assert (run.sockets.free, run.sockets.active, run.sockets.pending) == (3 + 7, 4, 5)
+    assert [(p.created, p.free, p.active, p.pending) for p in run.series] == [(27, 9, 12, 15), (27, 10, 4, 5)]
+
+
+# -- workers who come and go
+
+
+class Comers:
+    """A tally of workers who come when they like, of which two seconds stay open."""
+
+    def __init__(self) -> None:
+        self.tally = Tally("locust", [], open_seconds=2)
+        self._seen: Counter[int] = Counter()
+
+    def comes(self, name: str) -> int:
+        return self.tally.add_worker(WorkerRecord(name=name, host="h", transactions=0))
+
+    def second(self, worker: int, elapsed_s: float, answers: int) -> None:
+        self.tally.add_counts(worker, Counts(("total",), {1000: answers}))
+        self._seen[worker] += answers
+        totals = Totals(0, {200: self._seen[worker]}, {"socket_timeout": self._seen[worker]})
+        self.tally.end_second(worker, Second(elapsed_s, totals, SocketCounts(active=1), 0.1, 1.0))
+
+    def series(self) -> list[tuple[float, int, int, int]]:
+        return [(point.t_s, point.transactions, point.socket_errors, point.active) for point in self.tally.series]
+
+
+def test_a_second_of_workers_who_come_when_they_like_is_known_by_its_time() -> None:
+    comers = Comers()
+    assert comers.comes("first") == 0
+    comers.second(0, 1.0, 10)
+    comers.second(0, 2.25, 20)  # a quarter of a second late, it is still the second one
+    assert comers.comes("second") == 1
+    comers.second(1, 2.0, 2)
+    assert comers.series() == []
+    comers.second(1, 3.3, 3)  # later than that, it is of the next
+    assert comers.series() == [(1.0, 10, 10, 1), (2.25, 22, 22, 2)]
+    comers.second(0, 3.0, 30)
+    comers.tally.end()
+    assert comers.series() == [(1.0, 10, 10, 1), (2.25, 22, 22, 2), (3.0, 30, 30, 2), (3.3, 3, 3, 2)]
+    run = comers.tally.agent_run(interrupted=False)
+    assert [(worker.name, worker.transactions) for worker in run.client.workers] == [("first", 60), ("second", 5)]
+
+
+def test_what_is_said_of_a_second_that_is_over_belongs_to_the_first_that_is_open() -> None:
+    comers = Comers()
+    comers.comes("first")
+    for elapsed_s in (1.0, 2.0, 3.0, 4.0):
+        comers.second(0, elapsed_s, 10)
+    assert [point.t_s for point in comers.tally.series] == [1.0, 2.0]
+    late = comers.comes("late")
+    comers.second(late, 0.5, 5)
+    comers.tally.end()
+    assert comers.series() == [(1.0, 10, 10, 1), (2.0, 10, 10, 1), (3.0, 15, 15, 2), (4.0, 10, 10, 2)]
+
+
+def test_the_time_of_the_series_never_runs_back() -> None:
+    comers = Comers()
+    comers.comes("first")
+    comers.second(0, 1.0, 10)
+    comers.second(0, 4.0, 10)
+    comers.second(comers.comes("late"), 0.5, 5)
+    comers.tally.end()
+    assert [(point.t_s, point.transactions) for point in comers.tally.series] == [(1.0, 15), (4.0, 10)]
+
+
+def test_a_worker_that_was_lost_and_is_heard_again_is_waited_for_again() -> None:
+    comers = Comers()
+    for name in ("first", "second"):
+        comers.comes(name)
+    comers.second(1, 1.0, 1)
+    comers.tally.end_worker(1, lost=True)
+    comers.tally.take_back(1)
+    for elapsed_s in (1.0, 2.0, 3.0, 4.0):
+        comers.second(0, elapsed_s, 10)
+    assert [point.t_s for point in comers.tally.series] == [1.0]
+    comers.second(1, 4.0, 1)
+    assert [point.t_s for point in comers.tally.series] == [1.0, 2.0]
+    run = comers.tally.agent_run(interrupted=False)
+    assert [worker.lost_at_s for worker in run.client.workers] == [None, None]
+
+
 # -- saturated
 
 
@@ -342,6 +530,26 @@ def test_kabench_is_the_bottleneck_if_a_worker_used_its_core_or_sent_late(
         workers.say(worker, ["lag"], [lag_us] * 10)
         workers.second(worker, 2.0, [1000] * 10, cpu_s=cpu_s[worker])
     assert workers.result().saturated is saturated
+
+
+@pytest.mark.parametrize(
+    ("seconds", "peak_pct"),
+    [
+        ([(1.0, 0.25), (2.0, 1.0), (3.0, 1.5)], 75.0),  # of the busiest second, not of all
+        ([(1.0, 1.02)], 100.0),  # the clock of the CPU went on a step more than the other
+        ([(2.0, 1.0)], 50.0),
+        ([(0.5, 0.4)], 80.0),
+        ([(0.4, 0.4)], 0.0),
+        ([(1.0, 0.5), (1.4, 0.9), (2.4, 1.6)], 70.0),  # what is shorter than half a second says nothing
+    ],
+)
+def test_a_worker_s_share_of_its_core_is_that_of_its_busiest_second_and_at_most_all_of_it(
+    seconds: list[tuple[float, float]], peak_pct: float
+) -> None:
+    workers = Workers(1)
+    for elapsed_s, cpu_s in seconds:
+        workers.second(0, elapsed_s, [1000], cpu_s=cpu_s)
+    assert workers.result().client.workers[0].peak_cpu_pct == peak_pct
 
 
 def test_a_few_that_are_late_do_not_make_it_the_bottleneck() -> None:

@@ -201,6 +201,19 @@ def test_gaps_between_random_arrivals_are_exponential(workers: int) -> None:
     assert farthest < 1.95 / math.sqrt(number)  # Kolmogorov and Smirnov's test at 0.1 %
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_gaps_between_random_arrivals_begin_with_the_run(workers: int) -> None:
+    source = random.Random(7)
+    expected = itertools.accumulate(source.expovariate(1.0) * workers / 5 for _ in range(20))
+    due = poisson_arrivals(Ramp(5), random.Random(7), workers)
+    assert list(itertools.islice(due, 20)) == pytest.approx(list(expected))
+
+
+def test_one_worker_alone_is_due_as_often_as_the_rate_says() -> None:
+    alone, one = poisson_arrivals(Ramp(5), random.Random(7)), poisson_arrivals(Ramp(5), random.Random(7), 1)
+    assert list(itertools.islice(alone, 20)) == list(itertools.islice(one, 20))
+
+
 def test_random_arrivals_come_from_the_source_they_are_given() -> None:
     first, again, other = (
         list(itertools.islice(poisson_arrivals(Ramp(5), random.Random(seed)), 50)) for seed in (1, 1, 2)

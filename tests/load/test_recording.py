@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from kabench.agent.aio import ResponseHead
 from kabench.agent.aio.request import prepare
 from kabench.load.figures.load_exchange import LoadExchange
-from kabench.load.figures.messages import Counts, Second, SocketCounts, decode, encode
-from kabench.load.figures.recorder import Recorder
+from kabench.load.figures.messages import Counts, Second, SocketCounts, Totals, decode, encode
+from kabench.load.figures.recorder import Recorder, recorder_for
 from kabench.load.figures.tally import Tally
+from kabench.load.plan import LoadPlan
 from kabench.result import WorkerRecord
 
 if TYPE_CHECKING:
@@ -27,15 +29,35 @@ def head(status: int = 200) -> ResponseHead:
 
 
 def finish(
-    recorder: Recorder, status: int = 200, body: bytes = b"0123456789", *, end: float, **times_ms: float
+    recorder: Recorder,
+    status: int = 200,
+    body: bytes = b"0123456789",
+    *,
+    end: float,
+    due: float | None = None,
+    passed_bytes: int = 0,
+    **times_ms: float,
 ) -> None:
     """Record an exchange whose times are given in milliseconds; what is left out did not happen."""
     exchange = LoadExchange(PREPARED, 0.0)
+    exchange.passed_bytes = passed_bytes
     for name, milliseconds in times_ms.items():
         setattr(exchange, f"{name}_at", milliseconds / 1000)
     if "first_byte" not in times_ms:
         exchange.first_byte_at = end / 1000
-    recorder.record(exchange, head(status), body, end / 1000)
+    if due is None:
+        recorder.record(exchange, head(status), body, end / 1000)
+    else:
+        recorder.record_due(exchange, head(status), body, due / 1000, end / 1000)
+
+
+def seconds_counted(recorder: Recorder) -> dict[str, dict[float, int]]:
+    """The latencies of each phase, in seconds and exactly, and how often each was counted."""
+    found: dict[str, Counter[float]] = {}
+    for counts in recorder.take_counts():
+        for phase in counts.phases:
+            found.setdefault(phase, Counter()).update({us / 1e6: times for us, times in counts.counts.items()})
+    return {phase: dict(counts) for phase, counts in found.items()}
 
 
 def tally(recorder: Recorder, elapsed_s: float = 1.0, **sockets: int) -> AgentRun:
@@ -93,6 +115,137 @@ def test_a_request_that_was_sent_twice_counts_from_the_first_time() -> None:
     assert milliseconds(run.response_time_s.max) == pytest.approx(10, abs=0.01)
     assert milliseconds(run.service_time_s.max) == pytest.approx(9, abs=0.01)
     assert run.phases.connect.max is None
+
+
+WAYS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
+    "at once": (
+        {"started": 1, "sent": 1, "end": 3},
+        {"queue": 0, "first_byte": 2, "service": 2, "total": 2},
+    ),
+    "waited": (
+        {"started": 1, "sent": 2, "end": 5},
+        {"queue": 1, "first_byte": 3, "service": 3, "total": 4},
+    ),
+    "at once, in pieces": (
+        {"started": 1, "sent": 1, "first_byte": 2, "end": 4},
+        {"queue": 0, "first_byte": 1, "service": 3, "total": 3},
+    ),
+    "waited, in pieces": (
+        {"started": 1, "sent": 3, "first_byte": 4, "end": 7},
+        {"queue": 2, "first_byte": 1, "service": 4, "total": 6},
+    ),
+    "connected": (
+        {"started": 1, "opening": 2, "sent": 4, "end": 9},
+        {"queue": 1, "connect": 2, "first_byte": 5, "service": 5, "total": 8},
+    ),
+    "connected, in pieces": (
+        {"started": 1, "opening": 2, "sent": 4, "first_byte": 7, "end": 12},
+        {"queue": 1, "connect": 2, "first_byte": 3, "service": 8, "total": 11},
+    ),
+    "sent twice": (
+        {"started": 1, "first_sent": 2, "opening": 4, "sent": 6, "first_byte": 9, "end": 14},
+        {"queue": 1, "first_byte": 7, "service": 12, "total": 13},
+    ),
+}
+"""When it happened, in seconds, and how long each phase is."""
+
+
+@pytest.mark.parametrize(("times_s", "phases"), WAYS.values(), ids=WAYS)
+def test_each_phase_is_counted_once_in_whole_microseconds(times_s: dict[str, float], phases: dict[str, float]) -> None:
+    recorder = Recorder()
+    for times in (1, 2):
+        finish(recorder, **{name: 1000 * at_s for name, at_s in times_s.items()})  # type: ignore[arg-type]  # a name each
+        assert recorder.transactions == times
+    assert seconds_counted(recorder) == {phase: {seconds: 2} for phase, seconds in phases.items()}
+
+
+@pytest.mark.parametrize(("times_s", "phases"), WAYS.values(), ids=WAYS)
+def test_the_response_time_of_a_request_that_was_due_begins_then(
+    times_s: dict[str, float], phases: dict[str, float]
+) -> None:
+    recorder = Recorder()
+    for times in (1, 2):
+        finish(recorder, due=250, **{name: 1000 * at_s for name, at_s in times_s.items()})  # type: ignore[arg-type]
+        assert recorder.transactions == times
+    expected = phases | {"total": times_s["end"] - 0.25}
+    assert seconds_counted(recorder) == {phase: {seconds: 2} for phase, seconds in expected.items()}
+
+
+@pytest.mark.parametrize("due", [None, 0.0])
+def test_a_body_counts_with_what_was_let_go_of_it(due: float | None) -> None:
+    recorder = Recorder()
+    for _ in range(2):
+        finish(recorder, 201, b"12345", started=0, sent=0, end=1, due=due, passed_bytes=1000)
+        finish(recorder, 201, b"12345", started=0, sent=0, end=1, due=due)
+    assert recorder.totals() == Totals(2020, {201: 4})
+
+
+def test_a_lag_is_counted_as_such() -> None:
+    recorder = Recorder()
+    for seconds in (2.0, 2.0, 3.0):
+        recorder.record_lag(seconds)
+    assert seconds_counted(recorder) == {"lag": {2.0: 2, 3.0: 1}}
+
+
+def test_of_an_exchange_that_somebody_else_has_measured_the_whole_is_known() -> None:
+    recorder = Recorder()
+    for _ in range(2):
+        recorder.record_undivided(200, b"12345", 2.0)
+        recorder.record_reported(404, 100, 3.0)
+    assert seconds_counted(recorder) == {"total": {2.0: 2, 3.0: 2}}
+    assert recorder.totals() == Totals(210, {200: 2, 404: 2})
+
+
+def test_what_was_not_started_is_in_the_totals() -> None:
+    recorder = Recorder()
+    assert recorder.totals() == Totals()
+    recorder.not_started += 3
+    assert recorder.totals().not_started == 3
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected_body", "status", "body", "error"),
+    [
+        ((200,), None, 200, b"", None),
+        ((200, 404), None, 404, b"", None),
+        ((200,), None, 404, b"", "unexpected_status"),
+        ((200,), b"ok", 404, b"bad", "unexpected_status"),
+        ((404,), b"no", 404, b"nobody", None),
+        ((404,), b"no", 404, b"bad", "unexpected_body"),
+        ((), b"ok", 200, b"all is ok", None),
+        ((), b"ok", 200, b"bad", "unexpected_body"),
+        ((), b"ok", 399, b"bad", "unexpected_body"),
+        ((), b"ok", 400, b"bad", None),  # it has failed already
+    ],
+)
+@pytest.mark.parametrize("way", ["record", "record_due", "record_undivided"])
+def test_an_answer_is_unexpected_by_its_status_or_else_by_its_body(
+    way: str, statuses: tuple[int, ...], expected_body: bytes | None, status: int, body: bytes, error: str | None
+) -> None:
+    recorder = recorder_for(LoadPlan(expect_status=statuses, expect_body=expected_body))
+    for _ in range(2):
+        if way == "record_undivided":
+            recorder.record_undivided(status, body, 2.0)
+        else:
+            finish(recorder, status, body, started=0, sent=0, end=2000, due=None if way == "record" else 0)
+    assert recorder.totals() == Totals(2 * len(body), {status: 2}, {} if error is None else {error: 2})
+    assert seconds_counted(recorder)["total"] == {2.0: 2}
+
+
+def test_a_plan_that_expects_nothing_has_no_answer_looked_at() -> None:
+    assert type(recorder_for(LoadPlan())) is Recorder
+
+
+@pytest.mark.parametrize(
+    ("first_sent", "opening", "queue"),
+    [(1001, 1100, 1), (1100, 1001, 1), (1100, 1100, 100)],
+)
+def test_a_request_that_was_sent_twice_waited_until_it_was_first_sent_or_a_socket_was_opened_for_it(
+    first_sent: float, opening: float, queue: float
+) -> None:
+    recorder = Recorder()
+    finish(recorder, started=1000, first_sent=first_sent, opening=opening, sent=1106, end=1110)
+    assert milliseconds(tally(recorder).phases.queue.max) == pytest.approx(queue, abs=0.01)
 
 
 def test_every_phase_has_every_request_it_should() -> None:

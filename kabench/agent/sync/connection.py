@@ -207,8 +207,10 @@ class AgentConnection(HTTPConnection):
         if isinstance(error, HTTPError | OSError) and not isinstance(error.__cause__, AgentClosedError):
             ours: Exception
             is_timeout = isinstance(error, UrllibConnectTimeoutError | TimeoutError)
-            if is_timeout and not isinstance(error, NewConnectionError):  # which urllib3 derives from a timeout
-                limit = float(self.timeout) if isinstance(self.timeout, int | float) else 0.0
+            limit = float(self.timeout) if isinstance(self.timeout, int | float) else 0.0
+            if (
+                is_timeout and limit and not isinstance(error, NewConnectionError)
+            ):  # which urllib3 derives from a timeout
                 ours = ConnectTimeoutError(f"{origin}: not connected within {limit:g} s", limit)
             elif isinstance(error, ConnectionError) and self.sock is not None and self._tunnel_host is None:
                 ours = TlsError(f"{origin}: the server closed the socket in the TLS handshake")

@@ -66,13 +66,14 @@ def check_spec(spec: str, plan: LoadPlan | None = None) -> None:
     if spec in OWN_AGENTS:
         return
     if spec not in PEERS and not _FACTORY.fullmatch(spec):
-        raise AgentSpecError(f"{spec!r} is no agent; there are {', '.join(AGENT_SPECS)}, and package.module:factory")
+        others = ", ".join(AGENT_SPECS)
+        raise AgentSpecError(f"there is no agent {spec!r}; there are {others}, and package.module:factory")
     if spec in PEERS and importlib.util.find_spec(PEERS[spec].package) is None:
         raise AgentSpecError(f"{spec} is not installed: pip install {PEERS[spec].package}")
     if plan is not None:
         refused = plan.refused_to_peers()
         if refused:
-            raise AgentSpecError(f"{spec} cannot be told of {refused[0]}; {', '.join(OWN_AGENTS)} can")
+            raise AgentSpecError(f"{spec} does not support {refused[0]}; {', '.join(OWN_AGENTS)} do")
         _check_agent_options(spec, plan.agent_options)
 
 
@@ -84,7 +85,7 @@ def _check_agent_options(spec: str, options: AgentOptions) -> None:
     for name, option in options.described().items():
         if not option.is_common and (getattr(options, name) or None) != (getattr(by_default, name) or None):
             able = (*OWN_AGENTS, *(peer for peer in PEERS if PEERS[peer].takes_agent_options))
-            raise AgentSpecError(f"{spec} cannot be told of {option.called}; {', '.join(able)} can")
+            raise AgentSpecError(f"{spec} does not support {option.called}; {', '.join(able)} do")
 
 
 def peer_version(spec: str) -> dict[str, str]:

@@ -31,6 +31,7 @@ class SteeredUsers(AgentUsers):
 
     def __init__(self, setup: ScheduleSetup, agent: AsyncAgent, source: PreparedSource, steering: Steering) -> None:
         self._steering = steering
+        self._random = random.Random(f"{setup.plan.seed}-{setup.share.index}-pauses")
         super().__init__(setup, agent, source)
         self._users.clear()  # those of the plan, which would end as the plan says
         self._tickets.clear()
@@ -45,7 +46,7 @@ class SteeredUsers(AgentUsers):
         return dataclasses.replace(abilities, pause_s=self._until_paced if steering.pacing_s else self._any_pause)
 
     def _any_pause(self, _: float) -> float:
-        return random.choice(self._steering.pauses_s)
+        return self._random.choice(self._steering.pauses_s)
 
     def _until_paced(self, since_s: float) -> float:
         return max(0.0, self._steering.pacing_s - since_s)
