@@ -17,8 +17,8 @@ import trustme
 from kabench.load import TargetUnreachableError, run
 from kabench.load.plan.targets import LoadTarget
 from tests.certificates import Keys
+from tests.load.clients.test_clients import get, sent_through
 from tests.load.loads import plan_of, run_here, run_once
-from tests.load.test_clients import get, sent_through
 from tests.responses import answer, path_of
 from tests.sockets import PATIENCE_S, Peer, ScriptedServer, echo_forever, serving
 
