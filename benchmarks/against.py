@@ -43,7 +43,8 @@ def checked(path: Path) -> Path:
 
 
 def environment_of(build: Path) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(build)}
+    """Return the environment in which Python takes this build, and none from the working directory."""
+    return os.environ | {"PYTHONPATH": str(build), "PYTHONSAFEPATH": "1"}
 
 
 def against_table(title: str, rows: Mapping[str, Row], other: Path, rounds: int, console: Console) -> Table:
