@@ -98,10 +98,10 @@ def test_each_class_is_told_apart_with_what_its_test_says_of_it(locusts: Locusts
     assert judging.sockets.created == 1
     unlucky = runs["Unlucky"]
     assert (unlucky.transactions, unlucky.errors) == (0, {"connect_failed": unlucky.socket_errors})
-    assert unlucky.socket_errors > 3
-    assert runs["Spawning"].transactions > 3
+    assert unlucky.socket_errors > 0
+    assert runs["Spawning"].transactions > 0
     assert runs["Spawning"].sockets.created == 3
-    assert runs["Mounting"].sockets.requests == runs["Mounting"].transactions > 3
+    assert runs["Mounting"].sockets.requests == runs["Mounting"].transactions > 0
     assert runs["Fast"].sockets.created == 0  # its sockets nobody tells of
     answered = [run for name, run in runs.items() if name != "Unlucky"]
     counted = sum(run.transactions for run in answered)
