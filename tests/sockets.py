@@ -150,7 +150,7 @@ class ScriptedServer:
     ) -> None:
         assert self._server is not None
         self._server.close()
-        for _ in range(_STEPS_OF_ACCEPTING):  # who is being accepted just now has a task by then, which closes him
+        for _ in range(_STEPS_OF_ACCEPTING):  # what is being accepted just now has a task by then, which closes it
             await asyncio.sleep(0)
         for task in list(self._tasks):
             task.cancel()

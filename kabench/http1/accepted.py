@@ -96,12 +96,14 @@ class AcceptedSocket(asyncio.Protocol):
         self.transport.close()
 
     def close_lingering(self) -> None:
-        """Close the socket, but let a client that still sends read the answer."""
+        """Close the socket, but let a client that still sends read the answer. If reading was held, it goes on."""
         self._stop_listening()
         if self._half_closed or not self.transport.can_write_eof():
             self.transport.close()
         else:
             self.transport.write_eof()
+            if not self.transport.is_reading():
+                self.transport.resume_reading()
             self._lingers_until = perf_counter() + _LINGERS_S
 
     # -- looks ---------------------------------------------------------------------------------------------------------

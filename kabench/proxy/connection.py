@@ -446,12 +446,6 @@ class ProxyConnection(AcceptedSocket):
         self._listening = _Listening.OVER
         self._waiting.clear()
 
-    def close_lingering(self) -> None:
-        """Close, but let a client that still sends read the answer. If reading was paused, it goes on."""
-        super().close_lingering()
-        if not (self.transport.is_closing() or self.transport.is_reading()):
-            self.transport.resume_reading()
-
     def look(self, now: float) -> None:
         """Check whether a request, or a client that should read, takes too long."""
         if self._cut_off_if_stuck(now) or self._listening is _Listening.OVER:

@@ -174,7 +174,7 @@ def test_a_slow_reader_gets_all_of_it(run: Run) -> None:
             for _ in range(100):
                 assert status_of(await client.answer()) == 200
                 await asyncio.sleep(0.002)
-            client.send(get("/0?size=5"))  # he is read from again
+            client.send(get("/0?size=5"))  # it is read from again
             assert (await client.answer()).endswith(b"xxxxx")
             client.close()
 
@@ -212,7 +212,7 @@ def test_bodies_that_are_held_have_a_limit_all_together(run: Run) -> None:
             await until(lambda: server.snapshot().requests == 1)
             assert 2 * MB < book.held_bytes < 2.1 * MB
             assert status_of(await asked_once(server, post("/0", b"y" * 2 * MB))) == 503
-            reset(late.writer)  # a FIN would say that he still waits
+            reset(late.writer)  # a FIN would say that it still waits
             await until(lambda: book.held_bytes == 0)
             client = await RawSocket.to(server)
             client.send(post("/0", b"y" * 2 * MB))
@@ -280,8 +280,8 @@ def test_time_stands_still_only_while_something_is_unsent_and_nothing_moves() ->
     assert watch.stands_still_for_s(0, 50.0) == 0
     assert watch.stands_still_for_s(500, 60.0) == 0
     assert watch.stands_still_for_s(500, 63.0) == 3
-    assert watch.stands_still_for_s(400, 70.0) == 0  # he has taken something
+    assert watch.stands_still_for_s(400, 70.0) == 0  # it has taken something
     assert watch.stands_still_for_s(400, 75.0) == 5
-    watch.moved()  # he has taken all, and as much again is unsent now
+    watch.moved()  # it has taken all, and as much again is unsent now
     assert watch.stands_still_for_s(400, 76.0) == 0
     assert watch.stands_still_for_s(400, 78.0) == 2
