@@ -777,15 +777,16 @@ def test_ak_24_close_ends_a_request_that_is_being_sent() -> None:
     async def handler(peer: Peer) -> None:
         await peer.reader.readuntil(b"\r\n\r\n")
         taken.set()
-        await until(lambda: sending.done())
+        await until(is_over.is_set)
 
-    taken = threading.Event()
+    taken, is_over = threading.Event(), threading.Event()
     with serving(handler) as server:
         agent = KeepAliveAgent()
         sending = start(lambda: agent.request("PUT", server.url, body=bytes(30_000_000), retries=False))
         taken.wait(PATIENCE_S)
         agent.close()
         error = sending.exception(PATIENCE_S)
+        is_over.set()
         assert isinstance(error, ClosedPoolError | ProtocolError)
         assert isinstance(error.__cause__, AgentClosedError)
 
