@@ -1,6 +1,7 @@
-"""`AgentOptions`: every knob of an agent, checked once, durations in seconds.
+"""`AgentOptions`: every option of an agent, checked once, durations in seconds.
 
-The defaults are agentkeepalive's, because they were found in years of production; each says why it is what it is.
+The defaults are agentkeepalive's, because they were found in years of production, or Node's; the docstring of an option
+says why its default is what it is, where that can surprise.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class OptionKind(Enum):
     LIMIT = "limit"
     """a whole number above 0"""
     COUNT = "count"
-    """a whole number, or 0"""
+    """a whole number, 0 or above"""
     FLAG = "flag"
     CHOICE = "choice"
 
@@ -140,9 +141,9 @@ _CHECKS: Mapping[OptionKind, Callable[[object], object]] = {
 class Option:
     """The description of an option, beyond its type and its default.
 
-    `help` is its line of help on a command line, where the option is called `flag`; without `help`, it is not offered
-    there. `is_shared`: where several agents make one load, each gets a part of the limit, and the parts add up.
-    `is_common`: clients of other libraries have it too; other options are not passed to them. `called` is its name in
+    `help` is its help text on a command line, and `flag` its name there; an option without `help` is not offered there.
+    `is_shared`: where several agents make one load, each gets a part of the limit, and the parts add up. `is_common`:
+    clients of other libraries have it too; a load that sets another option is refused to them. `called` is its name in
     errors.
     """
 
@@ -231,7 +232,9 @@ class AgentOptions:
 
     free_socket_timeout: float = field(
         default=4.0,
-        metadata=_option(OptionKind.DURATION, "Close a socket that is free for this long; 0: never.", is_common=True),
+        metadata=_option(
+            OptionKind.DURATION, "Close a socket that has been free for this long; 0: never.", is_common=True
+        ),
     )
     """Seconds a free socket is kept; 0: for ever. 4, because the servers with the shortest wait (Node, uvicorn) close
     at 5, and the client must be the one that closes first."""
@@ -251,13 +254,21 @@ class AgentOptions:
     max_sockets: int | None = field(
         default=None,
         metadata=_option(
-            OptionKind.LIMIT, "Sockets at most.", is_optional=True, is_shared=True, is_common=True, called="sockets"
+            OptionKind.LIMIT,
+            "Open at most N sockets to each origin (scheme, host and port).",
+            is_optional=True,
+            is_shared=True,
+            is_common=True,
+            called="sockets",
         ),
     )
     """Sockets per origin."""
 
     max_free_sockets: int = field(
-        default=256, metadata=_option(OptionKind.LIMIT, "Free sockets at most.", is_shared=True, is_common=True)
+        default=256,
+        metadata=_option(
+            OptionKind.LIMIT, "Keep at most N free sockets to each origin.", is_shared=True, is_common=True
+        ),
     )
     """Free sockets per origin; Node's default."""
 
@@ -265,7 +276,7 @@ class AgentOptions:
         default=None,
         metadata=_option(
             OptionKind.DURATION,
-            "Send nothing more on a socket of this age.",
+            "Send no more requests on a socket older than this (no limit).",
             flag="--ttl",
             is_optional=True,
             called="a TTL",
@@ -279,7 +290,7 @@ class AgentOptions:
         default=None,
         metadata=_option(
             OptionKind.LIMIT,
-            "Sockets to all origins together, at most.",
+            "Open at most N sockets to all origins together.",
             is_optional=True,
             is_shared=True,
             called="sockets over all",
@@ -292,7 +303,7 @@ class AgentOptions:
         default="lifo",
         metadata=_option(
             OptionKind.CHOICE,
-            "Take the free socket that was freed last, or first.",
+            "Reuse the socket that was freed last (lifo) or first (fifo).",
             check=_scheduling,
             choices=("lifo", "fifo"),
             is_common=False,
@@ -303,7 +314,7 @@ class AgentOptions:
     max_cached_sessions: int = field(
         default=100,
         metadata=_option(
-            OptionKind.COUNT, "TLS sessions kept for resumption; 0: none.", is_common=False, is_shared=False
+            OptionKind.COUNT, "Keep N TLS sessions for resumption; 0 keeps none.", is_common=False, is_shared=False
         ),
     )
     """TLS sessions kept for resumption; 0 keeps none."""
@@ -360,7 +371,7 @@ class AgentOptions:
         default="safe",
         metadata=_option(
             OptionKind.CHOICE,
-            "What is sent again when its socket turns out to be stale.",
+            "Send requests again if their socket was stale: safe ones (GET), idempotent ones (PUT too), or never.",
             check=_retry_stale,
             choices=("safe", "idempotent", "never"),
             is_common=False,
@@ -422,7 +433,8 @@ class AgentOptions:
     def activity_timeout(self) -> float:
         """`timeout` in seconds, or if it is None the default of the asyncio agents: twice the free timeout, at least 8.
 
-        So an active socket never has less time than a free one. 0: no limit.
+        So an active socket has at least as much time as a free one, unless free ones are kept for ever (8 s then).
+        0: no limit.
         """
         return max(2 * self.free_socket_timeout, _LEAST_ACTIVITY_TIMEOUT_S) if self.timeout is None else self.timeout
 

@@ -238,7 +238,7 @@ class ResponseReader:
         return self._framing is _UNTIL_CLOSE
 
     def pieces(self) -> list[bytes]:
-        """Return the same as `body`, in pieces as it came: a chunk is a piece, unless it was cut on its way."""
+        """Return the same as `body`, as a list of pieces. A chunk is one, unless it came in parts or was joined."""
         pieces, self._body = self._body, []
         return pieces
 
@@ -285,7 +285,7 @@ class ResponseReader:
         self._partial = data
         if b"\n" not in data[before:]:  # no line has ended: each is checked once, when it ends
             if not at and len(data) > _MAX_STATUS_LINE_BYTES:
-                raise ResponseParseError(f"not an HTTP response: its status line is over {_MAX_REASON_BYTES} bytes")
+                raise ResponseParseError(f"not an HTTP response: its reason phrase is over {_MAX_REASON_BYTES} bytes")
             return
         if not at:
             status_line = _STATUS_LINE.match(data)
@@ -315,7 +315,7 @@ class ResponseReader:
             raise ResponseParseError(f"not an HTTP response: HTTP/{version} is no version of HTTP/1")
         reason = status_line[3] or b""
         if len(reason) > _MAX_REASON_BYTES:
-            raise ResponseParseError(f"not an HTTP response: its status line is over {_MAX_REASON_BYTES} bytes")
+            raise ResponseParseError(f"not an HTTP response: its reason phrase is over {_MAX_REASON_BYTES} bytes")
         fields = raw[begins_at : -len(_HEAD_END)]
         if b"\r\n " in raw or b"\r\n\t" in raw:
             fields = _unfolded(raw, begins_at)

@@ -58,9 +58,9 @@ class TlsOptions:
                 raise TypeError(f"{option.name}: {value!r} is no text")
             if option.name in _TEXTS and isinstance(value, Path):
                 object.__setattr__(self, option.name, str(value))
-        for name in ("minimum_version", "maximum_version"):
-            if getattr(self, name) not in (*_VERSIONS, None):
-                raise ValueError(f"{name}: {getattr(self, name)!r} is neither '1.2' nor '1.3'")
+        for name, value in (("minimum_version", self.minimum_version), ("maximum_version", self.maximum_version)):
+            if value not in _VERSIONS and not (name == "maximum_version" and value is None):
+                raise ValueError(f"{name}: {value!r} is neither '1.2' nor '1.3'")
         if self.maximum_version is not None and self.maximum_version < self.minimum_version:
             raise ValueError(f"maximum_version: {self.maximum_version} is below {self.minimum_version}, the minimum")
         if self.key_file is not None and self.cert_file is None:
@@ -218,7 +218,9 @@ class SessionCache:
             self.resumed_count += resumed
 
     def keep(self, origin: str, tls: ssl.SSLObject | ssl.SSLSocket, now: float) -> bool:
-        """Keep a connection's session, if it can be resumed and the one kept before has lived half its life by `now`.
+        """Keep a connection's session, if it can be resumed.
+
+        After a resumed handshake it is kept only if the session kept before has lived half of its life by `now`.
 
         Returns False if there is no session yet. In TLS 1.3 a session comes with a ticket, some time after the
         handshake (RFC 8446 section 4.6.1). Taking a session out of OpenSSL costs about as much as resuming it saves, so

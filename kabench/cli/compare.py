@@ -66,9 +66,9 @@ def compare(
 ) -> None:
     """Compare agents in interleaved trials, and give a verdict.
 
-    Give --agent twice or more; all agents are compared with the first. A trial sends load for 2 s after a warm-up of
-    half a second, unless another stop rule is given. Without --trials, trials go on until the verdict is certain, for
-    3 minutes at most.
+    Give --agent twice or more; all agents are compared with the first. A trial has a warm-up of half a second
+    (--warmup), and then sends load for 2 s, unless another stop rule is given. Without --trials, trials go on until
+    the verdict is certain, for 3 minutes at most.
     """
     from kabench.cli.extras import needs_extra
 

@@ -142,7 +142,7 @@ def version_of(data: object) -> str:
 def unpacked(data: object, kind: type[T]) -> T:
     """Return the structure that was packed. Raises `msgspec.DecodeError` if the data hold none of this kind."""
     if not isinstance(data, dict) or not isinstance(data.get("kabench"), bytes):
-        raise msgspec.DecodeError("there is nothing of kabench in it")
+        raise msgspec.DecodeError("the message holds no kabench data")
     return msgspec.json.decode(data["kabench"], type=kind)
 
 

@@ -43,7 +43,7 @@ class ClientLimits:
             value = getattr(self, each.name)
             if not (math.isfinite(value) and value > 0):
                 name = each.name.removesuffix("_s").removesuffix("_bytes").replace("_", " ")
-                raise ValueError(f"{name}: {value} is not above 0")
+                raise ValueError(f"{name}: {value} is not a finite number above 0")
 
     def connections_for(self, files: int) -> int:
         """Return how many connections can be held, if each takes `files` open files."""

@@ -40,6 +40,8 @@ from tests.certificates import (
         ({"ca_file": b"ca.pem"}, TypeError, "ca_file"),
         ({"key_password": 1}, TypeError, "key_password"),
         ({"minimum_version": "1.1"}, ValueError, "minimum_version"),
+        ({"minimum_version": None}, ValueError, "minimum_version"),
+        ({"minimum_version": None, "maximum_version": "1.3"}, ValueError, "minimum_version"),
         ({"maximum_version": 1.3}, ValueError, "maximum_version"),
         ({"minimum_version": "1.3", "maximum_version": "1.2"}, ValueError, "imum_version"),
         ({"key_file": "key.pem"}, ValueError, "key_file"),

@@ -115,7 +115,7 @@ def test_a_server_with_faults_says_what_it_did_and_how_to_repeat_it(tmp_path: Pa
         (["proxy", "--target", "http://h/", "-k", "--cacert", "x"], "--cacert and --insecure: give only one of them"),
         (["proxy", "--target", "https://h/", "--cacert", "/nonexistent"], "/nonexistent"),
         (["proxy", "--target", "http://h/", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1:1985"),
-        (["proxy", "--target", "http://h/", "--send-timeout", "0"], "send timeout: 0.0 is not above 0"),
+        (["proxy", "--target", "http://h/", "--send-timeout", "0"], "send timeout: 0.0 is not a finite number above 0"),
         (["serve", "--fault", "nothing:1%"], "there is no fault 'nothing'; there are reset,"),
         (["serve", "--fault", "reset"], "write for instance reset:1%"),
         (["serve", "--fault", "reset:60%", "--fault", "garbage:60%"], "the faults hit 120% of the requests"),

@@ -101,7 +101,7 @@ class Counted:
     is_level: bool = False
 
 
-_HAS_HAPPENED = Counted()
+_RUNNING_COUNT = Counted()
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -145,7 +145,7 @@ def _counted(kind: type[Figures]) -> dict[str, Counted]:
     found = {}
     for name in kind.__struct_fields__:
         said = [each for each in getattr(hints[name], "__metadata__", ()) if isinstance(each, Counted)]
-        found[name] = said[0] if said else _HAS_HAPPENED
+        found[name] = said[0] if said else _RUNNING_COUNT
     return found
 
 
@@ -179,7 +179,7 @@ class Totals(Figures, frozen=True):
 
     @property
     def socket_errors(self) -> int:
-        """The exchanges that died with their socket."""
+        """The requests that died with their socket, never got one, or were cut off."""
         return sum(times for kind, times in self.errors.items() if kind not in UNEXPECTED)
 
 

@@ -1,7 +1,7 @@
 """`LoadPlan`: the load to be made. It does not say by which agents: the same plan goes through each.
 
-A plan is checked once, when it is made, and never changes, so nobody who gets one checks it again. How a worker's part
-is cut out of it stands in `share`, and when its requests are due in `pacing`.
+A plan is checked once, when it is made, and never changes, so nobody who gets one checks it again. `share` cuts out a
+worker's part; `pacing` says when its requests are due.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class LoadPlan:
     One stop rule ends the load: `requests`, `total`, `duration_s`, or the last of the `stages`. Without any, each user
     sends 1000 requests; in the open model, the load lasts 10 s.
 
-    Raises `PlanError` for a plan that makes no sense.
+    Raises `PlanError` for a plan that cannot be carried out.
     """
 
     # -- which requests
@@ -92,13 +92,13 @@ class LoadPlan:
     # -- how much load
 
     concurrency: int | None = None
-    """Users of the closed model; None: 60, or 1 where `stages` lead on from there."""
+    """Users of the closed model; None: 60, or 1 if there are `stages`."""
     rate: float | None = None
     """Requests/s of the open model; None: the closed model."""
     arrivals: Arrivals = "constant"
-    """Requests of the open model are due at equal distances ("constant") or at random (a "poisson" process)."""
+    """Requests of the open model are due at equal intervals ("constant") or at random (a "poisson" process)."""
     max_in_flight: int = 10_000
-    """While this many requests are in flight, what is due in the open model is not started, and counted as that."""
+    """While this many requests are in flight, a request that comes due is not sent, and counts as not started."""
     stages: tuple[Stage, ...] = ()
     """Levels that the load reaches in turn, linearly: requests/s from `rate` on, or users from `concurrency` on."""
 
@@ -111,7 +111,7 @@ class LoadPlan:
     duration_s: float | None = None
     """Stop rule: seconds, without the warm-up."""
     warmup_s: float = 0.0
-    """Seconds of load before the measured one, left out of the figures."""
+    """Seconds of load before measuring begins; they are left out of the figures."""
     grace_s: float = 5.0
     """Seconds that requests in flight may still take when time has ended the load; then they are cut off."""
 
@@ -129,14 +129,14 @@ class LoadPlan:
     insecure: bool = False
     """Do not verify certificates."""
     connect_to: str | None = field(default=None, metadata=_described(not_for_peers="another address than the URL's"))
-    """`host:port` that sockets lead to, whatever the URL says."""
+    """`host:port` to connect to, whatever the URL says."""
     unix_socket: str | None = field(default=None, metadata=_described(not_for_peers="Unix sockets"))
-    """Path of the Unix socket that sockets lead to, whatever the URL says."""
+    """Path of the Unix socket to connect to, whatever the URL says."""
 
     # -- what is a failure
 
     expect_status: tuple[int, ...] = ()
-    """An answer with another status is a failure. Empty: one with a status of 400 or more is."""
+    """An answer with another status is a failure. If empty, an answer with a status of 400 or more is a failure."""
     expect_body: bytes | None = field(default=None, metadata=_described(recorded=recorded_text))
     """An answer without these bytes in its body is a failure."""
 
@@ -180,7 +180,7 @@ class LoadPlan:
         elif self.cookies:
             raise PlanError("rate and cookies: give only one; cookies belong to a user, and a rate has no users")
         elif not math.isfinite(self.rate) or self.rate < 0 or (self.rate == 0 and not self.stages):
-            raise PlanError(f"rate: {self.rate:g} is not above 0")
+            raise PlanError(f"rate: {self.rate:g} is not a finite number above 0")
         for name, count in (
             ("concurrency", self.concurrency),
             ("requests", self.requests),
@@ -192,15 +192,15 @@ class LoadPlan:
                 raise PlanError(f"{name}: {count} is below 1")
         for stage in self.stages:
             if not (math.isfinite(stage.duration_s) and stage.duration_s > 0):
-                raise PlanError(f"stage: its time of {stage.duration_s:g} s is not above 0")
+                raise PlanError(f"stage: its time of {stage.duration_s:g} s is not a finite time above 0")
             if not (math.isfinite(stage.level) and stage.level >= 0):
-                raise PlanError(f"stage: its level of {stage.level:g} is below 0")
+                raise PlanError(f"stage: its level of {stage.level:g} is not a finite number, 0 or above")
         if self.stages and self.most == 0:
             raise PlanError("stage: all levels are 0, so there is nothing to do")
         if self.arrivals not in ("constant", "poisson"):
             raise PlanError(f"arrivals: {self.arrivals!r} is neither constant nor poisson")
         if self.arrivals != "constant" and self.rate is None:
-            raise PlanError("arrivals: are for a rate; users send when they have their answer")
+            raise PlanError("arrivals: only with a rate; users send when they have their answer")
 
     def _check_stop_rule(self) -> None:
         rules: Mapping[str, object] = {
@@ -221,10 +221,10 @@ class LoadPlan:
 
     def _check_times(self) -> None:
         if self.duration_s is not None and not (math.isfinite(self.duration_s) and self.duration_s > 0):
-            raise PlanError(f"duration: {self.duration_s:g} is not above 0")
+            raise PlanError(f"duration: {self.duration_s:g} s is not a finite time above 0")
         for name, seconds in (("delay", self.delay_s), ("warmup", self.warmup_s), ("grace", self.grace_s)):
             if not math.isfinite(seconds) or seconds < 0:
-                raise PlanError(f"{name}: {seconds:g} is below 0")
+                raise PlanError(f"{name}: {seconds:g} s is not a finite time, 0 or above")
 
     def _check_target(self) -> None:
         if self.targets and self.url is not None:

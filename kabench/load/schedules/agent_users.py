@@ -45,7 +45,7 @@ NO_ABILITIES = Abilities()
 
 
 class AgentUser(LoadExchange, User):
-    """A user of a kabench agent. Its first request is `prepared`; without abilities, all others are too."""
+    """A user of a kabench agent. It sends `prepared` each time, unless its abilities have a `next_request`."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class AgentUser(LoadExchange, User):
             self._pause = self._loop.call_later(abilities.pause_s(now - self.started_at), self._send_after_pause)
 
     def failed(self, error: Exception, now: float) -> None:
-        """Count the error and go on; after a pause, if no socket could be opened."""
+        """Count the error, and go on after the user's pause, or a short one if no socket could be opened."""
         if self.is_finished:
             return
         if isinstance(error, AgentClosedError):
