@@ -7,8 +7,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, TextIO, cast
 
+from kabench.system.signals import leave_at_once
+
 if TYPE_CHECKING:
     from rich.console import Console
+
+_CURSOR_ON_AND_A_NEW_LINE = b"\x1b[?25h\n"
 
 
 class _WhileItLasts:
@@ -51,6 +55,14 @@ def report_console(*, stderr: bool = False) -> Console:
     console = ReportConsole(stderr=stderr, highlight=False)
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     return console
+
+
+def leave() -> None:
+    """End the process at once, with a cursor on the terminal, which a live view hides."""
+    if is_live_terminal():
+        with contextlib.suppress(OSError):  # the terminal has gone
+            os.write(sys.stderr.fileno(), _CURSOR_ON_AND_A_NEW_LINE)
+    leave_at_once()
 
 
 def is_live_terminal() -> bool:

@@ -1,15 +1,13 @@
-"""Runs a plan, and shows its progress. Ctrl-C once stops it and reports; twice exits at once."""
+"""Runs a plan, and shows its progress. A signal to stop ends the load, and what was measured is reported."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kabench.cli.console import is_live_terminal
+from kabench.cli.console import is_live_terminal, leave
 from kabench.cli.errors import CommandError
 from kabench.cli.plain_progress import PlainProgress
 from kabench.load import (
@@ -23,16 +21,14 @@ from kabench.load import (
 )
 from kabench.load.workers.local import LocalWorkers
 from kabench.server import ServerError
+from kabench.system.signals import stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from types import FrameType
 
     from kabench.load.figures.messages import Task
     from kabench.load.workers.workers import Workers
     from kabench.result import RunResult
-
-_CURSOR_ON_AND_A_NEW_LINE = b"\x1b[?25h\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +59,10 @@ def run_live(
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[RunControl]:
-    """Yield a control that Ctrl-C and SIGTERM stop. They end the load, but not the report of what it measured."""
+    """Yield a control that signals stop. They end the load, but not the report of what it measured."""
     control = RunControl()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, _stopper(control)) for number in signals}
-    try:
+    with stopping(control.stop, leave):
         yield control
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -108,14 +99,3 @@ def _shown(progress: str, agents: int) -> Iterator[Callable[[AgentProgress], Non
 
         with LiveView(agents) as view:
             yield view.show
-
-
-def _stopper(control: RunControl) -> Callable[[int, FrameType | None], None]:
-    def stop(_: int, __: FrameType | None) -> None:
-        if control.stopped:
-            if is_live_terminal():
-                os.write(sys.stderr.fileno(), _CURSOR_ON_AND_A_NEW_LINE)
-            os._exit(CommandError.INTERRUPTED)  # workers and server end with their standard input
-        control.stop()
-
-    return stop

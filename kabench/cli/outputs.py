@@ -15,6 +15,7 @@ from kabench.cli.console import report_console
 from kabench.cli.errors import CommandError
 from kabench.cli.extras import needs_extra
 from kabench.result import ResultError, as_file_name, check_writable, record_file_name, save_result, write_whole
+from kabench.system.streams import STANDARD_OUTPUT, was_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +40,8 @@ class Outputs:
         self._to_stdout = json == "-"
         self._json = None if json is None or self._to_stdout else Path(json)
         self._folder = Path("results") if saves else None
+        if self._to_stdout:
+            check_standard_output("--json")
         check_paths(paths, self._json)
         if self._folder is not None:
             try:
@@ -134,6 +137,12 @@ def check_file(option: str, path: Path) -> None:
     if not path.parent.is_dir():
         raise CommandError(f"{option} {path}: there is no folder {path.parent}")
     check_folder(option, path.parent)
+
+
+def check_standard_output(option: str) -> None:
+    """Raise `CommandError` if nothing can be written to standard output."""
+    if was_closed(STANDARD_OUTPUT):
+        raise CommandError(f"{option} -: standard output is closed; name a file")
 
 
 def _check_is_file(option: str, path: Path) -> None:

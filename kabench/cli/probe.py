@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +10,9 @@ import typer
 
 from kabench.cli import file_options as files  # typer reads the annotations
 from kabench.cli import parse
-from kabench.cli.console import is_live_terminal, progress_console, report_console
+from kabench.cli.console import is_live_terminal, leave, progress_console, report_console
 from kabench.cli.errors import CommandError, finish
+from kabench.system.signals import stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,14 +51,16 @@ def probe(
     most, and sends only GET or HEAD.
     """
     from kabench.agent import TlsOptions
-    from kabench.cli.outputs import check_file
+    from kabench.cli.outputs import check_file, check_standard_output
     from kabench.probe import ProbeOptions, UnreachableError
     from kabench.probe import probe as ask
     from kabench.probe.record import to_json
     from kabench.redaction import redacted_url
     from kabench.report.probe import render_probe
 
-    if json is not None and json != "-":
+    if json == "-":
+        check_standard_output("--json")
+    elif json is not None:
         check_file("--json", Path(json))
     if cacert is not None and insecure:
         raise CommandError("--cacert and --insecure: give only one of them")
@@ -98,16 +100,12 @@ def _write(where: str, record: bytes) -> str | None:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[ProbeControl]:
-    """Yield a control that SIGINT and SIGTERM stop."""
+    """Yield a control that signals stop."""
     from kabench.probe import ProbeControl
 
     control = ProbeControl()
-    before = {number: signal.signal(number, lambda *_: control.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stopping(control.stop, leave):
         yield control
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

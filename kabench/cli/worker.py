@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from kabench.cli.errors import CommandError
 from kabench.cli.parse import address, duration
-
-if TYPE_CHECKING:
-    from types import FrameType
+from kabench.system.signals import stopping
 
 
 def worker(
@@ -41,14 +38,13 @@ def worker(
 
     interrupted = threading.Event()
 
-    def leave(_: int, __: FrameType | None) -> None:
+    def leave() -> None:
         interrupted.set()
         for process in started:
             process.terminate()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
-    codes = [process.wait() for process in started]
+    with stopping(leave):
+        codes = [process.wait() for process in started]
     worst = max(CommandError.COULD_NOT_MEASURE if code < 0 else code for code in codes)
     if interrupted.is_set():
         raise typer.Exit(CommandError.INTERRUPTED)

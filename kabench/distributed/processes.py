@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from kabench.system.child import error_stream
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,6 +21,7 @@ def start_worker(host: str, port: int, patience_s: float, *, quiet: bool) -> sub
         [*command, *(["--quiet"] if quiet else [])],
         stdin=subprocess.PIPE,  # the worker ends when its standard input does
         stdout=subprocess.DEVNULL,
+        stderr=error_stream(),
         start_new_session=True,  # Ctrl-C is for the process that the user started
     )
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from kabench.proxy.server import Proxy
 from kabench.system.limits import allow_open_sockets
 from kabench.system.listening import cannot_listen
-from kabench.system.loop import run
-from kabench.system.signals import stop_signal
+from kabench.system.loop import run, stop_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +28,7 @@ def proxy_until_signal(
     listening: Callable[[str], None],
     tell: Callable[[list[AgentFigures]], None],
 ) -> None:
-    """Pass requests on until SIGINT or SIGTERM.
+    """Pass requests on until a signal to stop.
 
     `listening` is called with the URL once clients are accepted, and `tell` with both agents' figures every `every_s`
     seconds (0: never before the end) and at the end. Raises `ProxyError` if it cannot listen, and `ValueError` for
@@ -50,10 +49,10 @@ async def _proxy(
         await proxy.start()
     except (OSError, UnicodeError) as error:
         raise ProxyError(cannot_listen(options.host, options.port, error)) from None
-    stop = stop_signal()
-    listening(proxy.url)
-    while not stop.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), every_s or None)
-        tell(proxy.figures())
-    await proxy.stop()
+    with stop_event() as stop:
+        listening(proxy.url)
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), every_s or None)
+            tell(proxy.figures())
+        await proxy.stop()

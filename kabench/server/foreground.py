@@ -10,8 +10,7 @@ from kabench.server.echo import EchoServer
 from kabench.server.embedded import ServerError
 from kabench.system.limits import allow_open_sockets
 from kabench.system.listening import cannot_listen
-from kabench.system.loop import run
-from kabench.system.signals import stop_signal
+from kabench.system.loop import run, stop_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def serve_until_signal(options: ServerOptions, listening: Callable[[EchoServer], None]) -> ServerCounts:
-    """Serve until SIGINT or SIGTERM, and return the counts. `listening` is called once sockets are accepted.
+    """Serve until a signal to stop, and return the counts. `listening` is called once sockets are accepted.
 
     Raises `ServerError` if it cannot listen.
     """
@@ -37,8 +36,8 @@ async def _serve(options: ServerOptions, listening: Callable[[EchoServer], None]
         raise ServerError(str(error)) from None
     except (OSError, UnicodeError) as error:
         raise ServerError(cannot_listen(options.host, options.port, error)) from None
-    stop = stop_signal()
-    listening(server)
-    await stop.wait()
-    await server.stop()
+    with stop_event() as stop:
+        listening(server)
+        await stop.wait()
+        await server.stop()
     return server.snapshot()

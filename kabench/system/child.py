@@ -8,6 +8,8 @@ import select
 import signal
 import subprocess
 
+from kabench.system.streams import STANDARD_ERROR, is_open
+
 _END_TIMEOUT_S = 5.0
 
 
@@ -17,8 +19,14 @@ def start_child(command: list[str]) -> subprocess.Popen[bytes]:
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=error_stream(),
         start_new_session=True,  # Ctrl-C is for the process that the user started
     )
+
+
+def error_stream() -> int | None:
+    """Return what a child gets as standard error: this process's, or the null device if it is closed."""
+    return None if is_open(STANDARD_ERROR) else subprocess.DEVNULL
 
 
 def write_line(process: subprocess.Popen[bytes], line: bytes) -> None:

@@ -18,6 +18,7 @@ import pytest
 from kabench.cli import main
 from kabench.result import load_result, parse_result, save_result
 from kabench.server import EmbeddedServer, ServerOptions
+from kabench.system.signals import SAME_WITHIN_S
 from tests.test_result import a_result, a_run
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ def is_gone(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_once_stops_reports_and_saves(number: signal.Signals, tmp_path: Path) -> None:
     process = start(cwd=tmp_path)
     children = children_of(process.pid)
@@ -333,7 +334,10 @@ def test_ctrl_c_twice_exits_at_once_and_leaves_nobody_behind(tmp_path: Path) -> 
     for child in children:  # so that stopping takes longer than the second Ctrl-C
         os.kill(child, signal.SIGSTOP)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)  # belongs to the first
+    time.sleep(SAME_WITHIN_S)
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=10) == 130
     for child in children:
@@ -344,6 +348,24 @@ def test_ctrl_c_twice_exits_at_once_and_leaves_nobody_behind(tmp_path: Path) -> 
     while not all(is_gone(child) for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_run_under_nohup_goes_on_when_the_terminal_goes_away(tmp_path: Path) -> None:
+    nohup = ["nohup", sys.executable, "-m", "kabench", "run", "--duration", "2s", "--progress", "plain", "--no-save"]
+    with subprocess.Popen(
+        [*nohup, "--agent", "keepalive", "--json", "r.json"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("keepalive 1 s")
+        process.send_signal(signal.SIGHUP)
+        process.stderr.read()
+        assert process.wait(timeout=20) == 0
+    assert not load_result(tmp_path / "r.json").runs[0].interrupted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
