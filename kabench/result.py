@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from kabench.histogram import Distribution, LatencyStats
+from kabench.text_files import EncodingError, without_mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -335,7 +336,9 @@ def schema_of(document: bytes, where: str) -> str | None:
 
 def _decoded(document: bytes, where: str) -> object:
     try:
-        return msgspec.json.decode(document)
+        return msgspec.json.decode(without_mark(document))
+    except EncodingError as error:
+        raise ResultError(f"{where}: {error}") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise ResultError(f"{where}: not a JSON document, or cut off ({error})") from None
 

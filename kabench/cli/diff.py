@@ -10,6 +10,7 @@ import typer
 from kabench.cli import file_options as files  # noqa: TC001  # typer reads the annotations
 from kabench.cli.errors import CommandError, finish
 from kabench.cli.gates import FailIf, Gates, MaxRegression, complain
+from kabench.cli.standard_input import is_standard_input, read_record, refuse_two_readers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def diff(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="The old record, or a folder of old records.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The new record, or a folder of new records.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The old record, or a folder of old records; - is stdin.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The new record, or a folder of new records; - is stdin.")],
     *,
     more_old: Annotated[
         list[Path] | None, typer.Option("--old", metavar="FILE", help="Add another old record; may be repeated.")
@@ -53,13 +54,15 @@ def diff(
     from kabench.comparison.saved import diff as compare_saved
     from kabench.comparison.thresholds import outcomes_of_comparison
 
+    olds, news = [old, *(more_old or ())], [new, *(more_new or ())]
+    refuse_two_readers(
+        side for side, paths in (("OLD", olds), ("NEW", news)) for path in paths if is_standard_input(path)
+    )
     gates = Gates.of(fail_if, max_regression)
     paths = Paths(junit=junit, markdown=markdown, html=html)
     outputs = Outputs(paths, json=json)
     try:
-        comparison = compare_saved(
-            _records([old, *(more_old or ())]), _records([new, *(more_new or ())]), force=force, name=name
-        )
+        comparison = compare_saved(_records(olds), _records(news), force=force, name=name)
     except DifferentPlansError as error:
         raise CommandError(f"the plans differ: {error}; to compare them anyway, use --force") from None
     except NothingInCommonError as error:
@@ -73,7 +76,7 @@ def diff(
 
 def _records(paths: Sequence[Path]) -> list[RunResult]:
     """Return the records in files and folders. Raises `CommandError`."""
-    from kabench.result import SCHEMA, ResultError, parse_result, read_file, schema_of
+    from kabench.result import SCHEMA, ResultError, parse_result, schema_of
 
     found: list[RunResult] = []
     try:
@@ -81,9 +84,9 @@ def _records(paths: Sequence[Path]) -> list[RunResult]:
             inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
             before = len(found)
             for file in inside:
-                document = read_file(file)
-                if not path.is_dir() or schema_of(document, str(file)) == SCHEMA:
-                    found.append(parse_result(document, str(file)))
+                document, where = read_record(file)
+                if not path.is_dir() or schema_of(document, where) == SCHEMA:
+                    found.append(parse_result(document, where))
             if len(found) == before:
                 raise CommandError(f"{path}: there is no {SCHEMA} record in this folder")
     except ResultError as error:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from kabench.cli.errors import CommandError
+from kabench.cli.standard_input import read_input
+from kabench.text_files import EncodingError, without_mark
 
 if TYPE_CHECKING:
     from kabench.server import Fault
@@ -121,7 +123,7 @@ def headers(given: list[str]) -> tuple[tuple[str, str], ...]:
 
 
 def data(text: str) -> bytes:
-    """Return a body from text, or from the file that `@file` names."""
+    """Return a body from text, or from the file that `@file` names; `@-` is standard input."""
     if not text.startswith("@"):
         return text.encode()
     return file_bytes("--data", Path(text[1:]), shown=text)
@@ -130,15 +132,27 @@ def data(text: str) -> bytes:
 def file_bytes(option: str, path: Path, shown: str | None = None) -> bytes:
     """Return the bytes of a file that an option names. Errors show it as `shown`, the way the user wrote it."""
     try:
-        return path.read_bytes()
+        return read_input(path)
     except OSError as error:
         raise CommandError(f"{option} {shown or path}: {error.strerror}") from None
+
+
+def text_bytes(option: str, path: Path) -> bytes:
+    """Return the bytes of a text file that an option names, without a byte order mark."""
+    try:
+        return without_mark(file_bytes(option, path))
+    except EncodingError as error:
+        raise CommandError(f"{option} {path}: {error}") from None
+
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
+"""Others that `str.splitlines` knows, such as U+2028, may stand inside JSON's texts."""
 
 
 def file_lines(option: str, path: Path) -> list[str]:
     """Return the lines of a text file that an option names."""
     try:
-        return file_bytes(option, path).decode().splitlines()
+        return _LINE_END.split(text_bytes(option, path).decode())
     except UnicodeDecodeError as error:
         raise CommandError(f"{option} {path}: not a text in UTF-8 ({error.reason})") from None
 

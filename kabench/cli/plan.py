@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kabench.agent.urls import basic, parse_address, parse_url
 from kabench.cli import parse
 from kabench.cli.errors import CommandError
+from kabench.cli.standard_input import is_standard_input, refuse_two_readers
 from kabench.load import AgentSpecError, LoadPlan, PlanError
 from kabench.load.clients.specs import check_spec
 from kabench.load.plan.pacing import Stage
@@ -51,6 +52,7 @@ def check_specs(agents: Sequence[str], plan: LoadPlan) -> None:
 
 def _refuse_what_does_not_fit(options: LoadOptions) -> None:
     """Refuse what a plan cannot notice, or cannot report with the options' names."""
+    _refuse_to_read_twice(options)
     given = [
         name
         for name, value in (
@@ -83,6 +85,19 @@ def _refuse_what_does_not_fit(options: LoadOptions) -> None:
             parse_address(options.connect_to)
         except ValueError as error:
             raise CommandError(f"--connect-to: {error}") from None
+
+
+def _refuse_to_read_twice(options: LoadOptions) -> None:
+    """Raise `CommandError` if more than one option reads standard input."""
+    data = options.data if options.data is not None and options.data.startswith("@") else "@"
+    files = {
+        "--scenario": options.scenario,
+        "--url-file": options.url_file,
+        "--request-file": options.request_file,
+        "--data": data[1:],
+        "--data-lines": options.data_lines,
+    }
+    refuse_two_readers(option for option, path in files.items() if path and is_standard_input(path))
 
 
 def _is_open(options: LoadOptions) -> bool:
@@ -158,7 +173,7 @@ def _with_all_cores(plan: LoadPlan) -> LoadPlan:
 
 
 def _body_lines(path: Path) -> tuple[bytes, ...]:
-    lines = parse.file_bytes("--data-lines", path).splitlines()
+    lines = parse.text_bytes("--data-lines", path).splitlines()
     if not lines:
         raise CommandError(f"--data-lines {path}: the file is empty")
     return tuple(lines)

@@ -9,6 +9,7 @@ import typer
 
 from kabench.cli import file_options as files  # noqa: TC001  # typer reads the annotations
 from kabench.cli.errors import CommandError
+from kabench.cli.standard_input import is_standard_input, read_record, refuse_two_readers
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 def report(
     records: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Records that kabench run, compare or diff has saved.")
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Records that kabench run, compare or diff has saved; - is stdin."),
     ],
     csv: files.Csv = None,
     hgrm: files.Hgrm = None,
@@ -30,6 +32,7 @@ def report(
     """Print saved records again, or make files from one."""
     if len(records) > 1 and any(path is not None for path in (csv, hgrm, junit, markdown, html)):
         raise CommandError("--csv, --hgrm, --junit, --markdown and --html are for one record at a time")
+    refuse_two_readers("FILE" for path in records if is_standard_input(path))
     from rich.console import Group
     from rich.text import Text
 
@@ -73,11 +76,11 @@ def _print(console: Console, shown: RenderableType) -> None:
 
 
 def _read(path: Path) -> RunResult | Comparison:
-    """Return a record of either kind. Raises `ResultError`."""
+    """Return a record of either kind. Raises `CommandError`, or `ResultError`."""
     from kabench.comparison.record import SCHEMA, parse_comparison
-    from kabench.result import parse_result, read_file, schema_of
+    from kabench.result import parse_result, schema_of
 
-    document = read_file(path)
-    if schema_of(document, str(path)) == SCHEMA:
-        return parse_comparison(document, str(path))
-    return parse_result(document, str(path))
+    document, where = read_record(path)
+    if schema_of(document, where) == SCHEMA:
+        return parse_comparison(document, where)
+    return parse_result(document, where)

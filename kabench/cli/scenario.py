@@ -12,6 +12,8 @@ from typing import Any
 import typer  # noqa: TC002  # typer reads the annotations
 
 from kabench.cli.errors import CommandError
+from kabench.cli.parse import text_bytes
+from kabench.cli.standard_input import is_standard_input
 
 _METAVAR_OF_FILES = "FILE"
 """The metavar of options that name a file to read. A scenario's paths for them are relative to its folder."""
@@ -24,9 +26,7 @@ def read_scenario(context: typer.Context, path: Path | None) -> Path | None:
     import tomllib
 
     try:
-        given = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CommandError(f"--scenario {path}: {error.strerror}") from None
+        given = tomllib.loads(text_bytes("--scenario", path).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CommandError(f"--scenario {path}: {error}") from None
     if "url" in given and "urls" in given:
@@ -74,7 +74,11 @@ def _value(parameter: Any, value: Any, path: Path) -> Any:  # from any value of 
     if isinstance(value, list):
         return [_value(parameter, each, path) for each in value]
     if parameter.metavar == _METAVAR_OF_FILES:
-        return str(path.parent / str(value))
+        return _beside(path, str(value))
     if parameter.name == "data" and isinstance(value, str) and value.startswith("@"):
-        return f"@{path.parent / value[1:]}"
+        return f"@{_beside(path, value[1:])}"
     return value
+
+
+def _beside(scenario: Path, path: str) -> str:
+    return path if is_standard_input(path) else str(scenario.parent / path)
