@@ -146,7 +146,7 @@ QUIET_RATE = 500
 
 def load_with(choice: str, url: str, seconds: float) -> tuple[float, float]:
     """Return requests/s and CPU us a request of the load engine with a choice undone."""
-    plan = LoadPlan(url=url, method="GET", data=b"", duration_s=seconds, agent_options=AgentOptions(max_sockets=50))
+    plan = LoadPlan(url=url, concurrency=60, duration_s=seconds, agent_options=AgentOptions(max_sockets=50))
     process = subprocess.Popen(
         [sys.executable, __file__, "--as-worker", choice],
         stdin=subprocess.PIPE,

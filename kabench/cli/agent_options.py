@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from kabench.agent.options import Option
 
-_DEFAULTS = AgentOptions(max_sockets=PUBLISHED_MAX_SOCKETS, free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S)
+OF_A_LOAD = AgentOptions(free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S)
+OF_THE_PROXY = AgentOptions(max_sockets=PUBLISHED_MAX_SOCKETS, free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S)
+"""The defaults of each block."""
 
 _TYPES: dict[OptionKind, tuple[Any, dict[str, Any]]] = {
     OptionKind.DURATION: (float | None, {"parser": parse.duration, "metavar": "DURATION"}),
@@ -39,18 +41,17 @@ def _parameter_of(option: Option) -> str:
     return option.flag.partition("/")[0].removeprefix("--").replace("-", "_")
 
 
-def agent_parameters() -> list[inspect.Parameter]:
+def agent_parameters(defaults: AgentOptions = OF_A_LOAD) -> list[inspect.Parameter]:
     """Return the block, as keyword parameters that typer understands."""
-    return [_parameter(name, option) for name, option in _OPTIONS.items()]
+    return [_parameter(option, getattr(defaults, name)) for name, option in _OPTIONS.items()]
 
 
-def _parameter(name: str, option: Option) -> inspect.Parameter:
+def _parameter(option: Option, default: Any) -> inspect.Parameter:  # a value that typer takes
     kind: Any  # a type that only typer looks at
     kind, settings = _TYPES[option.kind]
     if option.choices:
         settings = {**settings, "metavar": "|".join(option.choices)}
     annotation = Annotated[kind, typer.Option(option.flag, help=option.help, **settings)]
-    default = getattr(_DEFAULTS, name)
     if option.kind is OptionKind.DURATION and default is not None:
         default = f"{default:g}s"  # typer parses a default like the text that a user gives
     return inspect.Parameter(
@@ -70,8 +71,8 @@ def agent_options_from(given: Mapping[str, Any]) -> AgentOptions:
 
 
 def takes_agent_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the block to a command's parameters, as typer sees them. The command gets one `AgentOptions`."""
-    block = agent_parameters()
+    """Add the proxy's block to a command's parameters, as typer sees them. The command gets one `AgentOptions`."""
+    block = agent_parameters(OF_THE_PROXY)
     own = list(inspect.signature(command, eval_str=True).parameters.values())
     parameters = []
     for parameter in own:

@@ -10,7 +10,7 @@ import typer
 
 from kabench.cli import file_options as files
 from kabench.cli import parse
-from kabench.cli.errors import CommandError, finish
+from kabench.cli.errors import CommandError, finish, warn
 from kabench.cli.gates import FailIf, Gates, MaxRegression, complain
 from kabench.cli.options import LoadOptions, takes_load_options
 
@@ -75,6 +75,7 @@ def compare(
     needs_extra("kabench compare", "compare", ["scipy"])
     from kabench.cli.live import shown_as, stoppable
     from kabench.cli.live_trials import StopOptions, compare_live
+    from kabench.cli.open_files import held_up
     from kabench.cli.outputs import Outputs, check_folder
     from kabench.cli.plan import check_specs, plan_of
     from kabench.cli.reports import Paths, report_of_comparison
@@ -102,6 +103,8 @@ def compare(
         comparison = finished.comparison
         outcomes = outcomes_of_comparison(gates.thresholds, gates.regressions, comparison)
         unsaved = outputs.write(comparison, lambda: report_of_comparison(comparison, paths, outcomes))
+    waits_s = (run.figures.get("queue_p99") for trial in comparison.trials for run in trial.runs)
+    warn(held_up(plan, load.agent_options.max_sockets, waits_s))
     problems = (comparison.problem, *finished.unsaved, unsaved)
     finish(problems, interrupted=finished.interrupted, broken=complain(outcomes))
 

@@ -39,6 +39,12 @@ def say(text: str) -> None:
         typer.echo(shown, err=True)
 
 
+def warn(warning: str | None) -> None:
+    """Print a warning to standard error, if there is one."""
+    if warning is not None:
+        say(f"kabench: {warning}")
+
+
 def finish(problems: Iterable[str | None], *, interrupted: bool, broken: bool) -> None:
     """End a command that has measured. Problems decide its exit code first, then an interruption, then thresholds."""
     said = [problem for problem in problems if problem]

@@ -9,20 +9,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from kabench.agent.options import AgentOptions
+from kabench.agent.options import AgentOptions  # noqa: TC001  # the dataclass's hints are read
 from kabench.cli import parse
-from kabench.cli.agent_options import agent_options_from, agent_parameters, as_keyword, with_parameters
+from kabench.cli.agent_options import OF_A_LOAD, agent_options_from, agent_parameters, as_keyword, with_parameters
 from kabench.cli.scenario import overridden, read_scenario
 from kabench.published import (
     PUBLISHED_DELAY_S,
-    PUBLISHED_FREE_SOCKET_TIMEOUT_S,
-    PUBLISHED_MAX_SOCKETS,
     PUBLISHED_REQUESTS_A_USER,
     PUBLISHED_USERS,
 )
@@ -217,11 +215,7 @@ class LoadOptions:
         str | None, _option("--expect-body", metavar="TEXT", help="Count a body without this text as a failure.")
     ] = None
     # -- the agent: the options of `AgentOptions` that have a flag
-    agent_options: AgentOptions = field(
-        default_factory=lambda: AgentOptions(
-            max_sockets=PUBLISHED_MAX_SOCKETS, free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S
-        )
-    )
+    agent_options: AgentOptions = OF_A_LOAD
     # -- the way there
     delay: Annotated[
         float | None,

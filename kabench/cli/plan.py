@@ -6,18 +6,17 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any
 
-from kabench.agent.urls import basic, parse_address, parse_url
+from kabench.agent.urls import basic, parse_address
 from kabench.cli import parse
 from kabench.cli.errors import CommandError
+from kabench.cli.open_files import within_open_files
 from kabench.cli.standard_input import is_standard_input, refuse_two_readers
 from kabench.load import AgentSpecError, LoadPlan, PlanError
 from kabench.load.clients.specs import check_spec
 from kabench.load.plan.pacing import Stage
+from kabench.load.plan.plan import default_max_sockets
 from kabench.load.plan.targets import LoadTarget, read_requests, read_urls
-from kabench.load.plan.templates import without_placeholders
 from kabench.load.workers.local import usable_workers
-from kabench.published import PUBLISHED_BODY
-from kabench.system.limits import most_open_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -37,8 +36,7 @@ def plan_of(options: LoadOptions) -> LoadPlan:
     except PlanError as error:
         raise CommandError(_as_options(str(error))) from None
     _check_files(plan)
-    _check_limits(plan)
-    return plan
+    return within_open_files(plan, is_given=options.agent_options.max_sockets is not None)
 
 
 def check_specs(agents: Sequence[str], plan: LoadPlan) -> None:
@@ -129,10 +127,8 @@ def _plan(options: LoadOptions, targets: tuple[LoadTarget, ...]) -> LoadPlan:
     has_own_server = url is None and not targets
     lines = () if options.data_lines is None else _body_lines(options.data_lines)
     method = None if options.method is None else options.method.upper()
-    has_body = options.data is not None or bool(lines)
-    has_published_body = has_own_server and not has_body and method in (None, "POST")
-    default_body = PUBLISHED_BODY if has_published_body else b""
     headers = _headers(options)
+    has_published_body = has_own_server and options.data is None and not lines and method in (None, "POST")
     if has_published_body and not any(name.lower() == "content-type" for name, _ in headers):
         headers = (("Content-Type", "application/json"), *headers)
     if options.user is not None:
@@ -142,9 +138,9 @@ def _plan(options: LoadOptions, targets: tuple[LoadTarget, ...]) -> LoadPlan:
     computed: dict[str, Any] = {
         "url": url,
         "targets": targets,
-        "method": method or ("POST" if has_body or has_published_body else "GET"),
+        "method": method,
         "headers": headers,
-        "data": default_body if options.data is None else parse.data(options.data),
+        "data": None if options.data is None else parse.data(options.data),
         "data_lines": lines,
         "rate": 0.0 if options.rate is None and _is_open(options) else options.rate,
         "stages": tuple(Stage(stage.duration_s, stage.level) for stage in options.stage or ()),
@@ -152,6 +148,9 @@ def _plan(options: LoadOptions, targets: tuple[LoadTarget, ...]) -> LoadPlan:
         "expect_body": None if options.expect_body is None else options.expect_body.encode(),
         "workers": 1 if options.workers in (None, parse.AUTO) else options.workers,
     }
+    if options.agent_options.max_sockets is None:
+        sockets = default_max_sockets(has_own_server=has_own_server, is_open=_is_open(options))
+        computed["agent_options"] = dataclasses.replace(options.agent_options, max_sockets=sockets)
     plan = LoadPlan(**{**_as_given(options), **computed})
     return _with_all_cores(plan) if options.workers == parse.AUTO else plan
 
@@ -187,20 +186,6 @@ def _as_options(message: str) -> str:
         return message
     options = [f"--{_option_of(name).replace('_', '-')}" for name in names]
     return f"{' and '.join(options)}:{rest}"
-
-
-def _check_limits(plan: LoadPlan) -> None:
-    """Raise `CommandError` if the system does not let a worker have all its sockets."""
-    allowed = most_open_sockets()
-    at_once = plan.max_in_flight if plan.is_open else int(plan.most)
-    origins = len({parse_url(without_placeholders(t.url)).origin for t in plan.targets_for("http://127.0.0.1/")})
-    sockets = plan.agent_options.max_sockets
-    wanted = -(-(at_once if sockets is None else min(sockets * origins, at_once)) // plan.workers)
-    if allowed is not None and wanted > allowed:
-        raise CommandError(
-            f"--max-sockets: a worker needs {wanted} sockets, and the system lets a process have {allowed}; raise its "
-            "limit of open files (ulimit -Hn), or use more --workers"
-        )
 
 
 def _check_files(plan: LoadPlan) -> None:

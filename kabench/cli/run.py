@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from kabench.cli import file_options as files  # noqa: TC001  # typer reads the annotations
-from kabench.cli.errors import finish
+from kabench.cli.errors import finish, warn
 from kabench.cli.gates import FailIf, Gates, complain
 from kabench.cli.options import LoadOptions, takes_load_options
 from kabench.cli.parse import duration
@@ -75,10 +75,12 @@ def run(
     """
     from kabench.cli.distributed import DistributedOptions, workers_of
     from kabench.cli.live import run_live, shown_as, stoppable
+    from kabench.cli.open_files import held_up
     from kabench.cli.outputs import Outputs, hgrm_paths
     from kabench.cli.plan import check_specs
     from kabench.cli.reports import Paths, report_of_run
     from kabench.comparison.thresholds import outcomes_of_runs
+    from kabench.load import default_agents
     from kabench.result import labels
 
     shown = "none" if quiet else shown_as(progress)
@@ -86,7 +88,7 @@ def run(
         distributed=distributed, expect_workers=expect_workers, processes=processes, bind=bind, max_wait_s=max_wait
     )
     plan = workers.plan_of(load)
-    agents = load.agent or ["keepalive", "plain"]
+    agents = load.agent or default_agents(plan)
     check_specs(agents, plan)
     gates = Gates.of(fail_if)
     gates.check_agents(labels(agents), agents[:1])
@@ -98,4 +100,6 @@ def run(
         unsaved = outputs.write(
             finished.result, lambda: report_of_run(finished.result, paths, outcomes, finished.problem)
         )
+    waits_s = (run.phases.queue.max for run in finished.result.runs)
+    warn(held_up(plan, load.agent_options.max_sockets, waits_s))
     finish((finished.problem, unsaved), interrupted=finished.interrupted, broken=complain(outcomes))

@@ -4,7 +4,15 @@ from kabench.load.clients.specs import AGENT_SPECS, AgentSpecError
 from kabench.load.plan.pacing import Stage
 from kabench.load.plan.plan import LoadPlan, PlanError
 from kabench.load.plan.targets import LoadTarget
-from kabench.load.runner import AgentProgress, MeasurementError, RunControl, TargetUnreachableError, check_agents, run
+from kabench.load.runner import (
+    AgentProgress,
+    MeasurementError,
+    RunControl,
+    TargetUnreachableError,
+    check_agents,
+    default_agents,
+    run,
+)
 
 __all__ = [
     "AGENT_SPECS",
@@ -18,5 +26,6 @@ __all__ = [
     "Stage",
     "TargetUnreachableError",
     "check_agents",
+    "default_agents",
     "run",
 ]

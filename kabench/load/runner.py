@@ -88,20 +88,23 @@ class RunControl:
 
 def run(
     plan: LoadPlan,
-    agents: Sequence[str] = ("keepalive", "plain"),
+    agents: Sequence[str] | None = None,
     *,
     name: str | None = None,
     on_progress: Callable[[AgentProgress], None] | None = None,
     control: RunControl | None = None,
     workers_for: Callable[[Sequence[Task]], Workers] = LocalWorkers,
 ) -> RunResult:
-    """Carry a plan out through each agent in turn. `workers_for` finds a worker for each task.
+    """Carry a plan out through each agent in turn; None: those of `default_agents`.
+
+    `workers_for` finds a worker for each task.
 
     Raises `AgentSpecError` for an agent that does not exist or cannot do what the plan asks for, `PlanError` for what
     only a worker finds out, `ServerError` if kabench's own server cannot start, `TargetUnreachableError` if nobody
     answers at the URL, and `MeasurementError`, with what was measured, if the server or a worker died or an agent had
     no successful transaction.
     """
+    agents = default_agents(plan) if agents is None else agents
     for spec in agents:
         check_spec(spec, plan)
     control = control or RunControl()
@@ -135,6 +138,11 @@ def run(
     return result
 
 
+def default_agents(plan: LoadPlan) -> list[str]:
+    """Return the published benchmark's two agents, or, for somebody's server, the keepalive agent alone."""
+    return ["keepalive", "plain"] if plan.has_own_server else ["keepalive"]
+
+
 def check_agents(plan: LoadPlan, agents: Sequence[str]) -> None:
     """Check that all agents can carry the plan out, before anything is sent.
 
@@ -154,7 +162,7 @@ def check_agents(plan: LoadPlan, agents: Sequence[str]) -> None:
 
 def _own_server(plan: LoadPlan) -> EmbeddedServer | None:
     """Start kabench's own server, if the plan names no other."""
-    if plan.url is not None or plan.targets:
+    if not plan.has_own_server:
         return None
     limits = ClientLimits(  # only the plan's own requests come to it
         max_connections=ClientLimits.UNLIMITED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -12,7 +13,11 @@ import pytest
 import typer
 
 from kabench.cli import main, parse
+from kabench.cli.agent_options import OF_A_LOAD
+from kabench.cli.options import LoadOptions
 from kabench.cli.parse import GivenStage
+from kabench.cli.plan import plan_of
+from kabench.published import PUBLISHED_BODY
 from kabench.result import load_result
 from kabench.server import EmbeddedServer, ServerOptions
 from tests.cli.test_command_line import kabench
@@ -223,6 +228,45 @@ def test_a_scenario_that_is_not_there_or_no_text_is_exit_2(refusal: Refusal) -> 
     assert "No such file" in refusal("-f", "missing.toml")
     Path("load.toml").write_bytes(b"\xff\xfe")
     assert refusal("-f", "load.toml").startswith("kabench: --scenario load.toml: ")
+
+
+# -- what is not given
+
+
+def test_a_url_alone_gets_a_careful_load(tmp_path: Path) -> None:
+    (tmp_path / "urls").write_text("http://127.0.0.1:1/a\nhttp://127.0.0.1:1/b\n")
+    (tmp_path / "requests").write_text('{"url": "http://127.0.0.1:1/"}\n')
+    for given in (
+        LoadOptions(urls=["http://127.0.0.1:1/"]),
+        LoadOptions(url_file=tmp_path / "urls"),
+        LoadOptions(request_file=tmp_path / "requests"),
+    ):
+        plan = plan_of(given)
+        assert (plan.concurrency, plan.requests, plan.duration_s, plan.method) == (10, None, 10.0, "GET")
+        assert (plan.data, plan.headers, plan.agent_options.max_sockets) == (b"", (), None)
+
+
+def test_no_url_is_the_published_benchmark() -> None:
+    plan = plan_of(LoadOptions())
+    assert (plan.concurrency, plan.requests, plan.duration_s, plan.agent_options.max_sockets) == (60, 1000, None, 50)
+    assert (plan.method, plan.data, plan.headers) == (
+        "POST",
+        PUBLISHED_BODY,
+        (("Content-Type", "application/json"),),
+    )
+
+
+def test_a_rate_has_no_limit_of_sockets_unless_one_is_given() -> None:
+    assert plan_of(LoadOptions(rate=5.0)).agent_options.max_sockets is None
+    options = dataclasses.replace(OF_A_LOAD, max_sockets=3)
+    assert plan_of(LoadOptions(rate=5.0, agent_options=options)).agent_options.max_sockets == 3
+
+
+def test_a_url_gets_the_keepalive_agent_alone(echo_server: EmbeddedServer, tmp_path: Path) -> None:
+    plan_with(tmp_path, f'url = "{echo_server.url}"\ntotal = 20')
+    assert [run.agent for run in load_result(tmp_path / "r.json").runs] == ["keepalive"]
+    plan_with(tmp_path, "total = 20")
+    assert [run.agent for run in load_result(tmp_path / "r.json").runs] == ["keepalive", "plain"]
 
 
 # -- options that do not fit, and those that do

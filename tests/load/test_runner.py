@@ -15,6 +15,7 @@ from kabench import LoadPlan, run
 from kabench.agent import AgentOptions
 from kabench.load import AgentProgress, AgentSpecError, MeasurementError, RunControl, TargetUnreachableError
 from kabench.load.workers.local import LocalWorkers
+from kabench.published import PUBLISHED_BODY
 from kabench.server import EmbeddedServer, ServerOptions
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def agrees_with_itself(run: AgentRun) -> None:
 def test_the_numbers_agree_with_the_server_s_own(
     echo_server: EmbeddedServer, agent: str, sockets: tuple[int, int]
 ) -> None:
-    result = run(plan(url=echo_server.url, requests=50), [agent])
+    result = run(plan(url=echo_server.url, data=PUBLISHED_BODY, requests=50), [agent])
     (measured,) = result.runs
     counts = echo_server.counts()
     agrees_with_itself(measured)

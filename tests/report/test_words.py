@@ -58,7 +58,7 @@ def run_of(values_us: list[int], **given: Any) -> AgentRun:
     ("given", "says"),
     [
         ({}, ["POST kabench's own echo server, 5 ms", "60 users", "50 sockets", "1000 requests a user"]),
-        ({"rate": 2000.0}, ["2000 requests/s, 50 sockets, 10"]),
+        ({"rate": 2000.0}, ["2000 requests/s, unlimited sockets, 10"]),
         ({"rate": 0.5, "total": 7}, ["0.5 requests/s", "7 requests"]),
         ({"rate": 50.0, "arrivals": "poisson"}, ["50 requests/s at random"]),
         (

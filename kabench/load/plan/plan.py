@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 Arrivals = Literal["constant", "poisson"]
 Order = Literal["turn", "random"]
 
-_DEFAULT_OPEN_DURATION_S = 10.0
+_CAREFUL_USERS = 10
+_CAREFUL_DURATION_S = 10.0
+"""The load on somebody's server, and the time of a load at a rate, where nothing else is asked for."""
+
+_SOCKETS_NOT_GIVEN = AgentOptions(free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S)
 
 
 def _described(*, recorded: Callable[[Any], object] | None = None, not_for_peers: str = "") -> dict[str, Any]:
@@ -46,20 +50,28 @@ def _described(*, recorded: Callable[[Any], object] | None = None, not_for_peers
     return {"recorded": recorded, "not_for_peers": not_for_peers}
 
 
+def default_max_sockets(*, has_own_server: bool, is_open: bool) -> int | None:
+    """Return the sockets of a load for which none were given: the published benchmark's, else as many as it needs."""
+    return PUBLISHED_MAX_SOCKETS if has_own_server and not is_open else None
+
+
 class PlanError(ValueError):
     """The plan cannot be carried out. The message says which field is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
-    """The load to be made, and what counts as a failure. The default is agentkeepalive's published benchmark.
+    """The load to be made, and what counts as a failure.
+
+    The default is agentkeepalive's published benchmark, against kabench's own server. With a `url` or `targets` the
+    default is careful, because the server is somebody's: 10 users who send GET requests for 10 s.
 
     There are two models. In the closed model, `concurrency` users send a request, wait for the answer and send again.
     In the open model, which a `rate` asks for, requests are due on a schedule, whether or not earlier ones have been
     answered.
 
-    One stop rule ends the load: `requests`, `total`, `duration_s`, or the last of the `stages`. Without any, each user
-    sends 1000 requests; in the open model, the load lasts 10 s.
+    One stop rule ends the load: `requests`, `total`, `duration_s`, or the last of the `stages`. Without any, the load
+    lasts 10 s; in the published benchmark, each user sends 1000 requests.
 
     Raises `PlanError` for a plan that cannot be carried out.
     """
@@ -72,27 +84,25 @@ class LoadPlan:
     """Requests to choose from. What a target leaves open is as the plan says."""
     order: Order | None = None
     """Choose targets in "turn" or at "random"; None: at random if their weights differ, else in turn."""
-    method: str = "POST"
+    method: str | None = None
+    """None: POST with a body, else GET; the published benchmark posts."""
     headers: tuple[tuple[str, str], ...] = field(default=(), metadata=_described(recorded=redacted_headers))
-    data: bytes = field(default=PUBLISHED_BODY, metadata=_described(recorded=recorded_text))
-    """The body of each request."""
+    data: bytes | None = field(default=None, metadata=_described(recorded=recorded_text))
+    """The body of each request; None: none, or that of the published benchmark if kabench's own server is posted to."""
     data_lines: tuple[bytes, ...] = field(default=(), metadata=_described(recorded=recorded_texts))
     """Bodies to be sent in turn, in place of `data`."""
     templates: bool = False
     """Fill in the placeholders in URLs (path and query) and bodies; see `kabench.load.plan.templates`."""
     cookies: bool = field(default=False, metadata=_described(not_for_peers="users who keep their cookies"))
     """Have each user keep the cookies that it is given."""
-    agent_options: AgentOptions = field(
-        default_factory=lambda: AgentOptions(
-            max_sockets=PUBLISHED_MAX_SOCKETS, free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S
-        )
-    )
-    """Options of the agent. The workers share its limits of sockets."""
+    agent_options: AgentOptions = _SOCKETS_NOT_GIVEN
+    """Options of the agent. By default, free sockets are kept for 30 s, and the published benchmark has 50 sockets, any
+    other load as many as it needs. The workers share limits of sockets."""
 
     # -- how much load
 
     concurrency: int | None = None
-    """Users of the closed model; None: 60, or 1 if there are `stages`."""
+    """Users of the closed model; None: 1 if there are `stages`, else 10, or the published benchmark's 60."""
     rate: float | None = None
     """Requests/s of the open model; None: the closed model."""
     arrivals: Arrivals = "constant"
@@ -148,7 +158,11 @@ class LoadPlan:
     """Decides what is random: which target is next, what placeholders become, when requests arrive."""
 
     def __post_init__(self) -> None:
+        self._fill_in_what_is_sent()
         options = self.agent_options
+        if options is _SOCKETS_NOT_GIVEN:
+            sockets = default_max_sockets(has_own_server=self.has_own_server, is_open=self.is_open)
+            options = dataclasses.replace(options, max_sockets=sockets)
         # written out, so that the record has it, and clients with another default are given the same
         object.__setattr__(self, "agent_options", dataclasses.replace(options, timeout=options.activity_timeout))
         self._check_load()
@@ -156,6 +170,28 @@ class LoadPlan:
         self._check_times()
         self._check_target()
         self._check_shares()
+
+    def _fill_in_what_is_sent(self) -> None:
+        """Fill in the body and the method that were left open. A target with a body of its own is a POST, too."""
+        data, method = self.data, self.method
+        if data is None:
+            is_published = self.has_own_server and not self.data_lines and method in (None, "POST")
+            data = PUBLISHED_BODY if is_published else b""
+        if method is None:
+            has_body = self.data is not None or bool(data or self.data_lines)  # an empty body is a body, too
+            method = "POST" if has_body else "GET"
+            targets = [
+                dataclasses.replace(target, method="POST") if target.body and target.method is None else target
+                for target in self.targets
+            ]
+            object.__setattr__(self, "targets", tuple(targets))
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "method", method)
+
+    @property
+    def has_own_server(self) -> bool:
+        """Whether the load goes to kabench's own server."""
+        return self.url is None and not self.targets
 
     def refused_to_peers(self) -> list[str]:
         """Return what the plan asks for that only kabench's own agents can do, in words."""
@@ -174,7 +210,8 @@ class LoadPlan:
     def _check_load(self) -> None:
         if self.rate is None:
             if self.concurrency is None:
-                object.__setattr__(self, "concurrency", 1 if self.stages else PUBLISHED_USERS)
+                users = PUBLISHED_USERS if self.has_own_server else _CAREFUL_USERS
+                object.__setattr__(self, "concurrency", 1 if self.stages else users)
         elif self.concurrency is not None:
             raise PlanError("rate and concurrency: give only one; a rate has no users")
         elif self.cookies:
@@ -214,8 +251,8 @@ class LoadPlan:
             raise PlanError(f"{' and '.join(given)}: give only one of them; it says when the load ends")
         if self.is_open and self.requests is not None:
             raise PlanError("requests: are for each user, and a rate has no users; use total or duration")
-        if not given and self.is_open:
-            object.__setattr__(self, "duration_s", _DEFAULT_OPEN_DURATION_S)
+        if not given and (self.is_open or not self.has_own_server):
+            object.__setattr__(self, "duration_s", _CAREFUL_DURATION_S)
         elif not given:
             object.__setattr__(self, "requests", PUBLISHED_REQUESTS_A_USER)
 
@@ -229,8 +266,7 @@ class LoadPlan:
     def _check_target(self) -> None:
         if self.targets and self.url is not None:
             raise PlanError("url and targets: give only one of them")
-        has_own_server = self.url is None and not self.targets
-        if self.tls and not has_own_server:
+        if self.tls and not self.has_own_server:
             raise PlanError("tls: is for kabench's own server; begin the URL with https:// instead")
         if self.cacert is not None and self.insecure:
             raise PlanError("cacert and insecure: give only one of them")
@@ -238,11 +274,11 @@ class LoadPlan:
             raise PlanError("key: needs a cert")
         about_tls = (self.cacert, self.cert, self.insecure or None)
         targets = self.targets_for("http://127.0.0.1/")
-        if any(about_tls) and (has_own_server or not any(target.url.startswith("https:") for target in targets)):
+        if any(about_tls) and (self.has_own_server or not any(target.url.startswith("https:") for target in targets)):
             raise PlanError("cacert, cert, key and insecure are for https URLs")
         if self.connect_to is not None and self.unix_socket is not None:
             raise PlanError("connect_to and unix_socket: give only one of them")
-        if has_own_server and (self.connect_to is not None or self.unix_socket is not None):
+        if self.has_own_server and (self.connect_to is not None or self.unix_socket is not None):
             raise PlanError("connect_to and unix_socket: are for a URL, not for kabench's own server")
         if self.order not in (None, "turn", "random"):
             raise PlanError(f"order: {self.order!r} is neither turn nor random")

@@ -22,6 +22,7 @@ from kabench.load.figures.recorder import Recorder
 from kabench.load.plan.share import Share
 from kabench.load.plan.source import Request, RequestSource
 from kabench.load.schedules.factory import schedule_for
+from kabench.published import PUBLISHED_BODY
 from kabench.server import EmbeddedServer, ServerOptions
 from tests.load.loads import in_histogram, plan_of, run_once
 from tests.responses import answer
@@ -223,14 +224,14 @@ def agrees_with(measured: AgentRun, server: EmbeddedServer, spec: str) -> None:
 
 
 def test_users_send_through_a_peer(echo_server: EmbeddedServer, peer: str) -> None:
-    measured = run_once(peer, url=echo_server.url, total=120, workers=2)
+    measured = run_once(peer, url=echo_server.url, data=PUBLISHED_BODY, total=120, workers=2)
     agrees_with(measured, echo_server, peer)
     assert measured.errors == {}
     assert "lag" not in measured.hdr
 
 
 def test_a_rate_is_sent_through_a_peer(echo_server: EmbeddedServer, peer: str) -> None:
-    measured = run_once(peer, url=echo_server.url, rate=400.0, total=120)
+    measured = run_once(peer, url=echo_server.url, data=PUBLISHED_BODY, rate=400.0, total=120)
     agrees_with(measured, echo_server, peer)
     assert in_histogram(measured, "lag") == 120
 

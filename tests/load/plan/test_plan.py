@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from kabench.agent import AgentOptions
-from kabench.load import LoadPlan, PlanError
+from kabench.load import LoadPlan, LoadTarget, PlanError, Stage, default_agents
 from kabench.load.plan.share import Share
 from kabench.load.schedules.schedule import tickets_for
 from kabench.published import PUBLISHED_BODY
@@ -20,6 +20,56 @@ def test_the_default_is_the_published_benchmark() -> None:
     assert plan.expected_transactions == 60_000
     assert len(PUBLISHED_BODY) == 128
     assert json.loads(PUBLISHED_BODY)
+
+
+TARGETS = (LoadTarget(url="http://h/a"), LoadTarget(url="http://h/b"))
+
+
+@pytest.mark.parametrize("where", [{"url": "http://h/"}, {"targets": TARGETS}], ids=["url", "targets"])
+def test_the_default_for_a_server_of_somebody_s_is_careful(where: dict[str, Any]) -> None:
+    plan = LoadPlan(**where)
+    assert (plan.concurrency, plan.requests, plan.total, plan.duration_s) == (10, None, None, 10.0)
+    assert (plan.method, plan.data) == ("GET", b"")
+    assert (plan.agent_options.max_sockets, plan.agent_options.free_socket_timeout) == (None, 30.0)
+    assert default_agents(plan) == ["keepalive"]
+    assert default_agents(LoadPlan()) == ["keepalive", "plain"]
+
+
+def test_what_is_given_comes_before_what_is_careful() -> None:
+    plan = LoadPlan(url="http://h/", concurrency=60, total=5, agent_options=AgentOptions(max_sockets=7))
+    assert (plan.concurrency, plan.total, plan.duration_s, plan.agent_options.max_sockets) == (60, 5, None, 7)
+    assert LoadPlan(url="http://h/", stages=(Stage(1.0, 5),)).concurrency == 1
+    assert LoadPlan(agent_options=AgentOptions()).agent_options.max_sockets is None
+
+
+@pytest.mark.parametrize("given", [{}, {"url": "http://h/"}])
+def test_a_rate_has_as_many_sockets_as_it_needs(given: dict[str, Any]) -> None:
+    plan = LoadPlan(rate=5.0, **given)
+    assert (plan.duration_s, plan.agent_options.max_sockets, plan.agent_options.free_socket_timeout) == (10.0, None, 30)
+    limited = LoadPlan(rate=5.0, agent_options=AgentOptions(max_sockets=3), **given)
+    assert limited.agent_options.max_sockets == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "data"),
+    [
+        ({"data": b"x"}, "POST", b"x"),
+        ({"data": b""}, "POST", b""),
+        ({"data": b"x", "method": "PUT"}, "PUT", b"x"),
+        ({"data_lines": (b"x", b"y")}, "POST", b""),
+        ({"method": "PUT"}, "PUT", b""),
+    ],
+)
+@pytest.mark.parametrize("where", [{}, {"url": "http://h/"}], ids=["own server", "url"])
+def test_a_body_is_posted(where: dict[str, Any], given: dict[str, Any], method: str, data: bytes) -> None:
+    plan = LoadPlan(**where, **given)
+    assert (plan.method, plan.data) == (method, data)
+
+
+def test_a_target_with_a_body_is_posted_unless_a_method_is_given() -> None:
+    targets = (LoadTarget(url="http://h/a"), LoadTarget(url="http://h/b", body=b"x"))
+    assert [target.method for target in LoadPlan(targets=targets).targets_for("")] == ["GET", "POST"]
+    assert [target.method for target in LoadPlan(targets=targets, method="PUT").targets_for("")] == ["PUT", "PUT"]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +102,8 @@ def test_a_plan_goes_to_a_worker_and_comes_back() -> None:
         total=7,
         agent_options=AgentOptions(max_sockets=3, timeout=1),
     )
-    assert msgspec.json.decode(msgspec.json.encode(plan), type=LoadPlan) == plan
+    for each in (plan, LoadPlan(), LoadPlan(url="http://h/"), LoadPlan(rate=5.0), LoadPlan(targets=TARGETS)):
+        assert msgspec.json.decode(msgspec.json.encode(each), type=LoadPlan) == each
 
 
 def test_a_record_of_a_plan_holds_no_secret() -> None:
