@@ -6,6 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from kabench.cli.errors import CommandError
+from kabench.extras import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +16,7 @@ def needs_extra(what: str, extra: str, packages: Iterable[str]) -> None:
     """Raise `CommandError`, which says how to install them, if packages of an extra are missing."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise CommandError(f"{what} needs {' and '.join(missing)}: pip install 'kabench[{extra}]'")
+        raise CommandError(f"{what} needs {' and '.join(missing)}: {install_command(extra)}")
 
 
 def needs_locust(what: str) -> None:

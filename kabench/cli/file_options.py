@@ -24,7 +24,7 @@ Markdown = Annotated[
 ]
 Html = Annotated[
     Path | None,
-    typer.Option("--html", metavar="PATH", help="Write a page with charts that works offline; needs kabench[html]."),
+    typer.Option("--html", metavar="PATH", help="Write a page with charts that works offline; needs the extra html."),
 ]
 Name = Annotated[
     str,

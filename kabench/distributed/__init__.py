@@ -1,7 +1,7 @@
 """Load from several machines: locust connects the workers, and kabench sends the requests.
 
 `install` makes a locust file print and save kabench's report. `KabenchUser` is a locust user that sends at kabench's
-speed. Both need locust (`kabench[locust]`), which replaces Python's blocking calls in the whole process, so they are
+speed. Both need locust (the extra `locust`), which replaces Python's blocking calls in the whole process, so they are
 loaded when first used.
 """
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import re
 
+from kabench.extras import install_command
+
 OLDEST_LOCUST = (2, 32)
 
 
@@ -17,8 +19,8 @@ def check_locust() -> None:
     try:
         version = importlib.metadata.version("locust")
     except importlib.metadata.PackageNotFoundError:
-        raise LocustError("locust is needed: pip install 'kabench[locust]'") from None
+        raise LocustError(f"locust is needed: {install_command('locust')}") from None
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST_LOCUST:
         oldest = ".".join(map(str, OLDEST_LOCUST))
-        raise LocustError(f"locust {version} is too old; {oldest} is needed: pip install 'kabench[locust]'")
+        raise LocustError(f"locust {version} is too old; {oldest} is needed: {install_command('locust')}")

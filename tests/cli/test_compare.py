@@ -16,6 +16,7 @@ pytest.importorskip("scipy")
 
 from kabench import load_comparison, load_result
 from kabench.comparison.record import WORSE
+from kabench.extras import install_command
 from kabench.result import save_result
 from tests.cli.test_command_line import QUICK, kabench
 from tests.comparison.figures import agent_run, result_of
@@ -144,7 +145,7 @@ def test_a_missing_extra_is_exit_2_and_says_how_to_get_it(tmp_path: Path) -> Non
             [sys.executable, "-c", hide, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=60
         )
         assert done.returncode == 2
-        assert f"pip install 'kabench[{extra}]'" in done.stderr
+        assert f": {install_command(extra)}\n" in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
 

@@ -37,9 +37,7 @@ def test_an_old_one_is_refused(version: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_where_there_is_none_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     locust_is(monkeypatch, None)
-    with pytest.raises(
-        CommandError, match=r"for --distributed, locust is needed: pip install 'kabench\[locust\]'"
-    ) as caught:
+    with pytest.raises(CommandError, match=r"for --distributed, locust is needed: pip install 'locust>=") as caught:
         needs_locust("--distributed")
     assert caught.value.exit_code == 2
     with pytest.raises(LocustError):
