@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from kabench.histogram import Distribution, LatencyStats
+from kabench.summary import AgentSummary, summary_html, summary_line
 from kabench.text_files import EncodingError, without_mark
 
 if TYPE_CHECKING:
@@ -258,6 +259,19 @@ class RunResult:
     def to_json(self) -> bytes:
         """Return the record as a JSON document, indented."""
         return record_to_json(self)
+
+    def __repr__(self) -> str:
+        return summary_line(self.name, self._summaries())
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook."""
+        return summary_html(self.name, self.started_at, self._summaries())
+
+    def _summaries(self) -> list[AgentSummary]:
+        return [
+            AgentSummary(run.agent, run.transaction_rate, run.response_time_s.p99, run.failed_transactions)
+            for run in self.runs
+        ]
 
 
 def record_to_json(record: object) -> bytes:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(kabench.__file__).parent
 
 ORDER = (
-    ("version", "published", "text_files", "extras"),
+    ("version", "published", "text_files", "extras", "summary"),
     ("histogram",),
     ("agent",),
     ("redaction",),
