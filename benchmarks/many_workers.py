@@ -26,7 +26,7 @@ def cost(workers: int, rate: float, seconds: float, url: str) -> tuple[float, fl
     """Return CPU seconds a second and MB of the command, and the same of its master process."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *(sys.executable, "-m", "kabench", "run", url, "--distributed", "--processes", str(workers)),
+            *(sys.executable, "-m", "kabench", "run", url, "--distributed", "--workers", str(workers)),
             *("--rate", f"{rate * workers:g}", "-d", f"{seconds + SETTLING_S + 1:g}s", "-a", "keepalive"),
             *("--max-sockets", str(10 * workers), "--no-save", "--json", "record.json", "--progress", "plain"),
         ]

@@ -184,7 +184,7 @@ SERVERS = {
     "kabench serve": Known(
         own(ServerOptions(idle_timeout_s=1.5, max_requests_per_socket=20, keep_alive_hint=4)),
         Truth(1.5, max_requests=20, hint_s=4.0),
-        "--idle-timeout 1.5s --max-requests 20 --hint 4",
+        "--idle-timeout 1.5s --max-requests-per-socket 20 --hint 4",
     ),
     "kabench serve --tls": Known(
         own(ServerOptions(idle_timeout_s=1.5, tls=True)),

@@ -68,7 +68,7 @@ class Proxy:
 
 
 def kabench_proxy(target: EmbeddedServer, port: int, *options: str) -> Proxy:
-    command = [sys.executable, "-m", "kabench", "proxy", "--target", target.url, "--port", str(port), "--every", "0"]
+    command = [sys.executable, "-m", "kabench", "proxy", target.url, "--port", str(port), "--every", "0"]
     return Proxy([*command, "--max-sockets", str(SOCKETS), *options], port)
 
 

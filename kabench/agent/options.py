@@ -220,12 +220,12 @@ class AgentOptions:
     """
 
     keep_alive: bool = field(default=True, metadata=_option(OptionKind.FLAG, is_common=False))
-    """Pool sockets. False: one request a socket, `Connection: close`."""
+    """Pool sockets. False: one request per socket, `Connection: close`."""
 
     keep_alive_delay: float = field(
         default=1.0,
         metadata=_option(
-            OptionKind.DURATION, "Send a TCP keep-alive probe each time a socket is idle this long.", is_common=False
+            OptionKind.DURATION, "Send a TCP keep-alive probe each time a socket was idle this long.", is_common=False
         ),
     )
     """Idle seconds before the first TCP keep-alive probe, and between probes; Node's default."""
@@ -255,7 +255,7 @@ class AgentOptions:
         default=None,
         metadata=_option(
             OptionKind.LIMIT,
-            "Open at most N sockets to each origin (scheme, host and port).",
+            "Open at most N sockets per origin.",
             is_optional=True,
             is_shared=True,
             is_common=True,
@@ -266,9 +266,7 @@ class AgentOptions:
 
     max_free_sockets: int = field(
         default=256,
-        metadata=_option(
-            OptionKind.LIMIT, "Keep at most N free sockets to each origin.", is_shared=True, is_common=True
-        ),
+        metadata=_option(OptionKind.LIMIT, "Keep at most N free sockets per origin.", is_shared=True, is_common=True),
     )
     """Free sockets per origin; Node's default."""
 
@@ -290,7 +288,7 @@ class AgentOptions:
         default=None,
         metadata=_option(
             OptionKind.LIMIT,
-            "Open at most N sockets to all origins together.",
+            "Open at most N sockets to all origins together (no limit).",
             is_optional=True,
             is_shared=True,
             called="sockets over all",
@@ -303,7 +301,7 @@ class AgentOptions:
         default="lifo",
         metadata=_option(
             OptionKind.CHOICE,
-            "Reuse the socket that was freed last (lifo) or first (fifo).",
+            "Reuse the socket that was freed last or first.",
             check=_scheduling,
             choices=("lifo", "fifo"),
             is_common=False,
@@ -339,7 +337,10 @@ class AgentOptions:
     queue_timeout: float | None = field(
         default=None,
         metadata=_option(
-            OptionKind.DURATION, "Give up waiting for a socket after this time.", is_optional=True, is_common=False
+            OptionKind.DURATION,
+            "Give up waiting for a socket after this time (never).",
+            is_optional=True,
+            is_common=False,
         ),
     )
     """Seconds a pending request waits for a socket; 0 and None: as long as it takes."""
@@ -348,7 +349,7 @@ class AgentOptions:
         default=None,
         metadata=_option(
             OptionKind.LIMIT,
-            "Close a socket after this many requests.",
+            "Close a socket after N requests (never).",
             is_optional=True,
             is_common=False,
             is_shared=False,
@@ -371,7 +372,7 @@ class AgentOptions:
         default="safe",
         metadata=_option(
             OptionKind.CHOICE,
-            "Send requests again if their socket was stale: safe ones (GET), idempotent ones (PUT too), or never.",
+            "Send requests again that met a stale socket: safe ones (GET), idempotent ones (PUT too), or never.",
             check=_retry_stale,
             choices=("safe", "idempotent", "never"),
             is_common=False,
@@ -391,7 +392,7 @@ class AgentOptions:
         default=None,
         metadata=_option(
             OptionKind.DURATION,
-            "Give up a socket whose data stays unacknowledged for this long; 0: the system decides.",
+            "Give up a socket whose data nobody acknowledges for this long (the system decides).",
             is_optional=True,
             is_common=False,
         ),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from kabench.cli.command import Command
 from kabench.cli.compare import compare
 from kabench.cli.diff import diff
 from kabench.cli.errors import CommandError, say
@@ -24,18 +25,18 @@ app = typer.Typer(
     help="Send load through a keep-alive agent, and measure what keep-alive is worth.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,  # typer's rich help looks no clearer and takes twice as long to start
+    rich_markup_mode=None,  # `Command` has the groups
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(run)
-app.command()(compare)
-app.command()(diff)
-app.command()(serve)
-app.command()(proxy)
-app.command()(probe)
-app.command()(report)
-app.command()(worker)
+app.command(cls=Command)(run)
+app.command(cls=Command)(compare)
+app.command(cls=Command)(diff)
+app.command(cls=Command)(serve)
+app.command(cls=Command)(proxy)
+app.command(cls=Command)(probe)
+app.command(cls=Command)(report)
+app.command(cls=Command)(worker)
 
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """The error that typer raises for a command line it does not understand."""

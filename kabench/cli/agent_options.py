@@ -14,6 +14,7 @@ import typer
 from kabench.agent.options import AgentOptions, OptionKind
 from kabench.cli import parse
 from kabench.cli.errors import CommandError
+from kabench.cli.panels import Panel
 from kabench.published import PUBLISHED_FREE_SOCKET_TIMEOUT_S, PUBLISHED_MAX_SOCKETS
 
 if TYPE_CHECKING:
@@ -25,8 +26,11 @@ OF_A_LOAD = AgentOptions(free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S)
 OF_THE_PROXY = AgentOptions(max_sockets=PUBLISHED_MAX_SOCKETS, free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S)
 """The defaults of each block."""
 
+_NO_LIMIT_OF_A_LOAD = f"no limit; {PUBLISHED_MAX_SOCKETS} without URL and rate"
+"""What `default_max_sockets` of the plan decides where a load is given no `--max-sockets`."""
+
 _TYPES: dict[OptionKind, tuple[Any, dict[str, Any]]] = {
-    OptionKind.DURATION: (float | None, {"parser": parse.duration, "metavar": "DURATION"}),
+    OptionKind.DURATION: (float | None, {"parser": parse.duration, "metavar": "TIME"}),
     OptionKind.LIMIT: (int | None, {"min": 1, "metavar": "N"}),
     OptionKind.COUNT: (int | None, {"min": 0, "metavar": "N"}),
     OptionKind.FLAG: (bool, {}),
@@ -43,15 +47,21 @@ def _parameter_of(option: Option) -> str:
 
 def agent_parameters(defaults: AgentOptions = OF_A_LOAD) -> list[inspect.Parameter]:
     """Return the block, as keyword parameters that typer understands."""
-    return [_parameter(option, getattr(defaults, name)) for name, option in _OPTIONS.items()]
+    shown = {"max_sockets": _NO_LIMIT_OF_A_LOAD} if defaults is OF_A_LOAD else {}
+    return [_parameter(option, getattr(defaults, name), shown.get(name)) for name, option in _OPTIONS.items()]
 
 
-def _parameter(option: Option, default: Any) -> inspect.Parameter:  # a value that typer takes
+def _parameter(option: Option, default: Any, shown: str | None) -> inspect.Parameter:  # a value that typer takes
     kind: Any  # a type that only typer looks at
     kind, settings = _TYPES[option.kind]
     if option.choices:
         settings = {**settings, "metavar": "|".join(option.choices)}
-    annotation = Annotated[kind, typer.Option(option.flag, help=option.help, **settings)]
+    annotation = Annotated[
+        kind,
+        typer.Option(
+            option.flag, help=option.help, rich_help_panel=Panel.AGENT, show_default=shown or True, **settings
+        ),
+    ]
     if option.kind is OptionKind.DURATION and default is not None:
         default = f"{default:g}s"  # typer parses a default like the text that a user gives
     return inspect.Parameter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path  # noqa: TC003  # typer reads the annotations
 from typing import Annotated
 
@@ -13,6 +14,9 @@ from kabench.cli import parse
 from kabench.cli.errors import CommandError, finish, warn
 from kabench.cli.gates import FailIf, Gates, MaxRegression, complain
 from kabench.cli.options import LoadOptions, takes_load_options
+from kabench.cli.panels import Panel
+
+_option = partial(typer.Option, rich_help_panel=Panel.TRIALS)
 
 _DURATION_S = 2.0
 _WARMUP_S = 0.5
@@ -25,20 +29,20 @@ def compare(
     *,
     trials: Annotated[
         int | None,
-        typer.Option("--trials", min=1, metavar="N", help="Run N trials of each agent (until the verdict is certain)."),
+        _option("--trials", min=1, metavar="N", help="Run N trials of each agent (until the verdict is certain)."),
     ] = None,
     max_time: Annotated[
         float | None,
-        typer.Option(
+        _option(
             "--max-time",
             parser=parse.duration,
-            metavar="DURATION",
+            metavar="TIME",
             help="Begin no trial that would end after this time (3m without --trials).",
         ),
     ] = None,
     margin: Annotated[
         str,
-        typer.Option(
+        _option(
             "--margin",
             metavar="N%",
             help="Without --trials, stop when each figure differs, or is sure to differ by no more than this.",
@@ -52,17 +56,17 @@ def compare(
     html: files.Html = None,
     records: Annotated[
         Path | None,
-        typer.Option("--records", metavar="FOLDER", help="Save the whole record of each trial in this folder."),
+        typer.Option(
+            "--records",
+            metavar="FOLDER",
+            help="Save the whole record of each trial in this folder.",
+            rich_help_panel=Panel.OUTPUT,
+        ),
     ] = None,
     no_save: files.NoSave = False,
     name: files.Name = "compare",
-    progress: Annotated[
-        str,
-        typer.Option(
-            "--progress", metavar="auto|live|plain|none", help="Show progress; plain prints one line for each trial."
-        ),
-    ] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, as --progress none does.")] = False,
+    progress: files.Progress = "auto",
+    quiet: files.Quiet = False,
 ) -> None:
     """Compare agents in interleaved trials, and give a verdict.
 

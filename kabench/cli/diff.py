@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path  # noqa: TC003  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from kabench.cli import file_options as files  # noqa: TC001  # typer reads the annotations
 from kabench.cli.errors import CommandError, finish
 from kabench.cli.gates import FailIf, Gates, MaxRegression, complain
+from kabench.cli.panels import Panel
 from kabench.cli.standard_input import is_standard_input, read_record, refuse_two_readers
 
 if TYPE_CHECKING:
@@ -17,19 +19,22 @@ if TYPE_CHECKING:
 
     from kabench.result import RunResult
 
+_argument = partial(typer.Argument, rich_help_panel=Panel.RECORDS)
+_option = partial(typer.Option, rich_help_panel=Panel.RECORDS)
+
 
 def diff(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="The old record, or a folder of old records; - is stdin.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The new record, or a folder of new records; - is stdin.")],
+    old: Annotated[Path, _argument(metavar="OLD", help="The old record, or a folder of them; - is stdin.")],
+    new: Annotated[Path, _argument(metavar="NEW", help="The new record, or a folder of them; - is stdin.")],
     *,
     more_old: Annotated[
-        list[Path] | None, typer.Option("--old", metavar="FILE", help="Add another old record; may be repeated.")
+        list[Path] | None, _option("--old", metavar="FILE", help="Add another old record; may be repeated.")
     ] = None,
     more_new: Annotated[
-        list[Path] | None, typer.Option("--new", metavar="FILE", help="Add another new record; may be repeated.")
+        list[Path] | None, _option("--new", metavar="FILE", help="Add another new record; may be repeated.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Compare records even if their plans differ; the report says so.")
+        bool, _option("--force", help="Compare records even if their plans differ; the report says so.")
     ] = False,
     fail_if: FailIf = None,
     max_regression: MaxRegression = None,

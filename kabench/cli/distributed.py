@@ -15,7 +15,7 @@ import typer
 
 from kabench.cli.errors import CommandError, say
 from kabench.cli.extras import needs_locust
-from kabench.cli.parse import address
+from kabench.cli.parse import AUTO, address
 from kabench.cli.plan import plan_of
 from kabench.distributed.processes import end_workers, start_worker
 from kabench.load.workers.local import LocalWorkers
@@ -39,32 +39,31 @@ _MAX_WAIT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class DistributedOptions:
-    """The options that say where workers come from."""
+    """The options that say where workers come from; `started` are the `--workers` of this machine."""
 
     distributed: bool
     expect_workers: int | None
-    processes: int | None
+    started: int | None
     bind: str | None
     max_wait_s: float | None
 
     @property
     def expected(self) -> int:
         """The number of workers to wait for."""
-        return self.expect_workers or self.processes or 1
+        return self.expect_workers or self.started or 1
 
     @property
     def address(self) -> tuple[str, int]:
         """The address that workers connect to. If all of them are started here, it is a free port of loopback."""
         if self.bind is not None:
             return address("--bind", self.bind, LOCUST_PORT)
-        return _LOOPBACK, 0 if self.expect_workers in (None, self.processes) else LOCUST_PORT
+        return _LOOPBACK, 0 if self.expect_workers in (None, self.started) else LOCUST_PORT
 
     def plan_of(self, load: LoadOptions) -> LoadPlan:
         """Return the plan, shared by the workers. Raises `CommandError` if options contradict each other."""
         if not self.distributed:
             given: dict[str, object] = {
                 "--expect-workers": self.expect_workers,
-                "--processes": self.processes,
                 "--bind": self.bind,
                 "--max-wait": self.max_wait_s,
             }
@@ -72,28 +71,28 @@ class DistributedOptions:
                 if value is not None:
                     raise CommandError(f"{option} is for --distributed")
             return plan_of(load)
-        self._check(load)
-        option = "--processes" if self.expect_workers is None else "--expect-workers"
+        self._check()
         try:
             plan = plan_of(dataclasses.replace(load, workers=self.expected))
         except CommandError as error:
+            option = "--workers" if self.expect_workers is None else "--expect-workers"
             raise CommandError(str(error).replace("--workers", option)) from None
-        if plan.url is None and not plan.targets and not _is_loopback(self.address[0]):
+        if plan.has_own_server and not _is_loopback(self.address[0]):
             raise CommandError(
                 "--distributed: name a URL; kabench's own server listens on loopback, which other machines cannot reach"
             )
         needs_locust("--distributed")
         return plan
 
-    def _check(self, load: LoadOptions) -> None:
-        if load.workers is not None:
-            raise CommandError("--workers is for one machine; with --distributed, use --expect-workers or --processes")
-        if self.expect_workers is None and self.processes is None:
+    def _check(self) -> None:
+        if self.started == AUTO:
+            raise CommandError("--workers auto is for one machine; with --distributed, say how many to start here")
+        if self.expect_workers is None and self.started is None:
             raise CommandError(
-                "--distributed: how many workers? --expect-workers N waits for them, --processes N starts them here"
+                "--distributed: how many workers? --expect-workers N waits for them, --workers N starts them here"
             )
-        if self.expect_workers is not None and (self.processes or 0) > self.expect_workers:
-            raise CommandError(f"--processes: {self.processes} is more than --expect-workers {self.expect_workers}")
+        if self.expect_workers is not None and (self.started or 0) > self.expect_workers:
+            raise CommandError(f"--workers: {self.started} is more than --expect-workers {self.expect_workers}")
 
 
 def _is_loopback(host: str) -> bool:
@@ -122,7 +121,7 @@ def workers_of(options: DistributedOptions, control: RunControl) -> Iterator[Cal
         advice = "; another may be free: --bind HOST:PORT" if is_taken else ""
         raise CommandError(f"--bind: {error}{advice}") from None
     here = _LOOPBACK if host in _EVERYWHERE else host
-    with contextlib.closing(master), _local_workers(options.processes or 0, here, master.port) as processes:
+    with contextlib.closing(master), _local_workers(options.started or 0, here, master.port) as processes:
         try:
             _wait_for_workers(options, master, host, control, processes)
         except WorkersMissingError as error:
@@ -160,7 +159,7 @@ def _wait_for_workers(
         for process in processes:
             if process.poll() is not None:
                 raise CommandError(
-                    f"a worker of --processes ended with exit code {process.returncode}", CommandError.COULD_NOT_MEASURE
+                    f"a worker of --workers ended with exit code {process.returncode}", CommandError.COULD_NOT_MEASURE
                 )
         return not control.stopped
 

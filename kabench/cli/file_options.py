@@ -1,38 +1,43 @@
-"""The options that name files to write, for all commands that have them."""
+"""The options about output, for all commands that have them."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Json = Annotated[
-    str | None, typer.Option("--json", metavar="PATH", help="Write the record to this file, too; - is stdout.")
-]
-Csv = Annotated[Path | None, typer.Option("--csv", metavar="PATH", help="Write the figures of each second as CSV.")]
+from kabench.cli.panels import Panel
+
+_option = partial(typer.Option, rich_help_panel=Panel.OUTPUT)
+
+Json = Annotated[str | None, _option("--json", metavar="PATH", help="Write the record to this file, too; - is stdout.")]
+Csv = Annotated[Path | None, _option("--csv", metavar="PATH", help="Write the figures of each second as CSV.")]
 Hgrm = Annotated[
     Path | None,
-    typer.Option(
-        "--hgrm", metavar="PATH", help="Write latency percentiles in HdrHistogram's format, one file for each agent."
-    ),
+    _option("--hgrm", metavar="PATH", help="Write percentiles in HdrHistogram's format, one file per agent."),
 ]
-Junit = Annotated[Path | None, typer.Option("--junit", metavar="PATH", help="Write JUnit XML for CI systems.")]
+Junit = Annotated[Path | None, _option("--junit", metavar="PATH", help="Write JUnit XML for CI systems.")]
 Markdown = Annotated[
     Path | None,
-    typer.Option("--markdown", metavar="PATH", help="Write GitHub's markdown; $GITHUB_STEP_SUMMARY always gets it."),
+    _option("--markdown", metavar="PATH", help="Write GitHub's markdown; $GITHUB_STEP_SUMMARY gets it anyway."),
 ]
 Html = Annotated[
     Path | None,
-    typer.Option("--html", metavar="PATH", help="Write a page with charts that works offline; needs the extra html."),
+    _option("--html", metavar="PATH", help="Write a page with charts that works offline; needs the extra html."),
 ]
 Name = Annotated[
     str,
-    typer.Option(
+    _option(
         "--name",
         metavar="NAME",
         help="Name the record.",
         callback=lambda text: text.encode("utf-8", "replace").decode(),  # a record is UTF-8, the shell may not be
     ),
 ]
-NoSave = Annotated[bool, typer.Option("--no-save", help="Save no record in results/.")]
+NoSave = Annotated[bool, _option("--no-save", help="Save no record in results/.")]
+Progress = Annotated[
+    str, _option("--progress", metavar="auto|live|plain|none", help="Show progress; plain prints one line at a time.")
+]
+Quiet = Annotated[bool, _option("--quiet", "-q", help="Show no progress, as --progress none does.")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kabench.cli.errors import CommandError, say
+from kabench.cli.panels import Panel
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -21,6 +22,7 @@ FailIf = Annotated[
         metavar="CONDITION",
         help="Exit with 1 if this holds: 'p99>50ms', 'keepalive:req_per_socket<100', 'transaction_rate.ratio<0.95'; "
         "may be repeated.",
+        rich_help_panel=Panel.FAILURES,
     ),
 ]
 
@@ -30,6 +32,7 @@ MaxRegression = Annotated[
         "--max-regression",
         metavar="[METRIC=]N%",
         help="Exit with 1 if an agent is worse than its base by more than this; may be repeated.",
+        rich_help_panel=Panel.FAILURES,
     ),
 ]
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kabench.cli import file_options as files  # typer reads the annotations
-from kabench.cli import parse
+from kabench.cli import parse, server_options
 from kabench.cli.console import is_live_terminal, leave, progress_console, report_console
 from kabench.cli.errors import CommandError, finish
+from kabench.cli.panels import Panel
 from kabench.system.signals import stopping
 
 if TYPE_CHECKING:
@@ -21,26 +22,39 @@ if TYPE_CHECKING:
 
 
 def probe(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Send requests to this URL.")],
-    budget: Annotated[
+    url: Annotated[str, typer.Argument(metavar="URL", help="Send to this URL.", rich_help_panel=Panel.WHAT)],
+    max_time: Annotated[
         float,
-        typer.Option("--budget", "-b", parser=parse.duration, metavar="DURATION", help="Finish within this time."),
+        typer.Option(
+            "--max-time",
+            parser=parse.duration,
+            metavar="TIME",
+            help="Finish within this time.",
+            rich_help_panel=Panel.HOW_LONG,
+        ),
     ] = "90s",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
     max_requests: Annotated[
-        int, typer.Option("--max-requests", min=10, metavar="N", help="Send at most N requests.")
+        int,
+        typer.Option(
+            "--max-requests", min=10, metavar="N", help="Send at most N requests.", rich_help_panel=Panel.HOW_LONG
+        ),
     ] = 200,
-    method: Annotated[str, typer.Option("--method", "-X", metavar="GET|HEAD", help="Use this method.")] = "GET",
+    method: Annotated[
+        str,
+        typer.Option("--method", "-X", metavar="GET|HEAD", help="Use this method.", rich_help_panel=Panel.WHAT),
+    ] = "GET",
     header: Annotated[
         list[str] | None,
         typer.Option(
-            "--header", "-H", metavar="'NAME: VALUE'", help="Send this header with each request; may be repeated."
+            "--header",
+            "-H",
+            metavar="NAME:VALUE",
+            help="Send this header with each request; may be repeated.",
+            rich_help_panel=Panel.WHAT,
         ),
     ] = None,
-    cacert: Annotated[
-        str | None,
-        typer.Option("--cacert", metavar="FILE", help="Verify certificates against these authorities (the system's)."),
-    ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", "-k", help="Accept any certificate.")] = False,
+    cacert: server_options.CaCert = None,
+    insecure: server_options.Insecure = False,
     json: files.Json = None,
 ) -> None:
     """Find out what a server does to idle sockets.
@@ -69,7 +83,7 @@ def probe(
             url=url,
             method=method.upper(),
             headers=parse.headers(header or []),
-            budget_s=budget,
+            budget_s=max_time,
             max_requests=max_requests,
             tls=TlsOptions(verify=not insecure, ca_file=cacert) if insecure or cacert is not None else None,
         )

@@ -10,6 +10,7 @@ from kabench.agent.options import AgentOptions  # noqa: TC001  # typer reads the
 from kabench.cli import parse, server_options
 from kabench.cli.agent_options import takes_agent_options
 from kabench.cli.errors import CommandError, not_listening
+from kabench.cli.panels import Panel
 
 if TYPE_CHECKING:
     from kabench.proxy import AgentFigures, ProxyOptions
@@ -19,38 +20,34 @@ if TYPE_CHECKING:
 def proxy(
     *,
     target: Annotated[
-        str, typer.Option("--target", "-t", metavar="URL", help="Pass all requests on to this URL, and only to it.")
+        str,
+        typer.Argument(
+            metavar="URL", help="Pass all requests on to this URL, and only to it.", rich_help_panel=Panel.WHAT
+        ),
     ],
     host: server_options.Host = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            "--port", "-p", min=0, max=65535, metavar="PORT", help="Listen on this port; 0 takes any free one."
-        ),
-    ] = 1985,
+    port: server_options.Port = 1985,
     agent_options: AgentOptions,
-    cacert: Annotated[
-        str | None,
-        typer.Option("--cacert", metavar="FILE", help="Verify the target against these authorities (the system's)."),
-    ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", "-k", help="Accept any certificate of the target.")] = False,
+    cacert: server_options.CaCert = None,
+    insecure: server_options.Insecure = False,
     every: Annotated[
         float,
         typer.Option(
-            "--every", parser=parse.duration, metavar="DURATION", help="Print counts this often; 0: only at the end."
+            "--every",
+            parser=parse.duration,
+            metavar="TIME",
+            help="Print counts this often; 0: only at the end.",
+            rich_help_panel=Panel.OUTPUT,
         ),
-    ] = "2s",  # type: ignore[assignment]  # as above
+    ] = "2s",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
     max_connections: server_options.MaxConnections = None,
     max_head: server_options.MaxHead = None,
-    max_body: Annotated[
-        int | None,
-        typer.Option("--max-body", parser=parse.size, metavar="SIZE", help="Refuse a larger request body (unlimited)."),
-    ] = None,
+    max_body: server_options.MaxForwardedBody = None,
     head_timeout: server_options.HeadTimeout = None,
     request_timeout: server_options.RequestTimeout = None,
     send_timeout: server_options.SendTimeout = None,
 ) -> None:
-    """Pass requests on to a target, through a keep-alive agent and a normal one.
+    """Pass requests on through a keep-alive agent and a normal one.
 
     /k/PATH goes to PATH through the keep-alive agent, /PATH through the normal one, which keeps no free socket. A
     leading /post turns a GET into the published benchmark's POST: siege -b -c60 -r500 http://127.0.0.1:1985/post/k/5.

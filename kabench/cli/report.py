@@ -9,6 +9,7 @@ import typer
 
 from kabench.cli import file_options as files  # noqa: TC001  # typer reads the annotations
 from kabench.cli.errors import CommandError
+from kabench.cli.panels import Panel
 from kabench.cli.standard_input import is_standard_input, read_record, refuse_two_readers
 
 if TYPE_CHECKING:
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 def report(
     records: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Records that kabench run, compare or diff has saved; - is stdin."),
+        typer.Argument(
+            metavar="FILE",
+            help="Records that kabench run, compare or diff has saved; - is stdin.",
+            rich_help_panel=Panel.RECORDS,
+        ),
     ],
     csv: files.Csv = None,
     hgrm: files.Hgrm = None,

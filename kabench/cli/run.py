@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -10,7 +11,10 @@ from kabench.cli import file_options as files  # noqa: TC001  # typer reads the 
 from kabench.cli.errors import finish, warn
 from kabench.cli.gates import FailIf, Gates, complain
 from kabench.cli.options import LoadOptions, takes_load_options
+from kabench.cli.panels import Panel
 from kabench.cli.parse import duration
+
+_option = partial(typer.Option, rich_help_panel=Panel.WORKERS)
 
 
 @takes_load_options
@@ -28,24 +32,20 @@ def run(
     name: files.Name = "run",
     distributed: Annotated[
         bool,
-        typer.Option("--distributed", help="Have workers on this and other machines send the load, through locust."),
+        _option("--distributed", help="Have workers on this and other machines send the load, through locust."),
     ] = False,
     expect_workers: Annotated[
         int | None,
-        typer.Option(
+        _option(
             "--expect-workers",
             min=1,
             metavar="N",
-            help="With --distributed, begin when N workers have joined (those of --processes).",
+            help="With --distributed, begin when N workers have joined (those of --workers).",
         ),
-    ] = None,
-    processes: Annotated[
-        int | None,
-        typer.Option("--processes", min=1, metavar="N", help="With --distributed, start N workers on this machine."),
     ] = None,
     bind: Annotated[
         str | None,
-        typer.Option(
+        _option(
             "--bind",
             metavar="HOST[:PORT]",
             help="With --distributed, listen for workers at this address (127.0.0.1:5557).",
@@ -53,25 +53,21 @@ def run(
     ] = None,
     max_wait: Annotated[
         float | None,
-        typer.Option(
+        _option(
             "--max-wait",
-            metavar="DURATION",
+            metavar="TIME",
             parser=duration,
             help="With --distributed, wait this long for workers (10m).",
         ),
     ] = None,
-    progress: Annotated[
-        str,
-        typer.Option(
-            "--progress", metavar="auto|live|plain|none", help="Show progress; plain prints one line each second."
-        ),
-    ] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, as --progress none does.")] = False,
+    progress: files.Progress = "auto",
+    quiet: files.Quiet = False,
 ) -> None:
     """Send load through agents, in turn, and print a report.
 
-    Without options, this is agentkeepalive's published benchmark: 60 users with 1000 requests each, 50 sockets, and a
-    server that answers after 5 ms.
+    With a URL: 10 users for 10 s through the keepalive agent, unless told otherwise. Without one, this is
+    agentkeepalive's published benchmark: 60 users with 1000 requests each, 50 sockets, kabench's own server that
+    answers after 5 ms, and the agents keepalive and plain.
     """
     from kabench.cli.distributed import DistributedOptions, workers_of
     from kabench.cli.live import run_live, shown_as, stoppable
@@ -85,7 +81,7 @@ def run(
 
     shown = "none" if quiet else shown_as(progress)
     workers = DistributedOptions(
-        distributed=distributed, expect_workers=expect_workers, processes=processes, bind=bind, max_wait_s=max_wait
+        distributed=distributed, expect_workers=expect_workers, started=load.workers, bind=bind, max_wait_s=max_wait
     )
     plan = workers.plan_of(load)
     agents = load.agent or default_agents(plan)

@@ -12,6 +12,7 @@ from typing import Any
 import typer  # noqa: TC002  # typer reads the annotations
 
 from kabench.cli.errors import CommandError
+from kabench.cli.old_names import new_key
 from kabench.cli.parse import text_bytes
 from kabench.cli.standard_input import is_standard_input
 
@@ -33,6 +34,7 @@ def read_scenario(context: typer.Context, path: Path | None) -> Path | None:
         raise CommandError(f"--scenario {path}: url and urls: give only one of them")
     if "url" in given:
         given["urls"] = [given.pop("url")]
+    given = {new_key(context.command.name, name): value for name, value in given.items()}
     parameters = {parameter.name: parameter for parameter in context.command.params if parameter.name}
     known = parameters.keys() - {"scenario"}
     for name, value in given.items():

@@ -5,77 +5,80 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kabench.cli import parse, server_options
 from kabench.cli.errors import CommandError, not_listening
+from kabench.cli.panels import Panel
 
 if TYPE_CHECKING:
     from kabench.server import ServerCounts
     from kabench.server.echo import EchoServer
 
+_listening = partial(typer.Option, rich_help_panel=Panel.LISTENING)
+_answers = partial(typer.Option, rich_help_panel=Panel.ANSWERS)
+_faults = partial(typer.Option, rich_help_panel=Panel.FAULTS)
+
 
 def serve(
     host: server_options.Host = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            "--port", "-p", min=0, max=65535, metavar="PORT", help="Listen on this port; 0 takes any free one."
-        ),
-    ] = 8080,
-    delay: Annotated[
-        float,
-        typer.Option(
-            "--delay",
-            parser=parse.duration,
-            metavar="DURATION",
-            help="Wait this long before each answer; the path /20 waits 20 ms instead.",
-        ),
-    ] = "5ms",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
-    keep_alive: Annotated[bool, typer.Option(help="Keep sockets open between requests.")] = True,
-    hint: Annotated[
-        int | None, typer.Option("--hint", min=0, metavar="SECONDS", help="Send 'Keep-Alive: timeout=SECONDS'.")
-    ] = None,
-    idle_timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--idle-timeout",
-            parser=parse.duration,
-            metavar="DURATION",
-            help="Close a socket that has been idle for this long (never).",
-        ),
-    ] = None,
-    max_requests: Annotated[
-        int | None,
-        typer.Option("--max-requests", min=1, metavar="N", help="Close a socket after N requests (never)."),
-    ] = None,
+    port: server_options.Port = 8080,
     tls: Annotated[
-        bool, typer.Option("--tls", help="Speak https, with a throw-away certificate unless --cert is given.")
+        bool, _listening("--tls", help="Speak https, with a throw-away certificate unless --cert is given.")
     ] = False,
     cert: Annotated[
-        str | None, typer.Option("--cert", metavar="FILE", help="Use this certificate (PEM); implies --tls.")
+        str | None, _listening("--cert", metavar="FILE", help="Use this certificate (PEM); implies --tls.")
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option("--key", metavar="FILE", help="Read the certificate's key from here (PEM; --cert's file)."),
+        _listening("--key", metavar="FILE", help="Read the certificate's key from here (PEM; --cert's file)."),
+    ] = None,
+    delay: Annotated[
+        float,
+        _answers(
+            "--delay",
+            parser=parse.duration,
+            metavar="TIME",
+            help="Wait this long before each answer; the path /20 waits 20 ms.",
+        ),
+    ] = "5ms",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
+    keep_alive: Annotated[
+        bool, _answers("--keep-alive/--no-keep-alive", help="Keep sockets open between requests.")
+    ] = True,
+    hint: Annotated[
+        int | None, _answers("--hint", min=0, metavar="SECONDS", help="Send 'Keep-Alive: timeout=SECONDS'.")
+    ] = None,
+    idle_timeout: Annotated[
+        float | None,
+        _answers(
+            "--idle-timeout",
+            parser=parse.duration,
+            metavar="TIME",
+            help="Close a socket that has been idle for this long (never).",
+        ),
+    ] = None,
+    max_requests_per_socket: Annotated[
+        int | None,
+        _answers("--max-requests-per-socket", min=1, metavar="N", help="Close a socket after N requests (never)."),
     ] = None,
     fault: Annotated[
         list[Any] | None,
-        typer.Option(
+        _faults(
             "--fault",
             parser=parse.fault,
             metavar="FAULT",
-            help="Misbehave now and then; may be repeated. For requests: reset:1%, close-mid-body:1%, garbage:1%, "
-            "extra-bytes:1%, no-length:1%, slow-body:1s:1%, stall:1s:1%; stall:1s/5s stalls all of them for 1 s in "
-            "every 5. For sockets: close-idle:2s, drop-idle:2s (neither answers nor closes), refuse:1%; refuse:1s/9s "
-            "refuses all clients for 1 s in every 9.",
+            help="Misbehave now and then; may be repeated. Requests: reset:1%, garbage:1%, close-mid-body:1%, "
+            "no-length:1%, extra-bytes:1%, slow-body:1s:1%, stall:1s:1%; stall:1s/5s stalls all for 1 s in every 5. "
+            "Sockets: close-idle:2s, drop-idle:2s (neither answers nor closes), refuse:1%; refuse:1s/9s refuses all "
+            "for 1 s in every 9.",
         ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", metavar="N", help="Repeat the faults of a run (a random seed, which is printed)."),
+        _faults("--seed", metavar="N", help="Repeat the faults of another run with this seed (random, and printed)."),
     ] = None,
     counts: Annotated[
         str | None,
@@ -84,6 +87,7 @@ def serve(
             metavar="FILE",
             help="Keep the counts in this file, which survives even a SIGKILL; a restarted server goes on counting. To "
             "read it: python -m kabench.server counts FILE",
+            rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
     max_connections: server_options.MaxConnections = None,
@@ -122,7 +126,7 @@ def serve(
             keep_alive=keep_alive,
             keep_alive_hint=hint,
             idle_timeout_s=idle_timeout or None,
-            max_requests_per_socket=max_requests,
+            max_requests_per_socket=max_requests_per_socket,
             tls=tls or cert is not None,
             cert_file=cert,
             key_file=key,

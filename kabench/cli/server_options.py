@@ -1,69 +1,78 @@
-"""The options that `kabench serve` and `kabench proxy` share: where they listen, and the limits of a client."""
+"""Options that commands share: where a server listens, what it takes from clients, how to reach one over TLS."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kabench.cli import parse
 from kabench.cli.errors import CommandError
+from kabench.cli.panels import Panel
 
 if TYPE_CHECKING:
     from kabench.server import ClientLimits
 
+_listening = partial(typer.Option, rich_help_panel=Panel.LISTENING)
+_limit = partial(typer.Option, rich_help_panel=Panel.LIMITS)
+_server = partial(typer.Option, rich_help_panel=Panel.SERVER)
+
 Host = Annotated[
     str,
-    typer.Option(
-        "--host",
-        metavar="ADDRESS",
-        help="Listen on this address; on a loopback address, other machines cannot connect.",
-    ),
+    _listening("--host", metavar="ADDRESS", help="Listen on this address; only this machine reaches a loopback one."),
+]
+Port = Annotated[
+    int,
+    _listening("--port", "-p", min=0, max=65535, metavar="PORT", help="Listen on this port; 0 takes any free one."),
 ]
 MaxConnections = Annotated[
     int | None,
-    typer.Option("--max-connections", min=1, metavar="N", help="Turn away clients beyond N at a time (10000)."),
+    _limit("--max-connections", min=1, metavar="N", help="Turn away clients beyond N at a time (10000)."),
 ]
 MaxHead = Annotated[
     int | None,
-    typer.Option(
-        "--max-head", parser=parse.size, metavar="SIZE", help="Refuse a larger request line and headers (64kb)."
-    ),
+    _limit("--max-head", parser=parse.size, metavar="SIZE", help="Refuse a larger request line and headers (64kb)."),
 ]
 MaxBody = Annotated[
     int | None,
-    typer.Option("--max-body", parser=parse.size, metavar="SIZE", help="Refuse a larger request body (64mb)."),
+    _limit("--max-body", parser=parse.size, metavar="SIZE", help="Refuse a larger request body (64mb)."),
+]
+MaxForwardedBody = Annotated[
+    int | None,
+    _limit("--max-body", parser=parse.size, metavar="SIZE", help="Refuse a larger request body (unlimited)."),
 ]
 HeadTimeout = Annotated[
     float | None,
-    typer.Option(
+    _limit(
         "--head-timeout",
         parser=parse.duration,
-        metavar="DURATION",
+        metavar="TIME",
         help="Wait this long for a request's line and headers (60s).",
     ),
 ]
 MaxHeld = Annotated[
     int | None,
-    typer.Option(
-        "--max-held", parser=parse.size, metavar="SIZE", help="Hold at most this much of all request bodies (1gb)."
-    ),
+    _limit("--max-held", parser=parse.size, metavar="SIZE", help="Hold at most this much of all request bodies (1gb)."),
 ]
 SendTimeout = Annotated[
     float | None,
-    typer.Option(
+    _limit(
         "--send-timeout",
         parser=parse.duration,
-        metavar="DURATION",
+        metavar="TIME",
         help="Cut off a client that reads nothing of its response for this long (60s).",
     ),
 ]
 RequestTimeout = Annotated[
     float | None,
-    typer.Option(
-        "--request-timeout", parser=parse.duration, metavar="DURATION", help="Wait this long for a whole request (5m)."
-    ),
+    _limit("--request-timeout", parser=parse.duration, metavar="TIME", help="Wait this long for a whole request (5m)."),
 ]
+CaCert = Annotated[
+    str | None,
+    _server("--cacert", metavar="FILE", help="Verify certificates against these authorities (the system's)."),
+]
+Insecure = Annotated[bool, _server("--insecure", "-k", help="Accept any certificate.")]
 
 
 def limits_from(

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from kabench.cli.errors import CommandError
+from kabench.cli.panels import Panel
 from kabench.cli.parse import address, duration
 from kabench.system.signals import stopping
+
+_option = partial(typer.Option, rich_help_panel=Panel.WORKERS)
 
 
 def worker(
     master: Annotated[
-        str, typer.Option("--master", metavar="HOST[:PORT]", help="Join kabench run at this address (port 5557).")
+        str, _option("--master", metavar="HOST[:PORT]", help="Join kabench run at this address (required; port 5557).")
     ],
-    processes: Annotated[
-        int, typer.Option("--processes", min=1, metavar="N", help="Start N workers, each a process.")
+    workers: Annotated[
+        int, _option("--workers", "-w", min=1, metavar="N", help="Start N workers, each a process.")
     ] = 1,
-    wait: Annotated[
-        float, typer.Option("--wait", metavar="DURATION", parser=duration, help="Look for the master for this long.")
+    max_wait: Annotated[
+        float, _option("--max-wait", metavar="TIME", parser=duration, help="Look for the master for this long.")
     ] = "1m",  # type: ignore[assignment]  # typer parses a default like the text that a user gives
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print only errors.", rich_help_panel=Panel.OUTPUT)
+    ] = False,
 ) -> None:
     """Join a kabench run --distributed from another machine.
 
@@ -34,7 +40,7 @@ def worker(
 
     host, port = address("--master", master, LOCUST_PORT)
     needs_locust("a worker")
-    started = [start_worker(host, port, wait, quiet=quiet) for _ in range(processes)]
+    started = [start_worker(host, port, max_wait, quiet=quiet) for _ in range(workers)]
 
     interrupted = threading.Event()
 

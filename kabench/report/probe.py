@@ -72,7 +72,7 @@ def _idle_timeout(found: Findings) -> str:
     if idle.is_exact:
         sockets = counted(idle.sockets, "socket")
         return f"{_exactly(idle.timeout_s)} ({sockets}: {_exactly(idle.low_s)} to {_exactly(idle.high_s)})"
-    return f"between {_exactly(idle.low_s)} and {_exactly(idle.high_s)}; a larger --budget finds it to 5 %"
+    return f"between {_exactly(idle.low_s)} and {_exactly(idle.high_s)}; a longer --max-time finds it to 5 %"
 
 
 def _exactly(value_s: float) -> str:

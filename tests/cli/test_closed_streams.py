@@ -40,7 +40,7 @@ def test_a_run_measures_and_saves_its_record(closed: str, tmp_path: Path) -> Non
 def test_a_distributed_run_measures_without_standard_error(tmp_path: Path) -> None:
     pytest.importorskip("locust")
     options = "--total 20 --concurrency 2 --agent keepalive --no-save --json r.json"
-    done = shell(f"run --distributed --processes 2 {options} 2>&-", tmp_path)
+    done = shell(f"run --distributed --workers 2 {options} 2>&-", tmp_path)
     assert done.returncode == 0
     assert load_result(tmp_path / "r.json").runs[0].transactions == 20
 

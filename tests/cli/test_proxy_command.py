@@ -69,7 +69,7 @@ def status_at(url: str) -> dict[str, dict[str, object]]:
 
 @needs_siege
 def test_siege_s_requests_share_50_sockets_and_none_fails(echo_server: EmbeddedServer, tmp_path: Path) -> None:
-    with running("proxy", "--target", echo_server.url, "--port", "0", "--every", "200ms") as (process, url):
+    with running("proxy", echo_server.url, "--port", "0", "--every", "200ms") as (process, url):
         for agent, path in (("keepalive", "post/k/5"), ("normal", "post/5")):
             seen = siege(url + path, tmp_path)
             status = status_at(url)[agent]
@@ -109,13 +109,13 @@ def test_a_server_with_faults_says_what_it_did_and_how_to_repeat_it(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["proxy"], "Missing option '--target'"),
-        (["proxy", "--target", "nonsense"], "is no http URL"),
-        (["proxy", "--target", "http://h/?a=b"], "a target is a scheme, a host and perhaps a path"),
-        (["proxy", "--target", "http://h/", "-k", "--cacert", "x"], "--cacert and --insecure: give only one of them"),
-        (["proxy", "--target", "https://h/", "--cacert", "/nonexistent"], "/nonexistent"),
-        (["proxy", "--target", "http://h/", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1:1985"),
-        (["proxy", "--target", "http://h/", "--send-timeout", "0"], "send timeout: 0.0 is not a finite number above 0"),
+        (["proxy"], "Missing argument 'URL'"),
+        (["proxy", "nonsense"], "is no http URL"),
+        (["proxy", "http://h/?a=b"], "a target is a scheme, a host and perhaps a path"),
+        (["proxy", "http://h/", "-k", "--cacert", "x"], "--cacert and --insecure: give only one of them"),
+        (["proxy", "https://h/", "--cacert", "/nonexistent"], "/nonexistent"),
+        (["proxy", "http://h/", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1:1985"),
+        (["proxy", "http://h/", "--send-timeout", "0"], "send timeout: 0.0 is not a finite number above 0"),
         (["serve", "--fault", "nothing:1%"], "there is no fault 'nothing'; there are reset,"),
         (["serve", "--fault", "reset"], "write for instance reset:1%"),
         (["serve", "--fault", "reset:60%", "--fault", "garbage:60%"], "the faults hit 120% of the requests"),

@@ -62,14 +62,14 @@ ODD_PASSWORDS = ("http://bob:hunter2/x@127.0.0.1:1/", "http://bob:hun#hunter2@12
             "--json",
             "-",
         ],
-        ["probe", "{url}", "--budget", "1s", "--max-requests", "10", "--json", "-", "-H", "Authorization: hunter2"],
+        ["probe", "{url}", "--max-time", "1s", "--max-requests", "10", "--json", "-", "-H", "Authorization: hunter2"],
         ["probe", NOBODY],
         *(["probe", url] for url in ODD_PASSWORDS),
         *(["run", url] for url in ODD_PASSWORDS),
         ["probe", NO_URL],
-        ["proxy", "--target", NO_URL],
-        ["proxy", "--target", NOBODY],
-        ["proxy", "--target", "http://user:hunter2@127.0.0.1:1/", "--port", "1", "--host", "no.such.host.invalid"],
+        ["proxy", NO_URL],
+        ["proxy", NOBODY],
+        ["proxy", "http://user:hunter2@127.0.0.1:1/", "--port", "1", "--host", "no.such.host.invalid"],
     ],
     ids=lambda arguments: " ".join(arguments)[:60],
 )
@@ -88,7 +88,7 @@ def test_a_proxy_shows_its_target_without_the_password_that_it_sends(
     echo_server: EmbeddedServer, tmp_path: Path
 ) -> None:
     target = f"http://user:{SECRET}@127.0.0.1:{echo_server.port}"
-    command = [sys.executable, "-m", "kabench", "proxy", "--target", target, "--port", "0"]
+    command = [sys.executable, "-m", "kabench", "proxy", target, "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=os.environ
     ) as process:

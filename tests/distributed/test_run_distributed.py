@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kabench.cli import parse
 from kabench.cli.distributed import DistributedOptions
 from kabench.cli.errors import CommandError
 from kabench.cli.options import LoadOptions
@@ -53,7 +54,7 @@ def processes_at(port: int) -> list[int]:
 def test_two_local_workers_add_up_to_what_the_server_counted(locusts: Locusts, echo_server: EmbeddedServer) -> None:
     url = f"{echo_server.url}1"
     options = ("-c", "12", "--max-sockets", "10", "-r", "100", "-X", "POST", "--data", "x" * 50)
-    process = distributed(locusts, url, "--processes", "2", "-a", "keepalive", "-a", "plain", *options)
+    process = distributed(locusts, url, "--workers", "2", "-a", "keepalive", "-a", "plain", *options)
     assert process.end() == 0, process.err
     keepalive, plain = record(locusts).runs
     counts = echo_server.counts()
@@ -76,7 +77,7 @@ def test_two_local_workers_add_up_to_what_the_server_counted(locusts: Locusts, e
 
 def test_workers_join_from_elsewhere_and_leave_with_the_master(locusts: Locusts, echo_server: EmbeddedServer) -> None:
     port = free_port()
-    workers = [locusts.kabench("worker", "--master", f"127.0.0.1:{port}", "--wait", "30s") for _ in range(2)]
+    workers = [locusts.kabench("worker", "--master", f"127.0.0.1:{port}", "--max-wait", "30s") for _ in range(2)]
     time.sleep(0.5)  # the master may come later
     at = ("--expect-workers", "2", "--bind", f"127.0.0.1:{port}")
     process = distributed(locusts, echo_server.url, *at, "--rate", "200", "-d", "1s", "-a", "keepalive")
@@ -93,7 +94,7 @@ def test_workers_join_from_elsewhere_and_leave_with_the_master(locusts: Locusts,
 
 def test_a_worker_that_is_killed_is_named_and_the_others_go_on(locusts: Locusts, echo_server: EmbeddedServer) -> None:
     port = free_port()
-    at = ("--processes", "2", "--expect-workers", "2", "--bind", f"127.0.0.1:{port}")
+    at = ("--workers", "2", "--expect-workers", "2", "--bind", f"127.0.0.1:{port}")
     process = distributed(locusts, f"{echo_server.url}5", *at, "-d", "4s", "-c", "8", "-a", "keepalive", "-a", "plain")
     process.wait_for("keepalive 1 s")
     os.kill(processes_at(port)[0], signal.SIGKILL)
@@ -115,7 +116,7 @@ def test_a_worker_that_is_killed_is_named_and_the_others_go_on(locusts: Locusts,
 
 
 def test_a_worker_whose_own_process_dies_is_lost_with_its_ending(locusts: Locusts, echo_server: EmbeddedServer) -> None:
-    process = distributed(locusts, f"{echo_server.url}5", "--processes", "2", "-d", "2s", "-c", "8", "-a", "keepalive")
+    process = distributed(locusts, f"{echo_server.url}5", "--workers", "2", "-d", "2s", "-c", "8", "-a", "keepalive")
     process.wait_for("keepalive 1 s")
     (run_pid,) = [process.process.pid]
     workers = subprocess.run(["pgrep", "-P", str(run_pid)], capture_output=True, text=True, check=False).stdout.split()
@@ -134,7 +135,7 @@ def test_a_worker_whose_own_process_dies_is_lost_with_its_ending(locusts: Locust
 
 
 def test_ctrl_c_reports_what_was_measured(locusts: Locusts, echo_server: EmbeddedServer) -> None:
-    process = distributed(locusts, f"{echo_server.url}5", "--processes", "2", "-d", "60s", "-c", "4", "-a", "keepalive")
+    process = distributed(locusts, f"{echo_server.url}5", "--workers", "2", "-d", "60s", "-c", "4", "-a", "keepalive")
     process.wait_for("keepalive 1 s")
     process.process.send_signal(signal.SIGINT)
     assert process.end() == 130, process.err
@@ -169,14 +170,14 @@ def test_a_worker_of_another_version_is_turned_away_with_both_named(
 
 def test_a_worker_without_a_master_says_so_after_a_while(locusts: Locusts) -> None:
     port = free_port()
-    process = locusts.kabench("worker", "--master", f"127.0.0.1:{port}", "--wait", "2s")
+    process = locusts.kabench("worker", "--master", f"127.0.0.1:{port}", "--max-wait", "2s")
     assert process.end() == 3
     assert f"no master answers at 127.0.0.1:{port} within 2 s" in process.err
     assert "Traceback" not in process.err
 
 
 def test_a_worker_is_told_to_stop_by_ctrl_c(locusts: Locusts) -> None:
-    process = locusts.kabench("worker", "--master", f"127.0.0.1:{free_port()}", "--processes", "2")
+    process = locusts.kabench("worker", "--master", f"127.0.0.1:{free_port()}", "--workers", "2")
     process.wait_for("looking for the master")
     process.process.send_signal(signal.SIGINT)
     assert process.end() == 130
@@ -196,17 +197,16 @@ def test_a_taken_port_is_said_before_anything_is_sent(locusts: Locusts, echo_ser
     [
         ({}, [], "how many workers?"),
         ({"distributed": False, "expect_workers": 2}, [], "--expect-workers is for --distributed"),
-        ({"distributed": False, "processes": 2}, [], "--processes is for --distributed"),
         ({"distributed": False, "max_wait_s": 3.0}, [], "--max-wait is for --distributed"),
-        ({"processes": 3, "expect_workers": 2}, [], "--processes: 3 is more than --expect-workers 2"),
+        ({"started": 3, "expect_workers": 2}, [], "--workers: 3 is more than --expect-workers 2"),
         ({"expect_workers": 2, "bind": "0.0.0.0"}, [], "name a URL"),
         ({"expect_workers": 2, "bind": "127.0.0.1:abc"}, ["http://127.0.0.1:1/"], "'127.0.0.1:abc' is no address"),
         ({"expect_workers": 2, "bind": "7210"}, ["http://127.0.0.1:1/"], "'7210' is only a port"),
-        ({"processes": 90}, [], "--processes: 90 of them cannot share 50 sockets"),
+        ({"started": 90}, [], "--workers: 90 of them cannot share 50 sockets"),
     ],
 )
 def test_what_does_not_fit_together_is_said(given: dict[str, Any], urls: list[str], said: str) -> None:
-    nothing: dict[str, Any] = {"expect_workers": None, "processes": None, "bind": None, "max_wait_s": None}
+    nothing: dict[str, Any] = {"expect_workers": None, "started": None, "bind": None, "max_wait_s": None}
     options = DistributedOptions(**{"distributed": True, **nothing, **given})
     with pytest.raises(CommandError) as caught:
         distributed_plan(options, urls)
@@ -219,10 +219,10 @@ def distributed_plan(options: DistributedOptions, urls: list[str], **load: Any) 
     assert options.address
 
 
-def test_workers_of_one_machine_are_another_thing() -> None:
-    options = DistributedOptions(distributed=True, expect_workers=2, processes=2, bind=None, max_wait_s=None)
-    with pytest.raises(CommandError, match="--workers is for one machine"):
-        distributed_plan(options, [], workers=2)
+def test_how_many_workers_to_start_is_said_and_not_guessed() -> None:
+    options = DistributedOptions(distributed=True, expect_workers=2, started=parse.AUTO, bind=None, max_wait_s=None)
+    with pytest.raises(CommandError, match="--workers auto is for one machine"):
+        distributed_plan(options, [])
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_what_is_printed_says_all_of_it_in_80_columns() -> None:
     ("changes", "said"),
     [
         ({"idle": IdleFinding(89.6, None, None, None, 9)}, "longer than 90 s"),
-        ({"idle": IdleFinding(30.0, 45.0, 36.7, End.SILENCE, 1)}, "between 30.0 s and 45.0 s; a larger --budget"),
+        ({"idle": IdleFinding(30.0, 45.0, 36.7, End.SILENCE, 1)}, "between 30.0 s and 45.0 s; a longer --max-time"),
         ({"count": CountFinding(150, closed=False)}, "150 at least"),
         ({"count": None, "race": None}, "not found out"),
         ({"idle": IdleFinding(1.9, 2.1, 2.0, End.SILENCE, 2)}, "silence: it forgets them, and never answers"),

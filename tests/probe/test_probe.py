@@ -238,12 +238,12 @@ def test_nobody_there_is_exit_3_and_a_wrong_command_line_2() -> None:
 
 def test_the_command_prints_the_table_and_the_record(patient_server: EmbeddedServer, tmp_path: Path) -> None:
     record = tmp_path / "probe.json"
-    done = kabench(patient_server.url, "--budget", "1s", "--max-requests", "20", "--json", str(record), "-X", "head")
+    done = kabench(patient_server.url, "--max-time", "1s", "--max-requests", "20", "--json", str(record), "-X", "head")
     assert (done.returncode, done.stderr) == (0, "")
     assert "longer than" in done.stdout
     assert "AgentOptions(free_socket_timeout=" in done.stdout
     assert json.loads(record.read_bytes())["method"] == "HEAD"
-    done = kabench(patient_server.url, "--budget", "1s", "--max-requests", "20", "--json", "-")
+    done = kabench(patient_server.url, "--max-time", "1s", "--max-requests", "20", "--json", "-")
     assert json.loads(done.stdout)["schema"] == "kabench/probe/1"
     assert "Settings that fit" in done.stderr
 

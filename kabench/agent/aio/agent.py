@@ -422,7 +422,7 @@ class AsyncKeepAliveAgent(AsyncAgent):
 
 
 class AsyncPlainAgent(AsyncAgent):
-    """An agent that pools nothing: one request a socket, `Connection: close`.
+    """An agent that pools nothing: one request per socket, `Connection: close`.
 
     With `hand_off=True` it is Node's normal agent with finite `max_sockets`: it sends `Connection: keep-alive`, a
     socket goes straight to a pending request if there is one, and is closed if there is none.

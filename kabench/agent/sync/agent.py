@@ -162,7 +162,7 @@ class KeepAliveAgent(_Managed, PoolManager):  # type: ignore[misc]  # leaving `w
 
 
 class PlainAgent(KeepAliveAgent):
-    """An agent that pools nothing: one request a socket, `Connection: close`.
+    """An agent that pools nothing: one request per socket, `Connection: close`.
 
     With `hand_off=True` it is Node's normal agent with finite `max_sockets`: it sends `Connection: keep-alive`, a
     socket goes straight to a pending request if there is one, and is closed if there is none.

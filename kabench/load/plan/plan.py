@@ -23,7 +23,7 @@ from kabench.published import (
     PUBLISHED_DELAY_S,
     PUBLISHED_FREE_SOCKET_TIMEOUT_S,
     PUBLISHED_MAX_SOCKETS,
-    PUBLISHED_REQUESTS_A_USER,
+    PUBLISHED_REQUESTS_PER_USER,
     PUBLISHED_USERS,
 )
 from kabench.redaction import redacted_headers
@@ -254,7 +254,7 @@ class LoadPlan:
         if not given and (self.is_open or not self.has_own_server):
             object.__setattr__(self, "duration_s", _CAREFUL_DURATION_S)
         elif not given:
-            object.__setattr__(self, "requests", PUBLISHED_REQUESTS_A_USER)
+            object.__setattr__(self, "requests", PUBLISHED_REQUESTS_PER_USER)
 
     def _check_times(self) -> None:
         if self.duration_s is not None and not (math.isfinite(self.duration_s) and self.duration_s > 0):
