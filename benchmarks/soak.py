@@ -304,7 +304,7 @@ def engine_load(server: Server, seconds: float, problems: list[str]) -> AgentRun
     problems += [
         f"kabench run: {point.free} free and {point.active} active sockets at {point.t_s} s"
         for point in result.series
-        if point.free + point.active > ENGINE_SOCKETS
+        if (point.free or 0) + (point.active or 0) > ENGINE_SOCKETS
     ]
     return result
 
@@ -417,8 +417,8 @@ def sides_of_engine(result: AgentRun, server: Server) -> Sides:
         result.transactions + result.socket_errors,
         ended,
         result.errors.get("stale_socket", 0),
-        result.sockets.created,
-        result.retries,
+        result.sockets.created or 0,
+        result.retries or 0,
         ENGINE_SOCKETS,
         server.counts(),
         server.kills,

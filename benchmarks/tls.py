@@ -42,7 +42,7 @@ def measure(url: str, cacert: str | None, seconds: float, agent: str, sessions: 
     if run.failed_transactions or run.client.cpu_us_per_transaction is None:
         raise PeerFailedError(json.dumps(run.errors))
     resumed, handshakes = run.sockets.tls_resumed, run.sockets.tls_handshakes
-    if agent == "plain" and cacert is not None and (resumed > 0) != (sessions > 0):
+    if agent == "plain" and cacert is not None and bool(resumed) != (sessions > 0):
         raise PeerFailedError(f"{resumed} of {handshakes} handshakes resumed")
     return Figures(run.transaction_rate, run.client.cpu_us_per_transaction)
 

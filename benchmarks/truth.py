@@ -268,22 +268,23 @@ def counts_where_sockets_are_reset(form: Form) -> Iterator[Finding]:
             f"{method}, every 50th request reset: sockets; errors and retries",
             f"{seen.sockets.created}; {seen.socket_errors} + {seen.retries}",
             f"{truth.sockets}; {truth.resets_after_request}",
-            seen.sockets.created == truth.sockets and seen.socket_errors + seen.retries == truth.resets_after_request,
+            seen.sockets.created == truth.sockets
+            and seen.socket_errors + (seen.retries or 0) == truth.resets_after_request,
         )
     with counting_server(Orders(delays_s=(0.001,), reset_idle_s=0.02)) as server:
         plan = LoadPlan(url=server.url, method="GET", data=b"", rate=300, arrivals="poisson", duration_s=form.seconds)
         seen = measured(plan)
         truth = server.finish()
-    never_read = seen.transactions + seen.socket_errors + seen.retries - truth.requests
+    never_read = seen.transactions + seen.socket_errors + (seen.retries or 0) - truth.requests
     # Only the server counts a socket that is reset before the client has seen that it is connected.
-    never_connected = truth.sockets - seen.sockets.created
+    never_connected = truth.sockets - (seen.sockets.created or 0)
     yield Finding(
         "idle sockets reset: answers; sockets; sent and never read",
         f"{seen.transactions}; {seen.sockets.created}; {never_read}",
         f"{truth.answers}; {truth.sockets}; at most {truth.resets_idle} resets",
         seen.transactions == truth.answers
-        and 0 <= never_connected <= seen.sockets.create_errors
-        and never_read == seen.retries + seen.socket_errors
+        and 0 <= never_connected <= (seen.sockets.create_errors or 0)
+        and never_read == (seen.retries or 0) + seen.socket_errors
         and 0 <= never_read <= truth.resets_idle,
     )
 

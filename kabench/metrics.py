@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
-from kabench.result import BYTES_PER_MB
+from kabench.histogram import PERCENTILES
+from kabench.result import BYTES_PER_MB, FIRST_FAILED_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kabench.result import AgentRun
+    from kabench.result import AgentRun, LoadFigures
 
 Unit = Literal["", "s", "/s", "us", "%", "MB", "MB/s"]
 
@@ -54,7 +55,9 @@ class SiegeLine:
 class Metric:
     """One figure of an `AgentRun`. `of` returns it, or None if the run does not have it; times are seconds.
 
-    `short` is the heading if there is little room. `has_threshold` says whether thresholds may name it.
+    `of_target` returns the same of one target; it is None if only a whole run has the figure. `at_least` returns what
+    the figure is above, if it has no value because some requests were not answered. `alias` is another name for
+    thresholds, and `short` the heading if there is little room. `has_threshold` says whether thresholds may name it.
     """
 
     name: str
@@ -62,11 +65,26 @@ class Metric:
     unit: Unit
     better: Literal["higher", "lower"]
     of: Callable[[AgentRun], float | None]
+    of_target: Callable[[LoadFigures], float | None] | None = None
+    at_least: Callable[[LoadFigures], float | None] | None = None
+    alias: str = ""
     shows: frozenset[Place] = frozenset()
     short: str = ""
     decimals: int | None = None
     siege: SiegeLine | None = None
     has_threshold: bool = True
+
+    def text_of(self, run: AgentRun) -> str:
+        """Return the figure of a run with its unit; where requests were not answered, what it is above."""
+        return self._text(self.of(run), run)
+
+    def text_of_target(self, target: LoadFigures) -> str:
+        """Return the figure of a target, as `text_of` does; - if only a whole run has it."""
+        return self._text(None if self.of_target is None else self.of_target(target), target)
+
+    def _text(self, value: float | None, figures: LoadFigures) -> str:
+        bound = self.at_least(figures) if value is None and self.at_least is not None else None
+        return self.text(value) if bound is None else f"> {self.text(bound)}, unanswered"
 
     def text(self, value: float | None) -> str:
         """Return the figure with its unit, as a report shows it."""
@@ -77,8 +95,20 @@ class Metric:
         if self.unit == "":
             return f"{value:.0f}" if value == int(value) else f"{value:.2f}"
         if self.unit == "%":
-            return f"{math.floor(value * 100) / 100:.2f}%"  # rounded down, so that 99.999 % does not show as 100
+            to = math.floor if self.better == "higher" else math.ceil  # so that 99.999 % does not show as 100
+            return f"{to(round(value * 100, 6)) / 100:.2f}%"
         return f"{value:.2f}{self.unit}" if self.unit == "/s" else f"{value:.2f} {self.unit}"
+
+    @property
+    def spoken(self) -> str:
+        """The name in a sentence: the shortest that thresholds may use."""
+        return self.alias or self.name
+
+    def limit_text(self, limit: float) -> str:
+        """Return a limit of this figure, no longer than it must be."""
+        if self.unit == "s":
+            return f"{limit * 1000:g} ms" if limit < 1 else f"{limit:g} s"
+        return f"{limit:g}{'' if self.unit in {'%', '/s', ''} else ' '}{self.unit}"
 
     @property
     def heading(self) -> str:
@@ -111,21 +141,52 @@ STATISTICS = {
 """The statistics that reports show of a distribution of times: names in `LatencyStats`, and labels."""
 
 
-def _time(
-    name: str,
-    label: str | None = None,
-    *,
-    shows: frozenset[Place] = frozenset(),
-    siege: SiegeLine | None = None,
-    has_threshold: bool = True,
-) -> Metric:
-    label = STATISTICS[name] if label is None else label
+def _time_of_all(name: str, *, shows: frozenset[Place] = frozenset()) -> Metric:
+    """Return a percentile of all requests that were due, or their maximum."""
+
+    def of(figures: LoadFigures) -> float | None:
+        return None if figures.response_time_all_s is None else getattr(figures.response_time_all_s, name)
+
+    def at_least(figures: LoadFigures) -> float | None:
+        return None if figures.response_time_all_s is None else figures.response_time_all_s.at_least_s.get(name)
+
+    label = STATISTICS[name]
     return Metric(
         name=name,
         label=f"Response time, {label}",
         unit="s",
         better="lower",
-        of=lambda run: getattr(run.response_time_s, name),
+        of=of,
+        of_target=of,
+        at_least=at_least,
+        shows=shows,
+        short=f"{label} (ms)",
+    )
+
+
+def _time(
+    name: str,
+    label: str | None = None,
+    *,
+    prefix: str = "answered_",
+    shows: frozenset[Place] = frozenset(),
+    siege: SiegeLine | None = None,
+    has_threshold: bool = True,
+) -> Metric:
+    """Return a figure of the response times of all answers."""
+
+    def of(figures: LoadFigures) -> float | None:
+        value: float | None = getattr(figures.response_time_s, name)
+        return value
+
+    label = STATISTICS[name] if label is None else label
+    return Metric(
+        name=f"{prefix}{name}",
+        label=f"Response time of answers, {label}",
+        unit="s",
+        better="lower",
+        of=of,
+        of_target=of,
         shows=shows,
         short=f"{label} (ms)",
         siege=siege,
@@ -133,13 +194,33 @@ def _time(
     )
 
 
+def _successful_time(name: str) -> Metric:
+    def of(figures: LoadFigures) -> float | None:
+        stats = figures.successful_response_time_s
+        return None if stats is None else getattr(stats, name)
+
+    return Metric(
+        name=f"successful_{name}",
+        label=f"Response time of successful answers, {STATISTICS[name]}",
+        unit="s",
+        better="lower",
+        of=of,
+        of_target=of,
+    )
+
+
 def _service_time(name: str) -> Metric:
+    def of(figures: LoadFigures) -> float | None:
+        value: float | None = getattr(figures.service_time_s, name)
+        return value
+
     return Metric(
         name=f"service_{name}",
         label=f"Service time, {STATISTICS[name]}",
         unit="s",
         better="lower",
-        of=lambda run: getattr(run.service_time_s, name),
+        of=of,
+        of_target=of,
     )
 
 
@@ -148,41 +229,86 @@ def _count(
     label: str,
     better: Literal["higher", "lower"] = "lower",
     *,
+    of_run_only: bool = False,
     shows: frozenset[Place] = frozenset(),
     siege: SiegeLine | None = None,
 ) -> Metric:
+    def of(figures: LoadFigures) -> float | None:
+        value: float | None = getattr(figures, name)
+        return value
+
     return Metric(
-        name=name, label=label, unit="", better=better, of=lambda run: getattr(run, name), shows=shows, siege=siege
+        name=name,
+        label=label,
+        unit="",
+        better=better,
+        of=of,
+        of_target=None if of_run_only else of,
+        shows=shows,
+        siege=siege,
     )
 
+
+def _siege_4_availability(figures: LoadFigures) -> float | None:
+    """Return the availability that siege 4.0.7 itself prints: a status of 400 or more is a failure, except for 403.
+
+    That is what it was seen to do; its manual leaves answers out of it.
+    """
+    failed = sum(
+        times
+        for status, times in figures.status_codes.items()
+        if int(status) >= FIRST_FAILED_STATUS and status not in _HITS_FOR_SIEGE
+    )
+    due = figures.transactions + figures.socket_errors
+    return 100 * (figures.transactions - failed) / due if due else None
+
+
+_HITS_FOR_SIEGE = frozenset({"403"})
 
 _SECONDS, _RATE, _MB = ("secs", 4), ("trans/sec", 2), ("MB", 2)
 
 FIGURES = (
+    Metric(
+        name="failed_pct",
+        label="Failed",
+        unit="%",
+        better="lower",
+        of=lambda run: run.failed_pct,
+        of_target=lambda target: target.failed_pct,
+        alias="failed",
+        shows=_UNJUDGED,
+        short="failed (%)",
+    ),
     Metric(
         name="transaction_rate",
         label="Transaction rate",
         unit="/s",
         better="higher",
         of=lambda run: run.transaction_rate,
+        of_target=lambda target: target.transaction_rate,
         shows=_EVERYWHERE,
         short="rate (/s)",
         siege=SiegeLine(6, "Transaction rate", *_RATE),
     ),
     _time(
         "mean",
-        shows=frozenset({Place.SIDE_BY_SIDE, Place.MARKDOWN}),
+        prefix="",
+        shows=frozenset({Place.MARKDOWN}),
         siege=SiegeLine(5, "Response time", *_SECONDS),
     ),
-    _time("p50", shows=_EVERYWHERE),
-    _time("p75"),
-    _time("p90", shows=frozenset({Place.MARKDOWN})),
-    _time("p95"),
-    _time("p99", shows=_EVERYWHERE),
-    _time("p99_9", shows=frozenset({Place.MARKDOWN})),
-    _time("p99_99"),
+    _time_of_all("p50", shows=_EVERYWHERE),
+    _time_of_all("p75"),
+    _time_of_all("p90", shows=frozenset({Place.MARKDOWN})),
+    _time_of_all("p95"),
+    _time_of_all("p99", shows=_EVERYWHERE),
+    _time_of_all("p99_9", shows=frozenset({Place.MARKDOWN})),
+    _time_of_all("p99_99"),
+    _time_of_all("max", shows=frozenset({Place.SIDE_BY_SIDE})),
+    *(_time(name) for name in PERCENTILES),
     _time("max", "longest", siege=SiegeLine(11, "Longest transaction", *_SECONDS)),
     _time("min", "shortest", siege=SiegeLine(12, "Shortest transaction", *_SECONDS), has_threshold=False),
+    _successful_time("p50"),
+    _successful_time("p99"),
     _service_time("p50"),
     _service_time("p90"),
     _service_time("p99"),
@@ -205,7 +331,7 @@ FIGURES = (
     ),
     Metric(
         name="req_per_socket",
-        label="Requests a socket",
+        label="Requests per socket",
         unit="",
         better="higher",
         of=lambda run: run.sockets.req_per_socket,
@@ -215,14 +341,14 @@ FIGURES = (
     ),
     Metric(
         name="stale_sockets",
-        label="Requests that met a stale socket",
+        label="Reused sockets lost before an answer",
         unit="",
         better="lower",
         of=lambda run: run.sockets.stale,
     ),
     Metric(
         name="cpu_us_per_transaction",
-        label="CPU a transaction",
+        label="CPU per transaction",
         unit="us",
         better="lower",
         of=lambda run: run.client.cpu_us_per_transaction,
@@ -230,14 +356,32 @@ FIGURES = (
         short="CPU (us)",
     ),
     Metric(
+        name="succeeded_pct",
+        label="Succeeded",
+        unit="%",
+        better="higher",
+        of=lambda run: None if run.failed_pct is None else 100 - run.failed_pct,
+        shows=frozenset({Place.COMPARED}),
+        short="succeeded (%)",
+    ),
+    Metric(
         name="availability",
         label="Availability",
         unit="%",
         better="higher",
         of=lambda run: run.availability_pct,
-        shows=_EVERYWHERE,
+        of_target=lambda target: target.availability_pct,
+        shows=frozenset({Place.PAGE, Place.MARKDOWN}),
         short="avail. (%)",
         siege=SiegeLine(2, "Availability", "%", 2),
+    ),
+    Metric(
+        name="siege_availability",
+        label="Availability as siege 4.0.7 counts",
+        unit="%",
+        better="higher",
+        of=_siege_4_availability,
+        of_target=_siege_4_availability,
     ),
     _count("transactions", "Transactions", "higher", siege=SiegeLine(1, "Transactions", "hits")),
     _count(
@@ -253,8 +397,8 @@ FIGURES = (
         siege=SiegeLine(10, "Failed transactions"),
     ),
     _count("socket_errors", "Socket errors"),
-    _count("retries", "Retries"),
-    _count("not_started", "Not started"),
+    _count("retries", "Retries", of_run_only=True, shows=frozenset({Place.SIDE_BY_SIDE, Place.MARKDOWN})),
+    _count("not_started", "Not started", of_run_only=True),
     Metric(
         name="elapsed_s",
         label="Elapsed time",
@@ -296,6 +440,9 @@ FIGURES = (
 
 METRICS = {metric.name: metric for metric in FIGURES if metric.has_threshold}
 """The figures that thresholds may name and comparisons record, by name."""
+
+ALIASES = {metric.alias: metric for metric in METRICS.values() if metric.alias}
+"""Other names of figures in thresholds."""
 
 
 def shown_at(place: Place) -> tuple[Metric, ...]:

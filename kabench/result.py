@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from kabench.histogram import Distribution, LatencyStats
+from kabench.histogram import PERCENTILES, Distribution, LatencyStats, TimesOfAll
 from kabench.summary import AgentSummary, summary_html, summary_line
 from kabench.text_files import EncodingError, without_mark
 
@@ -36,6 +36,19 @@ BUSY_PCT = 90.0
 LATE_S = 0.01
 """A run is saturated if a worker used `BUSY_PCT` of its core in a second, or the p99 of its lag is above `LATE_S`."""
 
+
+FIRST_FINAL_STATUS, LAST_STATUS, FIRST_FAILED_STATUS = 200, 599, 400
+"""Where no status is expected, an answer with a status from `FIRST_FAILED_STATUS` on has failed, as in siege's manual.
+
+One below `FIRST_FINAL_STATUS` or above `LAST_STATUS` has failed in any case: it is no final answer of HTTP (RFC 9110
+section 15).
+"""
+
+UNEXPECTED_STATUS = "unexpected_status"
+UNEXPECTED_BODY = "unexpected_body"
+NO_FINAL_STATUS = "no_final_status"
+ANSWERED_KINDS = frozenset({UNEXPECTED_STATUS, UNEXPECTED_BODY, NO_FINAL_STATUS})
+"""The kinds of errors that stand for answers which came whole, but are failures for a reason of their own."""
 
 Record = TypeVar("Record")
 
@@ -62,41 +75,45 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sockets:
-    """The agent's own counts of its sockets. `requests` are finished responses.
+    """The agent's own counts of its sockets. `requests` are finished responses. What a client does not tell is None.
 
     `stale` counts requests that met a stale socket, whether or not they were sent again. `closed_by` counts closed
-    sockets by `CloseReason`. Both are None in records of 0.1.0, which did not count them.
+    sockets by `CloseReason`. Records of 0.1.0 have neither.
     """
 
-    created: int = 0
-    create_errors: int = 0
-    closed: int = 0
-    errors: int = 0
-    timeouts: int = 0
-    requests: int = 0
-    req_per_socket: float = 0.0
-    free: int = 0
-    active: int = 0
-    pending: int = 0
-    tls_handshakes: int = 0
-    tls_resumed: int = 0
+    created: int | None = None
+    create_errors: int | None = None
+    closed: int | None = None
+    errors: int | None = None
+    timeouts: int | None = None
+    requests: int | None = None
+    req_per_socket: float | None = None
+    free: int | None = None
+    active: int | None = None
+    pending: int | None = None
+    tls_handshakes: int | None = None
+    tls_resumed: int | None = None
     stale: int | None = None
     closed_by: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesPoint:
-    """One second of a run. `t_s` is its end; `created` counts the sockets created since the beginning."""
+    """One second of a run. `t_s` is its end; `created` counts the sockets created since the beginning.
+
+    `p50_s` and `p99_s` are of the answers of this second.
+    """
 
     t_s: float
     transactions: int
+    failed_transactions: int | None = None
     socket_errors: int = 0
     p50_s: float | None = None
     p99_s: float | None = None
-    created: int = 0
-    free: int = 0
-    active: int = 0
-    pending: int = 0
+    created: int | None = None
+    free: int | None = None
+    active: int | None = None
+    pending: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,123 +141,110 @@ class Client:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phases:
-    """The phases of a request: waiting for a socket, connecting, waiting for the first byte, and all of it."""
+    """The phases of a request: waiting for a socket, connecting, waiting for the first byte, its body, and all."""
 
     queue: LatencyStats = field(default_factory=LatencyStats)
     connect: LatencyStats = field(default_factory=LatencyStats)
     first_byte: LatencyStats = field(default_factory=LatencyStats)
+    body: LatencyStats = field(default_factory=LatencyStats)
     total: LatencyStats = field(default_factory=LatencyStats)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentRun:
-    """One agent's part of a run."""
+INTERRUPTED = "interrupted"
+"""The kind of the unanswered requests that were in flight when the user stopped the load. They are no failures."""
 
-    agent: str
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unanswered:
+    """The requests without an answer of one kind of error. `sent`: how many had been sent; None if that is unknown.
+
+    `waited_s` is how long they had waited when they were given up, from when they were due; `hdr` is the same as an
+    encoded HdrHistogram.
+    """
+
+    count: int
+    sent: int | None = None
+    waited_s: LatencyStats = field(default_factory=LatencyStats)
+    hdr: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadFigures:
+    """The figures of a load, or of its requests to one target.
+
+    `failed_pct` is the share of all requests that were due which a user would call failed. `response_time_s` and
+    `phases` are of the answers, `successful_response_time_s` is of those that are no failures, and
+    `response_time_all_s` is of all requests that were due. `data_wire_bytes` are bodies as they came; None if a client
+    tells only what it made of them. What records of 0.1.0 do not have is None.
+    """
+
     elapsed_s: float
-    interrupted: bool = False
-    saturated: bool = False
     transactions: int
     successful_transactions: int
     failed_transactions: int
     socket_errors: int
-    retries: int = 0
-    not_started: int = 0
+    failed_pct: float | None = None
     availability_pct: float
     data_transferred_bytes: int
+    data_wire_bytes: int | None = None
     transaction_rate: float
     throughput_mb_s: float
     concurrency: float
+    response_time_all_s: TimesOfAll | None = None
     response_time_s: LatencyStats
+    successful_response_time_s: LatencyStats | None = None
     service_time_s: LatencyStats = field(default_factory=LatencyStats)
-    lag_s: LatencyStats = field(default_factory=LatencyStats)
     phases: Phases = field(default_factory=Phases)
-    buckets: dict[str, int] = field(default_factory=dict)
     hdr: dict[str, str] = field(default_factory=dict)
-    sockets: Sockets = field(default_factory=Sockets)
     status_codes: dict[str, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
+    unanswered: dict[str, Unanswered] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetFigures(LoadFigures):
+    """The figures of the requests to one target. Requests that were not started belong to no target."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRun(LoadFigures):
+    """One agent's part of a run. `retries` is None if the client does not tell.
+
+    `stopped_by` says what ended the load before its end, besides the user: "stop_after", "no_success" or
+    "abort_early"; empty if nothing did.
+    """
+
+    agent: str
+    interrupted: bool = False
+    stopped_by: str = ""
+    saturated: bool = False
+    retries: int | None = 0
+    not_started: int = 0
+    lag_s: LatencyStats = field(default_factory=LatencyStats)
+    buckets: dict[str, int] = field(default_factory=dict)
+    sockets: Sockets = field(default_factory=Sockets)
+    targets: list[TargetFigures] = field(default_factory=list)
     series: list[SeriesPoint] = field(default_factory=list)
     client: Client = field(default_factory=Client)
 
 
-HISTOGRAMS: Mapping[str, Callable[[AgentRun], LatencyStats]] = {
-    "total": lambda run: run.response_time_s,
-    "service": lambda run: run.service_time_s,
-    "lag": lambda run: run.lag_s,
-    "queue": lambda run: run.phases.queue,
-    "connect": lambda run: run.phases.connect,
-    "first_byte": lambda run: run.phases.first_byte,
+HISTOGRAMS: Mapping[str, Callable[[LoadFigures], LatencyStats]] = {
+    "total": lambda figures: figures.response_time_s,
+    "service": lambda figures: figures.service_time_s,
+    "queue": lambda figures: figures.phases.queue,
+    "connect": lambda figures: figures.phases.connect,
+    "first_byte": lambda figures: figures.phases.first_byte,
+    "body": lambda figures: figures.phases.body,
 }
-"""The distributions of a run by their names in `hdr`, with the figures made from each."""
+"""The distributions of answered requests by their names in `hdr`, with the figures made from each."""
 
+LAG = "lag"
+"""The name in `hdr` of how late requests were given to the agent. No target has it."""
 
-def agent_run_of(
-    *,
-    agent: str,
-    elapsed_s: float,
-    interrupted: bool,
-    saturated: bool,
-    transactions: int,
-    failed_answers: int,
-    socket_errors: int,
-    retries: int,
-    not_started: int,
-    body_bytes: int,
-    response_time_sum_s: float,
-    distributions: Mapping[str, Distribution],
-    buckets: dict[str, int],
-    sockets: Sockets,
-    status_codes: dict[str, int],
-    errors: dict[str, int],
-    cpu_s: float,
-    max_rss_mb: float,
-    workers: Sequence[WorkerRecord] = (),
-    series: Sequence[SeriesPoint] = (),
-) -> AgentRun:
-    """Return a run with all figures, made from what was counted. No figure is computed anywhere else.
-
-    `failed_answers` is the number of transactions that count as failed; `distributions` have the names of `HISTOGRAMS`.
-    """
-    stats = {name: distributions[name].stats() for name in HISTOGRAMS}
-    return AgentRun(
-        agent=agent,
-        elapsed_s=round(elapsed_s, 6),
-        interrupted=interrupted,
-        saturated=saturated,
-        transactions=transactions,
-        successful_transactions=transactions - failed_answers,
-        failed_transactions=failed_answers + socket_errors,
-        socket_errors=socket_errors,
-        retries=retries,
-        not_started=not_started,
-        availability_pct=share_of(100 * transactions, transactions + socket_errors),
-        data_transferred_bytes=body_bytes,
-        transaction_rate=share_of(transactions, elapsed_s),
-        throughput_mb_s=share_of(body_bytes / BYTES_PER_MB, elapsed_s),
-        concurrency=share_of(response_time_sum_s, elapsed_s),
-        response_time_s=stats["total"],
-        service_time_s=stats["service"],
-        lag_s=stats["lag"],
-        phases=Phases(**{phase.name: stats[phase.name] for phase in fields(Phases)}),
-        buckets=buckets,
-        hdr={name: each.encoded() for name, each in distributions.items() if each.count},
-        sockets=replace(sockets, req_per_socket=share_of(sockets.requests, sockets.created)),
-        status_codes=status_codes,
-        errors=errors,
-        series=list(series),
-        client=Client(
-            cpu_s=round(cpu_s, 6),
-            cpu_us_per_transaction=round(cpu_s * 1e6 / transactions, 3) if transactions else None,
-            max_rss_mb=round(max_rss_mb, 1),
-            workers=list(workers),
-        ),
-    )
-
-
-def share_of(part: float, whole: float) -> float:
-    """Return part / whole to six decimals, or 0 if the whole is 0."""
-    return round(part / whole, 6) if whole else 0.0
+FAILED = "failed"
+"""The name in `hdr` of the response times of answers that are failures. They are part of `total`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,10 +272,13 @@ class RunResult:
         return summary_html(self.name, self.started_at, self._summaries())
 
     def _summaries(self) -> list[AgentSummary]:
-        return [
-            AgentSummary(run.agent, run.transaction_rate, run.response_time_s.p99, run.failed_transactions)
-            for run in self.runs
-        ]
+        summaries = []
+        for run in self.runs:
+            of_all = run.response_time_all_s or TimesOfAll()
+            failed = run.failed_transactions + run.not_started
+            above_s = of_all.at_least_s.get("p99")
+            summaries.append(AgentSummary(run.agent, run.transaction_rate, of_all.p99, failed, above_s))
+        return summaries
 
 
 def record_to_json(record: object) -> bytes:
@@ -328,7 +335,24 @@ def parse_result(document: bytes, where: str) -> RunResult:
         raise ResultError(f"{where}: a broken record: it holds no run")
     for run in result.runs:
         check_run(run, where)
-    return result
+    return replace(result, runs=[completed(run) for run in result.runs])
+
+
+def completed(run: AgentRun) -> AgentRun:
+    """Return a run of a record of 0.1.0 with the figures that it lacks, as far as they follow from its others."""
+    if run.failed_pct is not None or run.response_time_all_s is not None:
+        return run
+    due = run.transactions + run.socket_errors + run.not_started
+    unanswered = due - run.transactions
+    of_all = TimesOfAll(answered_pct=round(100 * run.transactions / due, 6) if due else None)
+    if not unanswered:
+        shared = {name: getattr(run.response_time_s, name) for name in (*PERCENTILES, "max")}
+        of_all = replace(of_all, **shared)
+    return replace(
+        run,
+        failed_pct=round(100 * (run.failed_transactions + run.not_started) / due, 6) if due else None,
+        response_time_all_s=of_all,
+    )
 
 
 def decode_record(document: bytes, where: str, record: type[Record], name: str) -> Record:
@@ -364,19 +388,23 @@ def _schema_of(head: object) -> str | None:
 
 def check_run(run: AgentRun, where: str) -> None:
     """Check what the types do not: that status codes are numbers, and that histograms can be read."""
-    for status in run.status_codes:
-        if not (status.isascii() and status.isdigit()):
-            raise ResultError(f"{where}: a broken record: {status!r} is not a status code")
-    for phase, encoded in run.hdr.items():
-        try:
-            Distribution().add_encoded(encoded, LatencyStats())
-        except ValueError as error:
-            raise ResultError(f"{where}: a broken record: hdr.{phase}: {error}") from None
-    for stats in (*(of(run) for of in HISTOGRAMS.values()), run.phases.total):
-        for field_ in fields(stats):
-            value = getattr(stats, field_.name)
-            if value is not None and not 0 <= value <= _LONGEST_S:
-                raise ResultError(f"{where}: a broken record: a time of {value:g} s")
+    for figures in (run, *run.targets):
+        for status in figures.status_codes:
+            if not (status.isascii() and status.isdigit()):
+                raise ResultError(f"{where}: a broken record: {status!r} is not a status code")
+        unanswered = {f"unanswered.{kind}": each for kind, each in figures.unanswered.items()}
+        encoded = figures.hdr | {name: each.hdr for name, each in unanswered.items() if each.hdr}
+        for name, text in encoded.items():
+            try:
+                Distribution().add_encoded(text, LatencyStats())
+            except ValueError as error:
+                raise ResultError(f"{where}: a broken record: hdr.{name}: {error}") from None
+        times = [*(of(figures) for of in HISTOGRAMS.values()), *(each.waited_s for each in unanswered.values())]
+        for stats in (*times, figures.phases.total, run.lag_s):
+            for field_ in fields(stats):
+                value = getattr(stats, field_.name)
+                if value is not None and not 0 <= value <= _LONGEST_S:
+                    raise ResultError(f"{where}: a broken record: a time of {value:g} s")
 
 
 def load_result(path: str | os.PathLike[str]) -> RunResult:

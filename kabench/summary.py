@@ -12,16 +12,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AgentSummary:
-    """One agent's part of a run: transactions a second, the p99 of response times in seconds, failed transactions."""
+    """One agent's part of a run: transactions a second, the p99 of response times in seconds, failed requests.
+
+    `p99_above_s` is what the p99 is above, if it falls among requests without an answer.
+    """
 
     agent: str
     rate: float
     p99_s: float | None
     failed: int
+    p99_above_s: float | None = None
 
     @property
     def p99_text(self) -> str:
         """The p99 with its unit, or `-`."""
+        if self.p99_s is None and self.p99_above_s is not None:
+            return f"> {self.p99_above_s * 1000:.4g} ms"
         return "-" if self.p99_s is None else f"{self.p99_s * 1000:.4g} ms"
 
 

@@ -27,7 +27,7 @@ ORDER = (
     ("server",),
     ("faults",),
     ("result",),
-    ("metrics",),
+    ("metrics", "measured"),
     ("load",),
     ("proxy", "probe", "comparison"),
     ("report",),

@@ -19,7 +19,7 @@ from kabench.comparison.merged import merged_runs
 from kabench.distributed.gathering import AgentReport, Gathering, WorkerReport
 from kabench.load import AgentSpecError, LoadPlan, LoadTarget
 from kabench.load.clients.specs import check_spec
-from kabench.load.figures.messages import Counts, Second, SocketCounts, Totals
+from kabench.load.figures.messages import NO_SOCKETS, Counts, Second, SocketCounts, Totals
 from kabench.load.figures.sockets import counts_of
 from kabench.load.figures.tally import Tally
 from kabench.load.plan.share import Share
@@ -132,7 +132,12 @@ def test_the_command_line_has_every_field_of_a_plan() -> None:
     "field", [field for field in dataclasses.fields(LoadPlan) if field.metadata], ids=lambda f: f.name
 )
 def test_a_peer_is_refused_where_a_field_says_so(field: dataclasses.Field[Any]) -> None:
-    values: dict[str, Any] = {"cookies": True, "connect_to": "127.0.0.1:1", "unix_socket": "/tmp/x"}
+    values: dict[str, Any] = {
+        "cookies": True,
+        "connect_to": "127.0.0.1:1",
+        "unix_socket": "/tmp/x",
+        "total_timeout_s": 1.0,
+    }
     if not field.metadata["not_for_peers"]:
         assert field.name not in values
         return
@@ -145,10 +150,11 @@ def test_a_peer_is_refused_where_a_field_says_so(field: dataclasses.Field[Any]) 
 
 def filled(kind: type[Any], times: int = 1) -> Any:
     """Figures none of which is 0; `times` as much."""
-    values = {}
-    for number, (name, default) in enumerate(zip(kind.__struct_fields__, kind.__struct_defaults__, strict=True), 2):
-        by_key = {200: number * times} if name == "status_codes" else {"reset": number * times}
-        values[name] = number * times if default == 0 else by_key
+    values: dict[str, Any] = {}
+    for number, name in enumerate(kind.__struct_fields__, 2):
+        by_key: dict[str, dict[Any, int]] = {"status_codes": {200: number * times}}
+        by_key |= {each: {"reset": number * times} for each in ("errors", "unsent", "closed_by")}
+        values[name] = by_key.get(name, number * times)
     return kind(**values)
 
 
@@ -171,12 +177,12 @@ def test_what_is_new_of_figures_is_told(kind: type[Any]) -> None:
 def test_an_agent_tells_all_counts_of_its_sockets() -> None:
     async def main() -> None:
         async with AsyncKeepAliveAgent() as agent:
-            assert counts_of(agent) == SocketCounts()
+            assert counts_of(agent) == NO_SOCKETS
 
     asyncio.run(main())
 
 
-CALLED_OTHERWISE_IN_A_RECORD = {"body_bytes": "data_transferred_bytes"}
+CALLED_OTHERWISE_IN_A_RECORD = {"body_bytes": "data_transferred_bytes", "wire_bytes": "data_wire_bytes"}
 
 
 def a_second() -> Second:
@@ -187,11 +193,21 @@ def holds_all(run: AgentRun) -> None:
     for name in SocketCounts.__struct_fields__:
         holder = run if name == "retries" else run.sockets
         assert getattr(holder, name) == getattr(filled(SocketCounts), name), name
+    totals = filled(Totals)
     for name in Totals.__struct_fields__:
-        value = getattr(filled(Totals), name)
+        value = getattr(totals, name)
+        if name == "failed_answers":
+            assert run.failed_transactions == value + totals.socket_errors
+            continue
+        if name == "interrupted":
+            assert run.unanswered["interrupted"].count == value
+            continue
+        if name == "unsent":
+            assert run.unanswered["reset"].sent == totals.errors["reset"] - value["reset"]
+            continue
         recorded = getattr(run, CALLED_OTHERWISE_IN_A_RECORD.get(name, name))
         assert recorded == ({str(key): times for key, times in value.items()} if isinstance(value, dict) else value)
-    assert run.sockets.req_per_socket > 0
+    assert run.sockets.req_per_socket
 
 
 def test_a_record_holds_all_figures_of_a_worker() -> None:

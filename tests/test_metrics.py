@@ -17,6 +17,11 @@ METRICS_OF_COUNTS = (
     "retries",
     "not_started",
     "sockets_created",
+    "failed_pct",
+    "availability",
+    "siege_availability",
+    "answered_p50",
+    "answered_p99",
 )
 
 

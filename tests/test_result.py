@@ -17,6 +17,7 @@ from kabench.result import (
     ResultError,
     RunResult,
     check_writable,
+    completed,
     load_result,
     parse_result,
     save_result,
@@ -41,7 +42,7 @@ def a_run(**given: Any) -> AgentRun:
         "concurrency": 1.25,
         "response_time_s": LatencyStats(mean=0.025, min=0.001, max=0.1, p50=0.02, p99=0.09),
     }
-    return AgentRun(**(fields | given))
+    return completed(AgentRun(**(fields | given)))
 
 
 def a_result(*runs: AgentRun, **given: Any) -> RunResult:
@@ -81,14 +82,16 @@ def test_the_record_has_the_design_s_names() -> None:
     assert record["schema"] == "kabench/result/1"
     (run,) = record["runs"]
     assert {
-        "agent", "elapsed_s", "interrupted", "saturated", "transactions", "successful_transactions",
+        "agent", "elapsed_s", "interrupted", "stopped_by", "saturated", "failed_pct", "response_time_all_s",
+        "successful_response_time_s", "data_wire_bytes", "unanswered", "targets", "transactions",
+        "successful_transactions",
         "failed_transactions", "socket_errors", "retries", "not_started", "availability_pct", "data_transferred_bytes",
         "transaction_rate", "throughput_mb_s", "concurrency", "response_time_s", "service_time_s", "lag_s", "phases",
         "buckets", "hdr", "sockets", "status_codes", "errors", "series", "client",
     } == set(run)  # fmt: skip
     stats = {"mean", "stdev", "min", "max", "p50", "p75", "p90", "p95", "p99", "p99_9", "p99_99"}
     assert set(run["response_time_s"]) == set(run["phases"]["queue"]) == stats
-    assert set(run["phases"]) == {"queue", "connect", "first_byte", "total"}
+    assert set(run["phases"]) == {"queue", "connect", "first_byte", "body", "total"}
     assert set(run["sockets"]) == {
         "created", "create_errors", "closed", "errors", "timeouts", "requests", "req_per_socket", "free", "active",
         "pending", "tls_handshakes", "tls_resumed", "stale", "closed_by",
@@ -185,7 +188,7 @@ def test_the_published_benchmark_is_a_record_that_agrees_with_itself() -> None:
     assert sum(keepalive.buckets.values()) == sum(normal.buckets.values()) == 60000
     for run in published.runs:
         assert run.transactions / run.elapsed_s == pytest.approx(run.transaction_rate, rel=0.001)
-        assert round(run.sockets.requests / run.sockets.created, 2) == run.sockets.req_per_socket
+        assert round((run.sockets.requests or 0) / (run.sockets.created or 1), 2) == run.sockets.req_per_socket
 
 
 def test_the_python_api_is_public() -> None:

@@ -12,7 +12,7 @@ import typer
 from kabench.cli import file_options as files
 from kabench.cli import parse
 from kabench.cli.errors import CommandError, finish, warn
-from kabench.cli.gates import FailIf, Gates, MaxRegression, complain
+from kabench.cli.gates import Check, FailIf, Gates, MaxRegression, complain
 from kabench.cli.options import LoadOptions, takes_load_options
 from kabench.cli.panels import Panel
 
@@ -49,6 +49,7 @@ def compare(
         ),
     ] = "2%",
     fail_if: FailIf = None,
+    check: Check = None,
     max_regression: MaxRegression = None,
     json: files.Json = None,
     junit: files.Junit = None,
@@ -96,7 +97,7 @@ def compare(
     if trials is None and max_time is None:
         max_time = DEFAULT_MAX_TIME_S
     stop = StopOptions(trials=trials, max_time_s=max_time, margin=parse.percent("--margin", margin))
-    gates = Gates.of(fail_if, max_regression)
+    gates = Gates.of(fail_if, max_regression, check)
     gates.check_agents(labels(agents), agents[:1])
     paths = Paths(junit=junit, markdown=markdown, html=html)
     outputs = Outputs(paths, json=json, saves=not no_save)

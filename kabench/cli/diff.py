@@ -10,7 +10,7 @@ import typer
 
 from kabench.cli import file_options as files  # noqa: TC001  # typer reads the annotations
 from kabench.cli.errors import CommandError, finish
-from kabench.cli.gates import FailIf, Gates, MaxRegression, complain
+from kabench.cli.gates import Check, FailIf, Gates, MaxRegression, complain
 from kabench.cli.panels import Panel
 from kabench.cli.standard_input import is_standard_input, read_record, refuse_two_readers
 
@@ -37,6 +37,7 @@ def diff(
         bool, _option("--force", help="Compare records even if their plans differ; the report says so.")
     ] = False,
     fail_if: FailIf = None,
+    check: Check = None,
     max_regression: MaxRegression = None,
     json: files.Json = None,
     junit: files.Junit = None,
@@ -63,7 +64,7 @@ def diff(
     refuse_two_readers(
         side for side, paths in (("OLD", olds), ("NEW", news)) for path in paths if is_standard_input(path)
     )
-    gates = Gates.of(fail_if, max_regression)
+    gates = Gates.of(fail_if, max_regression, check)
     paths = Paths(junit=junit, markdown=markdown, html=html)
     outputs = Outputs(paths, json=json)
     try:

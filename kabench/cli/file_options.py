@@ -41,3 +41,6 @@ Progress = Annotated[
     str, _option("--progress", metavar="auto|live|plain|none", help="Show progress; plain prints one line at a time.")
 ]
 Quiet = Annotated[bool, _option("--quiet", "-q", help="Show no progress, as --progress none does.")]
+Siege = Annotated[
+    bool, _option("--siege", help="Show siege's lines and the published buckets, as the benchmark does anyway.")
+]

@@ -20,8 +20,18 @@ FailIf = Annotated[
     typer.Option(
         "--fail-if",
         metavar="CONDITION",
-        help="Exit with 1 if this holds: 'p99>50ms', 'keepalive:req_per_socket<100', 'transaction_rate.ratio<0.95'; "
-        "may be repeated.",
+        help="Exit with 1 if this holds: 'failed>0.1%', 'p99>50ms', 'keepalive:req_per_socket<100', "
+        "'transaction_rate.ratio<0.95'; may be repeated.",
+        rich_help_panel=Panel.FAILURES,
+    ),
+]
+
+Check = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--check",
+        metavar="CONDITION",
+        help="Exit with 1 unless this holds: 'failed<0.1%', 'p99<50ms', 'p99[GET /items/{}]<50ms'; may be repeated.",
         rich_help_panel=Panel.FAILURES,
     ),
 ]
@@ -45,14 +55,21 @@ class Gates:
     regressions: Sequence[Regression]
 
     @classmethod
-    def of(cls, fail_if: Sequence[str] | None, max_regression: Sequence[str] | None = None) -> Gates:
+    def of(
+        cls,
+        fail_if: Sequence[str] | None,
+        max_regression: Sequence[str] | None = None,
+        check: Sequence[str] | None = None,
+    ) -> Gates:
         """Parse the options' values. Raises `CommandError`."""
         from kabench.comparison.thresholds import ThresholdError, parse_regression, parse_threshold
 
-        try:
-            thresholds = [parse_threshold(text) for text in fail_if or ()]
-        except ThresholdError as error:
-            raise CommandError(f"--fail-if {error}") from None
+        thresholds = []
+        for option, texts, must_hold in (("--fail-if", fail_if, False), ("--check", check, True)):
+            try:
+                thresholds += [parse_threshold(text, must_hold=must_hold) for text in texts or ()]
+            except ThresholdError as error:
+                raise CommandError(f"{option} {error}") from None
         try:
             return cls(thresholds, [parse_regression(text) for text in max_regression or ()])
         except ThresholdError as error:
@@ -65,7 +82,7 @@ class Gates:
         try:
             check_agents_of(self.thresholds, agents, bases)
         except ThresholdError as error:
-            raise CommandError(f"--fail-if {error}") from None
+            raise CommandError(f"threshold {error}") from None
 
 
 def complain(outcomes: Sequence[Outcome]) -> bool:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kabench.cli.console import progress_console
-from kabench.cli.plain_progress import SHORTEST_SHOWN_S, milliseconds
+from kabench.cli.plain_progress import SHORTEST_SHOWN_S, milliseconds, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,7 +72,7 @@ class LiveView:
                     active=second.active,
                     free=second.free,
                     pending=second.pending,
-                    errors=second.socket_errors,
+                    failed=second.failed_transactions or 0,
                 )
             )
 
@@ -89,10 +89,10 @@ class _Seen:
     rate: float
     p50_s: float | None
     p99_s: float | None
-    active: int
-    free: int
-    pending: int
-    errors: int
+    active: int | None
+    free: int | None
+    pending: int | None
+    failed: int
 
 
 def progress_view(at: AgentProgress, history: Sequence[_Seen], agents: int) -> RenderableType:
@@ -113,11 +113,11 @@ def progress_view(at: AgentProgress, history: Sequence[_Seen], agents: int) -> R
     row("p50 ms", milliseconds(last.p50_s if last else None), milliseconds(at.p50_s), lambda seen: seen.p50_s)
     row("p99 ms", milliseconds(last.p99_s if last else None), milliseconds(at.p99_s), lambda seen: seen.p99_s)
     sockets = at.sockets
-    row("active", str(sockets.active), f"{sockets.created} created", lambda seen: seen.active)
-    row("free", str(sockets.free), "", lambda seen: seen.free)
-    row("pending", str(sockets.pending), "", lambda seen: seen.pending)
-    errors_style = "red" if at.socket_errors else ""
-    row("errors", str(last.errors) if last else "", str(at.socket_errors), lambda seen: seen.errors, errors_style)
+    failed_style = "red" if at.failed_transactions else ""
+    row("failed", str(last.failed) if last else "", str(at.failed_transactions), lambda seen: seen.failed, failed_style)
+    row("active", told(sockets.active), f"{told(sockets.created)} created", lambda seen: seen.active)
+    row("free", told(sockets.free), "", lambda seen: seen.free)
+    row("pending", told(sockets.pending), "", lambda seen: seen.pending)
     if at.not_started:
         table.add_row("not started", "", str(at.not_started), "", style="red")
     lost = [Text(f"{loss}; the others go on", style="red") for loss in at.lost]

@@ -75,7 +75,7 @@ class LoadOptions:
             Panel.WHAT,
             "--request-file",
             metavar="FILE",
-            help='Read requests from lines of JSON: {"url": ..., "method", "headers", "body", "weight"}.',
+            help='Read requests from lines of JSON: {"url": ..., "method", "headers", "body", "weight", "name"}.',
         ),
     ] = None
     order: Annotated[
@@ -195,6 +195,14 @@ class LoadOptions:
         float | None,
         _duration(Panel.HOW_LONG, "--duration", "-d", help="Stop after this time."),
     ] = None
+    stop_after: Annotated[
+        float | None,
+        _duration(Panel.HOW_LONG, "--stop-after", help="Stop after this time, even if --requests or --total are left."),
+    ] = None
+    keep_trying: Annotated[
+        bool,
+        _option(Panel.HOW_LONG, "--keep-trying", help="Go on although nothing has succeeded in the first 10 s."),
+    ] = False
     warmup: Annotated[
         float | None,
         _duration(Panel.HOW_LONG, "--warmup", help="Send for this time first, and leave it out of the figures."),
@@ -257,6 +265,10 @@ class LoadOptions:
         bool, _option(Panel.OWN_SERVER, "--tls", help="Speak https, with a certificate made for this run.")
     ] = False
     # -- what fails
+    total_timeout: Annotated[
+        float | None,
+        _duration(Panel.FAILURES, "--total-timeout", help="Give a request up when it has taken this long in all."),
+    ] = None
     expect_status: Annotated[
         list[int] | None,
         _option(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from kabench.report.words import counted
-
 if TYPE_CHECKING:
     from typing import TextIO
 
@@ -40,10 +38,10 @@ class PlainProgress:
             f"{second.transactions / (second.t_s - before_s):.0f}/s",
             f"p50 {milliseconds(second.p50_s)} ms",
             f"p99 {milliseconds(second.p99_s)} ms",
-            f"{second.active} active",
-            f"{second.free} free",
-            f"{second.pending} pending",
-            counted(at.socket_errors, "error"),
+            f"{told(second.active)} active",
+            f"{told(second.free)} free",
+            f"{told(second.pending)} pending",
+            f"{at.failed_transactions} failed",
         ]
         if at.not_started:
             parts.append(f"{at.not_started} not started")
@@ -53,6 +51,11 @@ class PlainProgress:
         with contextlib.suppress(OSError):  # the reader has gone, and the record is what counts
             self._out.write(f"{line}\n")
             self._out.flush()
+
+
+def told(count: int | None) -> str:
+    """Return a count as progress shows it."""
+    return "-" if count is None else str(count)
 
 
 def milliseconds(seconds: float | None) -> str:

@@ -54,10 +54,17 @@ class Report:
     texts: list[tuple[Path, Callable[[], str]]] = field(default_factory=list)
 
 
-def report_of_run(result: RunResult, paths: Paths, outcomes: Sequence[Outcome], problem: str | None = None) -> Report:
+def report_of_run(
+    result: RunResult,
+    paths: Paths,
+    outcomes: Sequence[Outcome],
+    problem: str | None = None,
+    *,
+    siege: bool = False,
+) -> Report:
     """Return a run's report with all wanted files. `problem` says why the run could not be finished."""
     markdown = partial(markdown_of_run, result, outcomes, problem)
-    report = Report(_with_outcomes(render_result(result, published_result()), outcomes), markdown)
+    report = Report(_with_outcomes(render_result(result, published_result(), siege=siege), outcomes), markdown)
     if paths.csv is not None:
         report.texts.append((paths.csv, partial(series_csv, result)))
     report.texts.extend(

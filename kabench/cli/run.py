@@ -9,7 +9,7 @@ import typer
 
 from kabench.cli import file_options as files  # noqa: TC001  # typer reads the annotations
 from kabench.cli.errors import finish, warn
-from kabench.cli.gates import FailIf, Gates, complain
+from kabench.cli.gates import Check, FailIf, Gates, complain
 from kabench.cli.options import LoadOptions, takes_load_options
 from kabench.cli.panels import Panel
 from kabench.cli.parse import duration
@@ -22,6 +22,7 @@ def run(
     load: LoadOptions,
     *,
     fail_if: FailIf = None,
+    check: Check = None,
     json: files.Json = None,
     csv: files.Csv = None,
     hgrm: files.Hgrm = None,
@@ -29,6 +30,7 @@ def run(
     markdown: files.Markdown = None,
     html: files.Html = None,
     no_save: files.NoSave = False,
+    siege: files.Siege = False,
     name: files.Name = "run",
     distributed: Annotated[
         bool,
@@ -86,7 +88,7 @@ def run(
     plan = workers.plan_of(load)
     agents = load.agent or default_agents(plan)
     check_specs(agents, plan)
-    gates = Gates.of(fail_if)
+    gates = Gates.of(fail_if, check=check)
     gates.check_agents(labels(agents), agents[:1])
     paths = Paths(csv=csv, hgrm=hgrm_paths(hgrm, agents), junit=junit, markdown=markdown, html=html)
     outputs = Outputs(paths, json=json, saves=not no_save)
@@ -94,7 +96,7 @@ def run(
         finished = run_live(plan, agents, name, shown, control, workers_for)
         outcomes = outcomes_of_runs(gates.thresholds, finished.result.runs)
         unsaved = outputs.write(
-            finished.result, lambda: report_of_run(finished.result, paths, outcomes, finished.problem)
+            finished.result, lambda: report_of_run(finished.result, paths, outcomes, finished.problem, siege=siege)
         )
     waits_s = (run.phases.queue.max for run in finished.result.runs)
     warn(held_up(plan, load.agent_options.max_sockets, waits_s))

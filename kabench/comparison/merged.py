@@ -6,41 +6,83 @@ from collections import Counter
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from kabench.histogram import Distribution
-from kabench.result import HISTOGRAMS, Sockets, agent_run_of
+from kabench.histogram import Distribution, decoded_cells
+from kabench.measured import Measured, agent_run_of, target_figures_of
+from kabench.result import FAILED, HISTOGRAMS, INTERRUPTED, LAG, Sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from kabench.histogram import LatencyStats
-    from kabench.result import AgentRun
+    from kabench.result import AgentRun, LoadFigures, Unanswered
 
 
 def merged_runs(agent: str, runs: Sequence[AgentRun]) -> AgentRun:
     """Return all runs of an agent as one, named `agent`. It has no series and no workers: those belong to one run."""
+    elapsed_s = sum(run.elapsed_s for run in runs)
+    retries = [run.retries for run in runs if run.retries is not None]
+    by_target: dict[str, list[LoadFigures]] = {}
+    for run in runs:
+        for target in run.targets:
+            by_target.setdefault(target.name, []).append(target)
     return agent_run_of(
         agent=agent,
-        elapsed_s=sum(run.elapsed_s for run in runs),
+        elapsed_s=elapsed_s,
         interrupted=any(run.interrupted for run in runs),
         saturated=any(run.saturated for run in runs),
-        transactions=sum(run.transactions for run in runs),
-        failed_answers=sum(run.failed_transactions - run.socket_errors for run in runs),
-        socket_errors=sum(run.socket_errors for run in runs),
-        retries=sum(run.retries for run in runs),
-        not_started=sum(run.not_started for run in runs),
-        body_bytes=sum(run.data_transferred_bytes for run in runs),
-        response_time_sum_s=sum(run.concurrency * run.elapsed_s for run in runs),
-        distributions={
-            name: _added_up([(run.hdr.get(name), stats_of(run)) for run in runs])
-            for name, stats_of in HISTOGRAMS.items()
-        },
+        measured=_measured(runs, not_started=sum(run.not_started for run in runs)),
+        retries=sum(retries) if len(retries) == len(runs) else None,
+        lag=_added_up([(run.hdr.get(LAG), run.lag_s) for run in runs]),
         buckets=_sums(run.buckets for run in runs),
         sockets=_sockets([run.sockets for run in runs]),
-        status_codes=_sums(run.status_codes for run in runs),
-        errors=_sums(run.errors for run in runs),
         cpu_s=sum(run.client.cpu_s for run in runs),
         max_rss_mb=max((run.client.max_rss_mb for run in runs), default=0.0),
+        targets=[target_figures_of(name, _measured(each), elapsed_s) for name, each in by_target.items()],
     )
+
+
+def _measured(parts: Sequence[LoadFigures], not_started: int = 0) -> Measured:
+    """Return what was counted in all parts together."""
+    wire_bytes = [part.data_wire_bytes for part in parts if part.data_wire_bytes is not None]
+    kinds = dict.fromkeys(kind for part in parts for kind in part.unanswered)
+    by_kind = {kind: [part.unanswered[kind] for part in parts if kind in part.unanswered] for kind in kinds}
+    return Measured(
+        transactions=sum(part.transactions for part in parts),
+        failed_answers=sum(part.failed_transactions - part.socket_errors for part in parts),
+        socket_errors=sum(part.socket_errors for part in parts),
+        not_started=not_started,
+        body_bytes=sum(part.data_transferred_bytes for part in parts),
+        wire_bytes=sum(wire_bytes) if len(wire_bytes) == len(parts) else None,
+        response_time_sum_s=sum(part.concurrency * part.elapsed_s for part in parts),
+        distributions={
+            **{name: _added_up([(part.hdr.get(name), of(part)) for part in parts]) for name, of in HISTOGRAMS.items()},
+            FAILED: _failed_times(parts),
+        },
+        waits={kind: _added_up([(each.hdr or None, each.waited_s) for each in all_]) for kind, all_ in by_kind.items()},
+        unsent=_unsent(by_kind),
+        interrupted=sum(each.count for each in by_kind.get(INTERRUPTED, ())),
+        status_codes=_sums(part.status_codes for part in parts),
+        errors=_sums(part.errors for part in parts),
+    )
+
+
+def _failed_times(parts: Sequence[LoadFigures]) -> Distribution:
+    """Return the times of all failed answers, as exact as the cells of their histograms."""
+    whole = Distribution()
+    for part in parts:
+        if FAILED in part.hdr:
+            whole.add(decoded_cells(part.hdr[FAILED]))
+    return whole
+
+
+def _unsent(by_kind: Mapping[str, Sequence[Unanswered]]) -> dict[str, int] | None:
+    unsent: Counter[str] = Counter()
+    for kind, each in by_kind.items():
+        for unanswered in each:
+            if unanswered.sent is None:
+                return None
+            unsent[kind] += unanswered.count - unanswered.sent
+    return dict(unsent)
 
 
 def _added_up(parts: Sequence[tuple[str | None, LatencyStats]]) -> Distribution:

@@ -1,8 +1,10 @@
 """The user's own limits: thresholds for figures, and the largest regression to accept.
 
-`p99>50ms` states what must not happen. It is checked for each agent, or for the one before a colon
-(`keepalive:p99>50ms`); in a comparison, for the median of its trials. `transaction_rate.ratio<0.95` is about an agent's
-figure divided by the base's. A missing figure cannot be within its limit, so it breaks the threshold.
+A threshold says what must hold (`p99<50ms`) or what must not (`p99>50ms`). It is checked for each agent, or for the one
+before a colon (`keepalive:p99<50ms`); in a comparison, for the median of its trials. `p99[GET /items/{}]<50ms` is about
+one target: all between the brackets, as it is, is its name. `transaction_rate.ratio<0.95` is about an agent's figure
+divided by the base's. A missing figure cannot be within its limit, so it breaks the threshold; so does a percentile
+that falls among requests without an answer.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kabench.agent.options import parse_duration
 from kabench.comparison.record import CANNOT_TELL, WORSE
-from kabench.metrics import COMPARED, METRICS
+from kabench.metrics import ALIASES, COMPARED, METRICS
 from kabench.result import labels
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from kabench.result import AgentRun
 
 _CONDITION = re.compile(
-    r"\s*(?:(?P<agent>\S.*):)?(?P<metric>[a-z0-9_]+)(?P<ratio>\.ratio)?\s*(?P<sign>[<>]=?)\s*(?P<limit>\S.*?)\s*"
+    r"\s*(?:(?P<agent>\S[^\[\]]*):)?(?P<metric>[a-z0-9_]+)(?:\[(?P<target>.+)\])?(?P<ratio>\.ratio)?"
+    r"\s*(?P<sign>[<>]=?)\s*(?P<limit>[^\s<>=\]][^\]]*?)\s*"
 )
 _SIGNS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -35,6 +38,10 @@ _SIGNS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+_OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+_MUST_NOT = {"<": "must not fall below", "<=": "must be above", ">": "must not exceed", ">=": "must be below"}
+"""What a threshold demands, by the sign with which it would be broken."""
+
 _SUFFIXES = {"/s": ("/s",), "%": ("%",), "us": ("us",), "MB": ("MB", "mb"), "MB/s": ("MB/s", "mb/s"), "": ()}
 
 
@@ -49,7 +56,10 @@ class ThresholdError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A limit: `metric` of `agent` (None: of each) must not be above or below (`sign`) `limit`. `text` is as given."""
+    """A limit: `metric` of `agent` (None: of each) must not be above or below (`sign`) `limit`. `text` is as given.
+
+    With a `target`, it is about the requests to that one.
+    """
 
     text: str
     agent: str | None
@@ -57,6 +67,15 @@ class Threshold:
     is_ratio: bool
     sign: str
     limit: float
+    target: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What must hold, as the beginning of a sentence."""
+        of_target = "" if self.target is None else f" of {self.target}"
+        name = f"the ratio of {self.metric.spoken}" if self.is_ratio else self.metric.spoken
+        limit = f"{self.limit:g}" if self.is_ratio else self.metric.limit_text(self.limit)
+        return f"{name}{of_target} {_MUST_NOT[self.sign]} {limit}"
 
     def is_broken_by(self, value: float | None) -> bool:
         """Return whether a figure is beyond the limit, or missing."""
@@ -85,12 +104,16 @@ class Regression:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The verdict on a threshold or regression for one agent: "within", "broken" or "cannot tell". `found` says why."""
+    """The verdict on a threshold or regression for one agent: "within", "broken" or "cannot tell". `found` says why.
+
+    `text` is as the user gave it; `sentence` says what must hold.
+    """
 
     text: str
     agent: str
     found: str
     verdict: Literal["within", "broken", "cannot tell"]
+    sentence: str = ""
 
     @property
     def is_broken(self) -> bool:
@@ -98,25 +121,36 @@ class Outcome:
         return self.verdict == BROKEN
 
     def __str__(self) -> str:
-        return f"{self.text}: {self.agent} has {self.found}"
+        if not self.sentence:
+            return f"{self.text}: {self.agent} has {self.found}"
+        return f"{self.agent}: {self.sentence}: {self.found}"
 
 
-def parse_threshold(text: str) -> Threshold:
-    """Return a threshold from `p99>50ms`, `keepalive:req_per_socket<100` or `transaction_rate.ratio<0.95`.
+def parse_threshold(text: str, *, must_hold: bool = False) -> Threshold:
+    """Return a threshold from what must not hold (`p99>50ms`, `keepalive:req_per_socket<100`), or from what must.
 
     Raises `ThresholdError`.
     """
     found = _CONDITION.fullmatch(text)
     if found is None:
-        raise ThresholdError(f"{text!r}: not understood; write, for instance, 'p99>50ms' or 'availability<99.9'")
+        raise ThresholdError(f"{text!r}: not understood; write, for instance, {_EXAMPLES[must_hold]}")
     metric = _metric(found["metric"], text)
     is_ratio = found["ratio"] is not None
+    target = found["target"]
     if is_ratio and metric not in COMPARED:
         raise ThresholdError(f"{text!r}: there are ratios of {', '.join(each.name for each in COMPARED)}")
+    if target is not None and metric.of_target is None:
+        raise ThresholdError(f"{text!r}: {metric.name} is not known for a single target")
+    if target is not None and is_ratio:
+        raise ThresholdError(f"{text!r}: there are no ratios for a single target")
+    sign = _OPPOSITE[found["sign"]] if must_hold else found["sign"]
     limit = _number(found["limit"], text) if is_ratio else _limit(found["limit"], metric, text)
     if metric.unit == "s" and not is_ratio and found["limit"][-1].isdigit():
         text = f"{text.strip()}s"  # so that nobody takes plain seconds for milliseconds
-    return Threshold(text.strip(), found["agent"], metric, is_ratio, found["sign"], limit)
+    return Threshold(text.strip(), found["agent"], metric, is_ratio, sign, limit, target)
+
+
+_EXAMPLES = {True: "'p99<50ms' or 'failed<0.1%'", False: "'p99>50ms' or 'failed>0.1%'"}
 
 
 def parse_regression(text: str) -> Regression:
@@ -139,8 +173,10 @@ def parse_share(share: str, text: str) -> float:
 
 
 def _metric(name: str, text: str) -> Metric:
+    if name in ALIASES:
+        return ALIASES[name]
     if name not in METRICS:
-        near = difflib.get_close_matches(name, METRICS, 1)
+        near = difflib.get_close_matches(name, [*METRICS, *ALIASES], 1)
         advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(METRICS)}"
         raise ThresholdError(f"{text!r}: there is no figure {name!r}; {advice}")
     return METRICS[name]
@@ -187,11 +223,26 @@ def outcomes_of_runs(thresholds: Iterable[Threshold], runs: Sequence[AgentRun]) 
         for index, (name, run) in enumerate(zip(names, runs, strict=True)):
             if threshold.agent not in (None, name) or (threshold.is_ratio and index == 0):
                 continue
-            value = threshold.metric.of(run)
-            if threshold.is_ratio:
-                value = value / base if value is not None and base else None
-            found.append(_outcome(threshold, name, value))
+            if threshold.target is not None:
+                found.append(_outcome_of_target(threshold, name, run))
+            elif threshold.is_ratio:
+                value = threshold.metric.of(run)
+                ratio = value / base if value is not None and base else None
+                found.append(_outcome(threshold, name, ratio, "none" if ratio is None else f"{ratio:.3f}"))
+            else:
+                value = threshold.metric.of(run)
+                found.append(_outcome(threshold, name, value, threshold.metric.text_of(run)))
     return found
+
+
+def _outcome_of_target(threshold: Threshold, name: str, run: AgentRun) -> Outcome:
+    targets = {target.name: target for target in run.targets}
+    target = targets.get(threshold.target or "")
+    if target is None:
+        known = ", ".join(targets) or "none"
+        return _outcome(threshold, name, None, f"there is no such target; there is {known}")
+    value = None if threshold.metric.of_target is None else threshold.metric.of_target(target)
+    return _outcome(threshold, name, value, threshold.metric.text_of_target(target))
 
 
 def outcomes_of_comparison(
@@ -206,9 +257,11 @@ def outcomes_of_comparison(
             if threshold.agent not in (None, agent):
                 continue
             if not threshold.is_ratio:
-                found.append(_outcome(threshold, agent, _median(comparison, agent, threshold.metric)))
+                median = _median(comparison, agent, threshold.metric)
+                found.append(_outcome(threshold, agent, median, threshold.metric.text(median)))
             elif (figure := figures.get(agent)) is not None and figure.base is not None:
-                found.append(_outcome(threshold, agent, figure.ratio))
+                shown = "none" if figure.ratio is None else f"{figure.ratio:.3f}"
+                found.append(_outcome(threshold, agent, figure.ratio, shown))
     for regression in regressions:
         for agent in comparison.agents:
             found += _regressions_of(agent, regression, by_metric)
@@ -250,9 +303,9 @@ def _median(comparison: Comparison, agent: str, metric: Metric) -> float | None:
     return statistics.median(known) if known and len(known) == len(values) else None
 
 
-def _outcome(threshold: Threshold, agent: str, value: float | None) -> Outcome:
-    shown = "none" if value is None else f"{value:.3f}" if threshold.is_ratio else threshold.metric.text(value)
-    return Outcome(threshold.text, agent, shown, BROKEN if threshold.is_broken_by(value) else WITHIN)
+def _outcome(threshold: Threshold, agent: str, value: float | None, shown: str) -> Outcome:
+    verdict = BROKEN if threshold.is_broken_by(value) else WITHIN
+    return Outcome(threshold.text, agent, shown, verdict, threshold.sentence)
 
 
 def _with_interval(figure: AgentFigure) -> str:

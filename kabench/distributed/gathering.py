@@ -37,7 +37,8 @@ class AgentReport(msgspec.Struct, frozen=True):
     """What one agent did in one second of a worker: latencies, and totals so far.
 
     `sent_by_locust` says that locust's own clients sent the requests, in locust's process. The test itself then says
-    which answers failed, whatever their status. `is_part` says that the second is not over yet.
+    which answers failed, whatever their status. `is_part` says that the second is not over yet. `target` is the name of
+    the only target, for seconds that name none.
     """
 
     agent: str
@@ -46,6 +47,7 @@ class AgentReport(msgspec.Struct, frozen=True):
     event_loop: str = "gevent"
     sent_by_locust: bool = False
     is_part: bool = False
+    target: str = ""
 
 
 class WorkerReport(msgspec.Struct, frozen=True):
@@ -66,8 +68,10 @@ class AgentNow:
     sockets: SocketCounts
 
     @property
-    def req_per_socket(self) -> float:
-        """Finished responses per created socket."""
+    def req_per_socket(self) -> float | None:
+        """Finished responses per created socket; None if the client does not tell."""
+        if self.sockets.requests is None or self.sockets.created is None:
+            return None
         return self.sockets.requests / self.sockets.created if self.sockets.created else 0.0
 
 
@@ -84,9 +88,10 @@ class _Worker:
 class _Agent:
     """One agent over all workers."""
 
-    def __init__(self, name: str, *, sent_by_locust: bool) -> None:
+    def __init__(self, name: str, target: str, *, sent_by_locust: bool) -> None:
+        self.target = target
         self.sent_by_locust = sent_by_locust
-        self.tally = Tally(name, [], expects_status=sent_by_locust, open_seconds=_OPEN_SECONDS)
+        self.tally = Tally(name, [], target=target, open_seconds=_OPEN_SECONDS)
         self.numbers: dict[str, int] = {}
         self.before: dict[str, Second] = {}
         self.last: dict[str, Second] = {}
@@ -123,7 +128,9 @@ class Gathering:
     def _take(self, worker_id: str, worker: _Worker, report: AgentReport) -> None:
         agent = self._agents.get(report.agent)
         if agent is None:
-            agent = self._agents[report.agent] = _Agent(report.agent, sent_by_locust=report.sent_by_locust)
+            agent = self._agents[report.agent] = _Agent(
+                report.agent, report.target, sent_by_locust=report.sent_by_locust
+            )
         number = agent.numbers.get(worker_id)
         if number is None:
             number = agent.numbers[worker_id] = agent.tally.add_worker(worker.record)
@@ -160,7 +167,7 @@ class Gathering:
             worker.after_s = 0.0
         fresh = {}
         for name, agent in self._agents.items():
-            fresh[name] = _Agent(name, sent_by_locust=agent.sent_by_locust)
+            fresh[name] = _Agent(name, agent.target, sent_by_locust=agent.sent_by_locust)
             fresh[name].before = dict(agent.last)
             fresh[name].last = dict(agent.last)
         self._agents = fresh

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from locust import stats as locust_stats
 from locust.stats import RequestStats, StatsEntry, StatsError
 
-from kabench.load.figures.messages import UNEXPECTED
-from kabench.load.figures.recorder import FIRST_FAILED_STATUS
+from kabench.result import ANSWERED_KINDS, FIRST_FAILED_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +31,7 @@ def add_second(
     if not requests:
         return
     failures = {f"status {status}": n for status, n in totals.status_codes.items() if status >= FIRST_FAILED_STATUS}
-    failures |= {kind.replace("_", " "): n for kind, n in totals.errors.items() if kind not in UNEXPECTED}
+    failures |= {kind.replace("_", " "): n for kind, n in totals.errors.items() if kind not in ANSWERED_KINDS}
     entry = StatsEntry(stats, name, method)
     entry.start_time = began_at
     entry.last_request_timestamp = at

@@ -16,9 +16,11 @@ from locust import User
 from kabench.distributed.gathering import AgentReport
 from kabench.load.clients.errors import kind_of
 from kabench.load.figures.environment import max_rss_mb
-from kabench.load.figures.messages import UNEXPECTED_BODY, UNEXPECTED_STATUS, Second, SocketCounts
-from kabench.load.figures.recorder import FIRST_FAILED_STATUS, Recorder
+from kabench.load.figures.messages import NO_SOCKETS, Second, SocketCounts
+from kabench.load.figures.recorder import Recorder, TargetRecorders
 from kabench.load.figures.sockets import KeepsSockets, counts_of
+from kabench.load.plan.target_names import without_changing_parts
+from kabench.result import FIRST_FAILED_STATUS, UNEXPECTED_BODY, UNEXPECTED_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,10 +37,11 @@ class _Agents:
 
     def __init__(self) -> None:
         self._agents: list[KeepsSockets] = []
-        self._closed = SocketCounts()
-        self._before = SocketCounts()
+        self._tells = False
+        self._closed = self._before = NO_SOCKETS
 
     def add(self, agent: KeepsSockets) -> None:
+        self._tells = True
         for each in [each for each in self._agents if _is_closed(each)]:
             self._closed = SocketCounts.sum_of((self._closed, counts_of(each)))
             self._agents.remove(each)
@@ -51,7 +54,7 @@ class _Agents:
         return SocketCounts.sum_of((self._closed, *(counts_of(agent) for agent in self._agents)))
 
     def counts(self) -> SocketCounts:
-        return self._sum().since(self._before)
+        return self._sum().since(self._before) if self._tells else SocketCounts()
 
 
 class Sampler:
@@ -61,7 +64,7 @@ class Sampler:
         self._names: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._agents: dict[str, _Agents] = {}
         self._met: weakref.WeakSet[KeepsSockets] = weakref.WeakSet()
-        self._recorders: dict[str, Recorder] = {}
+        self._recorders: dict[str, TargetRecorders] = {}
         self._cpu_at_zero_s = 0.0
 
     def begin(self) -> None:
@@ -73,6 +76,8 @@ class Sampler:
 
     def on_request(
         self,
+        request_type: str = "",
+        name: str = "",
         response_time: float | None = None,
         response_length: int = 0,
         exception: BaseException | None = None,
@@ -83,16 +88,18 @@ class Sampler:
         status = getattr(response, "status_code", None) or 0
         if response_time is None or (not status and exception is None):
             return
-        name = self._name_of(gevent.getcurrent())
-        recorder = self._recorders.get(name)
-        if recorder is None:
-            recorder = self._recorders[name] = Recorder()
+        user = self._name_of(gevent.getcurrent())
+        recorders = self._recorders.get(user)
+        if recorders is None:
+            recorders = self._recorders[user] = TargetRecorders((), Recorder)
+        recorder = recorders.of(_target_of(request_type, name))
         if exception is not None and not status:
-            recorder.record_error(kind_of(exception))
+            recorder.record_unanswered(kind_of(exception), response_time / 1000, was_sent=None)
             return
-        recorder.record_reported(status, response_length or 0, response_time / 1000)
-        if exception is not None:
-            recorder.record_error(UNEXPECTED_STATUS if status >= FIRST_FAILED_STATUS else UNEXPECTED_BODY)
+        unexpected = UNEXPECTED_STATUS if status >= FIRST_FAILED_STATUS else UNEXPECTED_BODY
+        recorder.record_reported(
+            status, response_length or 0, response_time / 1000, None if exception is None else unexpected
+        )
 
     def _name_of(self, greenlet: Any, generations: int = _MOST_PARENTS) -> str:  # any kind of greenlet
         """Return the name for a greenlet's requests: the class of the user that it belongs to, or that started it.
@@ -134,12 +141,19 @@ class Sampler:
                     sockets=self._agents.get(name, nothing).counts(),
                     cpu_s=process_time() - self._cpu_at_zero_s,
                     max_rss_mb=max_rss_mb(),
+                    targets=recorder.totals_of_targets(),
                 ),
                 sent_by_locust=True,
                 is_part=is_part,
             )
             for name, recorder in self._recorders.items()
         ]
+
+
+def _target_of(method: str, name: str) -> str:
+    """Return the name of a request's target. locust's own names are paths with their query."""
+    path, _, _ = name.partition("?") if name.startswith(("/", "http://", "https://")) else (name, "", "")
+    return f"{method} {without_changing_parts(path)}".strip()
 
 
 def _is_closed(agent: Any) -> bool:  # only the agents for threads say so

@@ -14,7 +14,7 @@ from kabench.distributed.exits import CANNOT_START
 from kabench.distributed.gathering import AgentReport
 from kabench.distributed.locust_stats import add_second
 from kabench.distributed.sender import Sender
-from kabench.distributed.user_task import method_of, task_of, users_of
+from kabench.distributed.user_task import method_of, target_of, task_of, users_of
 from kabench.load import AgentSpecError, PlanError
 
 if TYPE_CHECKING:
@@ -102,7 +102,13 @@ class Senders:
             return
         method, path = method_of(user_class), user_class.name or user_class.path
         add_second(environment.stats, method, path, counts, new.totals, at - new.elapsed_s, at)
-        report = AgentReport(user_class.__name__, counts, second, self._senders[user_class].event_loop)
+        report = AgentReport(
+            user_class.__name__,
+            counts,
+            second,
+            self._senders[user_class].event_loop,
+            target=target_of(user_class),
+        )
         for listener in self.listeners:
             listener(report)
 

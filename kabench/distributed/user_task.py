@@ -9,6 +9,7 @@ from kabench.agent import AgentOptions
 from kabench.load import AgentSpecError, LoadPlan, PlanError
 from kabench.load.clients.specs import OWN_SPECS, is_own
 from kabench.load.figures.messages import Steering, Task
+from kabench.load.plan.target_names import without_changing_parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,6 +49,11 @@ def users_of(environment: Environment) -> list[type[UserTask]]:
 def method_of(user_class: type[UserTask]) -> str:
     """Return the method of a class's request."""
     return user_class.method or ("POST" if user_class.data is not None else "GET")
+
+
+def target_of(user_class: type[UserTask]) -> str:
+    """Return the name under which a class's requests count."""
+    return f"{method_of(user_class)} {without_changing_parts(user_class.name or user_class.path)}"
 
 
 def task_of(user_class: type[UserTask], host: str | None) -> Task:

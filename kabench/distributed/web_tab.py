@@ -46,6 +46,6 @@ def _row(agent: AgentNow) -> dict[str, Any]:
     return {
         "name": agent.agent,
         "transactions": agent.transactions,
-        "req_per_socket": round(agent.req_per_socket, 2),
+        "req_per_socket": None if agent.req_per_socket is None else round(agent.req_per_socket, 2),
         **{name: getattr(agent.sockets, name) for name in _TITLES},
     }

@@ -7,6 +7,8 @@ tally; here is decided when they go, when the run has failed, and what is report
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +17,7 @@ from kabench.load.clients.specs import check_spec, is_factory
 from kabench.load.figures.environment import environment_of
 from kabench.load.figures.messages import Counts, Done, Failed, Message, Progress, Ready, Second, SocketCounts, Task
 from kabench.load.figures.tally import Tally, sockets_of_the_lost
-from kabench.load.plan.plan import PlanError
+from kabench.load.plan.plan import GIVES_UP_AFTER_S, PlanError
 from kabench.load.workers.local import LocalWorkers
 from kabench.result import AgentRun, RunResult, SeriesPoint, new_id, now_as_text
 from kabench.server import ClientLimits, EmbeddedServer, ServerOptions
@@ -55,6 +57,7 @@ class AgentProgress:
     number: int
     elapsed_s: float
     transactions: int
+    failed_transactions: int
     socket_errors: int
     not_started: int
     expected_transactions: int | None
@@ -245,7 +248,11 @@ class _Execution:
                 raise TargetUnreachableError(current.unreachable)
             problem = f"nobody answers {spec}: {current.unreachable}"
         self._problems += [problem] if problem is not None else []
-        self.runs.append(current.tally.agent_run(interrupted=self._control.stopped or not current.is_complete))
+        self.runs.append(
+            current.tally.agent_run(
+                interrupted=self._control.stopped or not current.is_complete, stopped_by=current.stopped_by
+            )
+        )
         return current.is_complete
 
 
@@ -269,7 +276,8 @@ class _AgentExecution:
         self._workers = workers
         if server is not None:
             workers.keep_apart_from(server.process)
-        self.tally = Tally(spec, workers.records, expects_status=bool(plan.expect_status))
+        names = plan.target_names("" if server is None else server.url).all
+        self.tally = Tally(spec, workers.records, target=names[0])
         self._ready: set[int] = set()
         self._has_begun = self._was_stopped = False
         self._progress: dict[int, Progress] = {}
@@ -278,6 +286,9 @@ class _AgentExecution:
         self._seconds_seen = 0
         self._p50_s: float | None = None
         self._p99_s: float | None = None
+        self._has_succeeded = False
+        self._began_at = inf
+        self._is_fruitless = False
         self.problem: str | None = None
         self.failure: str | None = None
         self.event_loop = "unknown"
@@ -287,6 +298,7 @@ class _AgentExecution:
         """Hear the workers until all have ended."""
         for heard in self._workers.messages():
             self._look_after_server()
+            self._look_for_success()
             if heard is not None:
                 self._hear(*heard)
 
@@ -296,16 +308,42 @@ class _AgentExecution:
             self.problem = f"the echo server died ({ending(server.process)}) while {self._spec} was under way"
             self._stop()
 
+    def _look_for_success(self) -> None:
+        """Stop a load of which nothing has succeeded for too long."""
+        is_patient = self._plan.keep_trying or self._has_succeeded or self._was_stopped
+        if is_patient or monotonic() - self._began_at < GIVES_UP_AFTER_S:
+            return
+        self._is_fruitless = True
+        self.problem = (
+            f"{self._spec}: nothing has succeeded in the first {GIVES_UP_AFTER_S:g} s, so the load was stopped; "
+            "--keep-trying goes on"
+        )
+        self._stop()
+
+    def _note(self, index: int, progress: Progress) -> None:
+        self._progress[index] = progress
+        self._has_succeeded = self._has_succeeded or progress.transactions > progress.failed_answers
+
+    @property
+    def stopped_by(self) -> str:
+        """What ended the load early, as `AgentRun` has it."""
+        if self._is_fruitless:
+            return "no_success"
+        expected = self._plan.expected_transactions
+        sent = self.tally.transactions + self.tally.socket_errors
+        is_short = expected is not None and self._plan.stop_after_s is not None and sent < expected
+        return "stop_after" if is_short and self.is_complete else ""
+
     def _hear(self, index: int, message: Message | None) -> None:
         match message:
             case Counts():
                 self.tally.add_counts(index, message)
             case Second():
                 self.tally.end_second(index, message)
-                self._progress[index] = message.as_progress()
+                self._note(index, message.as_progress())
                 self._report_seconds()
             case Progress():
-                self._progress[index] = message
+                self._note(index, message)
                 self._report()
             case Ready():
                 self.event_loop = message.event_loop
@@ -336,6 +374,7 @@ class _AgentExecution:
     def _go_if_all_are_ready(self) -> None:
         if not self._has_begun and len(self._ready.union(self._lost)) == self._plan.workers:
             self._has_begun = True
+            self._began_at = monotonic()
             self._workers.go()
 
     def _ended(self, index: int) -> None:
@@ -393,10 +432,11 @@ class _AgentExecution:
                 number=self._number,
                 elapsed_s=max(progress.elapsed_s for progress in latest),
                 transactions=sum(progress.transactions for progress in latest),
+                failed_transactions=sum(progress.failed_answers + progress.socket_errors for progress in latest),
                 socket_errors=sum(progress.socket_errors for progress in latest),
                 not_started=sum(progress.not_started for progress in latest),
                 expected_transactions=self._plan.expected_transactions,
-                duration_s=self._plan.ends_after_s,
+                duration_s=self._plan.time_limit_s,
                 sockets=SocketCounts.sum_of(progress.sockets for progress in latest),
                 second=second or (series[-1] if series else None),
                 p50_s=self._p50_s,

@@ -12,9 +12,11 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from kabench.comparison.record import CANNOT_TELL
 from kabench.comparison.thresholds import UNTOLD
+from kabench.metrics import METRICS
 from kabench.report.comparison import ending, verdict_tables
 from kabench.report.siege import siege_lines, socket_line
 from kabench.report.terminal import printable
+from kabench.report.words import answers_line, unanswered_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,7 +31,9 @@ def junit_of_run(result: RunResult, outcomes: Sequence[Outcome] = (), problem: s
     cases = []
     for run in result.runs:
         case = _case(f"kabench.{run.agent}", "run", run.elapsed_s)
-        case.system_out = printable("\n".join([*siege_lines(run), "", socket_line(run)]))
+        said = [METRICS["failed_pct"].label + " " + METRICS["failed_pct"].text_of(run), answers_line(run)]
+        said += [unanswered_line(run)] if run.unanswered else []
+        case.system_out = printable("\n".join([*said, "", *siege_lines(run), "", socket_line(run)]))
         cases.append(case)
     return _document(f"kabench {result.name}", [*cases, *_outcomes(outcomes), *_problem(problem)], result.started_at)
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from kabench.comparison.record import BETTER, CANNOT_TELL, WORSE
 from kabench.comparison.thresholds import BROKEN, UNTOLD, WITHIN
 from kabench.metrics import Place, shown_at
+from kabench.report.binds import limit_that_binds
 from kabench.report.comparison import INTERRUPTED, conclusion, ending, explanations, trials_line, verdict_tables
 from kabench.report.terminal import printable
-from kabench.report.words import headline, warnings
+from kabench.report.words import answers_line, headline, unanswered_line, warnings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,11 +29,14 @@ _DIRECTIONS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2
 
 def markdown_of_run(result: RunResult, outcomes: Sequence[Outcome] = (), problem: str | None = None) -> str:
     """Return a run: its figures side by side, warnings and thresholds. `problem` says why it could not be finished."""
-    rows = [
-        [metric.label, *(metric.text(metric.of(run)) for run in result.runs)] for metric in shown_at(Place.MARKDOWN)
-    ]
+    rows = [[metric.label, *(metric.text_of(run) for run in result.runs)] for metric in shown_at(Place.MARKDOWN)]
     interrupted = problem is None and any(run.interrupted for run in result.runs)
-    to_mind = [f"{run.agent}: {warning}" for run in result.runs for warning in warnings(run, result.plan)]
+    to_mind = []
+    for run in result.runs:
+        binding = limit_that_binds(run, result.plan)
+        said = [answers_line(run), unanswered_line(run), *warnings(run, result.plan)]
+        said += [] if binding is None else [f"What binds: {binding.text}"]
+        to_mind += [f"{run.agent}: {each}" for each in said if each]
     parts = [
         _heading(result),
         *([f"**⚠️ Stopped: {_escaped(problem)}**"] if problem is not None else []),

@@ -21,9 +21,15 @@ def siege_lines(run: AgentRun) -> list[str]:
     lines = []
     for metric, line in SIEGE_LINES:
         value = metric.of(run)
-        text = "-" if value is None else f"{value:.{line.decimals}f}"
+        text = "-" if value is None else _number(value, line.decimals)
         lines.append(f"{line.label + ':':<{_LABEL_WIDTH}}{text:>{_VALUE_WIDTH}} {line.unit}".rstrip())
     return lines
+
+
+def _number(value: float, decimals: int) -> str:
+    """Return a number with these decimals, or with as many more as it needs to be no zero."""
+    text = f"{value:.{decimals}f}"
+    return f"{value:.2g}" if value and not float(text) else text
 
 
 def socket_line(run: AgentRun) -> str:
@@ -34,7 +40,11 @@ def socket_line(run: AgentRun) -> str:
 def socket_line_of(agent: str, transactions: int, sockets: Sockets) -> str:
     """Return the line of an agent that is not, or not yet, in a record."""
     return (
-        f"[kabench:{transactions}] {agent}, {sockets.created} created, {sockets.requests} requestFinished, "
-        f"{sockets.req_per_socket:.2f} req/socket, {sockets.pending} requests, {sockets.active} sockets, "
-        f"{sockets.free} unusedSockets, {sockets.timeouts} timeout"
+        f"[kabench:{transactions}] {agent}, {_told(sockets.created)} created, {_told(sockets.requests)} "
+        f"requestFinished, {_told(sockets.req_per_socket, 2)} req/socket, {_told(sockets.pending)} requests, "
+        f"{_told(sockets.active)} sockets, {_told(sockets.free)} unusedSockets, {_told(sockets.timeouts)} timeout"
     )
+
+
+def _told(count: float | None, decimals: int = 0) -> str:
+    return "-" if count is None else f"{count:.{decimals}f}"

@@ -14,10 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from kabench.histogram import decoded_cells
-from kabench.metrics import STATISTICS, Place, shown_at
+from kabench.metrics import METRICS, STATISTICS, Place, shown_at
+from kabench.report.binds import limit_that_binds
 from kabench.report.buckets import Bucket, fitted_buckets, named_buckets
 from kabench.report.siege import siege_lines, socket_line
-from kabench.report.words import counted, headline, warnings, wrapped
+from kabench.report.words import answers_line, counted, headline, unanswered_line, warnings, wrapped
+from kabench.result import FIRST_FAILED_STATUS, UNEXPECTED_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
     from kabench.comparison.thresholds import Outcome
-    from kabench.result import AgentRun, RunResult
+    from kabench.metrics import Metric
+    from kabench.result import AgentRun, RunResult, TargetFigures
 
 WIDTH = 80
 _BAR_CELLS = 40
@@ -38,31 +41,69 @@ _MOST_SIDE_BY_SIDE = 3
 
 _NO_DECIMALS_FROM = 1000
 
+_MOST_TARGETS_SHOWN = 20
+
 _OUTCOME_STYLES = {"within": "green", "broken": "red", "cannot tell": "yellow"}
 
 
-def render_result(result: RunResult, published: RunResult | None = None) -> RenderableType:
-    """Return the report of a run: every agent, and the first beside the others if there are several.
+def render_result(result: RunResult, published: RunResult | None = None, *, siege: bool = False) -> RenderableType:
+    """Return the report of a run: what matters of all agents first, then the details of each, then a summary.
 
-    If the load is that of the `published` benchmark, the report shows its figures, too.
+    If the load is that of the `published` benchmark, the report shows its figures, too. `siege` asks for siege's lines;
+    the benchmark has them anyway.
     """
-    parts: list[RenderableType] = [Text(printable(headline(result)), style="bold")]
+    shows_siege = siege or not (result.plan.get("url") or result.plan.get("targets"))
+    parts: list[RenderableType] = [Text(printable(headline(result)), style="bold"), Text()]
+    parts.append(render_overview(result.runs, result.plan))
     for run in result.runs:
-        parts += [Text(), render_agent_run(run, result.plan)]
-    if len(result.runs) > 1:
-        parts += [Text(), render_side_by_side(result.runs)]
+        parts += [Text(), render_agent_run(run, result.plan, siege=shows_siege)]
     if published is not None and _is_same_load(result, published):
         parts += [Text(), _beside(published)]
+    return Group(*parts, Text(), _summary(result.runs))
+
+
+def render_overview(runs: Sequence[AgentRun], plan: Mapping[str, object]) -> RenderableType:
+    """Return what matters first: whether it worked, how fast it was, what binds, and the agents side by side."""
+    parts: list[RenderableType] = [render_side_by_side(runs) if len(runs) > 1 else _figures_of(runs[0])]
+    for run in runs:
+        whose = f"{printable(run.agent)}: " if len(runs) > 1 else ""
+        parts += [Text(wrapped(f"{whose}{line}", WIDTH)) for line in (answers_line(run), unanswered_line(run)) if line]
+        binding = limit_that_binds(run, plan)
+        if binding is not None:
+            parts.append(Text(wrapped(f"{whose}What binds: {printable(binding.text)}", WIDTH), style="bold"))
+        if run.interrupted:
+            parts.append(Text(f"{whose}interrupted: the figures are those measured until then", style="yellow"))
+        parts += [Text(wrapped(f"{whose}{warning}", WIDTH), style="yellow") for warning in warnings(run, plan)]
     return Group(*parts)
 
 
-def render_agent_run(run: AgentRun, plan: Mapping[str, object]) -> RenderableType:
-    """Return one agent's report: siege's lines, percentiles, histograms, phases, sockets, errors and warnings."""
+def _figures_of(run: AgentRun) -> RenderableType:
+    table = Table.grid(padding=(0, 3, 0, 0))
+    for metric in shown_at(Place.SIDE_BY_SIDE):
+        table.add_row(metric.label, Text(metric.text_of(run)))
+    return table
+
+
+def _summary(runs: Sequence[AgentRun]) -> RenderableType:
+    """Return the last lines, where the cursor is: one an agent."""
+    lines = [
+        f"{printable(run.agent)}: {METRICS['transaction_rate'].text_of(run)}, p99 {METRICS['p99'].text_of(run)}, "
+        f"failed {METRICS['failed_pct'].text_of(run)} of {_due(run)}"
+        for run in runs
+    ]
+    return Text("\n".join(lines), style="bold")
+
+
+def _due(run: AgentRun) -> int:
+    return run.transactions + run.socket_errors + run.not_started
+
+
+def render_agent_run(run: AgentRun, plan: Mapping[str, object], *, siege: bool = True) -> RenderableType:
+    """Return one agent's details: siege's lines if asked for, percentiles, histograms, phases, targets and sockets."""
     parts: list[RenderableType] = [rule(printable(run.agent))]
-    if run.interrupted:
-        parts.append(Text("interrupted: the figures are those measured until then", style="yellow"))
-    parts += [Text("\n".join(siege_lines(run))), Text(), _times(run, is_open=plan.get("rate") is not None)]
-    if run.buckets:
+    parts += [Text("\n".join(siege_lines(run))), Text()] if siege else []
+    parts.append(_times(run, is_open=plan.get("rate") is not None))
+    if siege and run.buckets:
         parts += [Text(), _heading("Latency, in the buckets of the published benchmark")]
         parts.append(_bars(named_buckets(run.buckets)))
     if "total" in run.hdr:
@@ -77,10 +118,8 @@ def render_agent_run(run: AgentRun, plan: Mapping[str, object]) -> RenderableTyp
         parts.append(Text(_client_line(run), style="dim"))
     if len(run.client.workers) > 1:
         parts += [Text(), _workers(run)]
-    if run.retries:
-        were = "was" if run.retries == 1 else "were"
-        parts.append(Text(f"{counted(run.retries, 'request')} met a stale socket and {were} sent again"))
-    parts += [Text(wrapped(warning, WIDTH), style="yellow") for warning in warnings(run, plan)]
+    if len(run.targets) > 1:
+        parts += [Text(), _targets(run)]
     if run.errors or run.successful_transactions < run.transactions:
         parts += [Text(), _errors(run)]
     return Group(*parts)
@@ -90,7 +129,7 @@ _OUTCOME_WORDS = {"within": "passed", "broken": "BROKEN"}
 
 
 def render_side_by_side(runs: Sequence[AgentRun]) -> RenderableType:
-    """Return the first agent beside the others, with ratios (other / first), as in thresholds and comparisons."""
+    """Return the agents side by side, with the ratio of each to the first, as in thresholds and comparisons."""
     first, *others = [printable(run.agent) for run in runs]
     is_wide = len(runs) > _MOST_SIDE_BY_SIDE
     rows = []
@@ -98,7 +137,10 @@ def render_side_by_side(runs: Sequence[AgentRun]) -> RenderableType:
         figures = [metric.number(metric.of(run)) for run in runs]
         decimals = metric.number_decimals
         digits = [0 if is_wide and figure and figure >= _NO_DECIMALS_FROM else decimals for figure in figures]
-        cells = ["-" if figure is None else f"{figure:.{n}f}" for figure, n in zip(figures, digits, strict=True)]
+        cells = [
+            _cell(metric, run) if figure is None else f"{figure:.{n}f}"
+            for run, figure, n in zip(runs, figures, digits, strict=True)
+        ]
         ratios = ["-" if figure is None or not figures[0] else _ratio(figure / figures[0]) for figure in figures[1:]]
         rows.append([metric.short if is_wide else metric.heading, *cells, *ratios])
     if is_wide:
@@ -113,6 +155,12 @@ def render_side_by_side(runs: Sequence[AgentRun]) -> RenderableType:
     for line in body:
         table.add_row(*line)
     return Group(rule(f"{first} against {', '.join(others)}"), table)
+
+
+def _cell(metric: Metric, run: AgentRun) -> str:
+    """Return what stands in place of a figure that has no value."""
+    bound = metric.number(metric.at_least(run)) if metric.at_least is not None else None
+    return "-" if bound is None else f"> {bound:.{metric.number_decimals}f}"
 
 
 def render_outcomes(outcomes: Sequence[Outcome]) -> RenderableType:
@@ -194,10 +242,32 @@ def _phases(run: AgentRun) -> RenderableType:
         ("queue", phases.queue),
         ("connect", phases.connect),
         ("first byte", phases.first_byte),
+        ("body", phases.body),
         ("total", phases.total),
     ):
         table.add_row(name, *(_ms_text(getattr(stats, column)) for column in columns))
     return table
+
+
+def _targets(run: AgentRun) -> RenderableType:
+    """Return the table of targets: those with the largest share of failures first, then the slowest."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("Targets", overflow="fold")
+    shown = [METRICS[name] for name in ("transactions", "failed_pct", "p50", "p99")]
+    for metric in shown:
+        table.add_column(metric.short or metric.label.lower(), justify="right", no_wrap=True)
+    by_harm = sorted(run.targets, key=lambda each: (each.failed_pct or 0.0, _slowness(each)), reverse=True)
+    for target in by_harm[:_MOST_TARGETS_SHOWN]:
+        cells = [metric.text_of_target(target).removesuffix(" ms").removesuffix("%") for metric in shown]
+        table.add_row(Text(printable(target.name)), *map(Text, cells))
+    left = len(run.targets) - _MOST_TARGETS_SHOWN
+    return table if left <= 0 else Group(table, Text(f"and {left} more, in the record", style="dim"))
+
+
+def _slowness(target: TargetFigures) -> float:
+    """Return the p99 of a target; one that falls among the unanswered is slower than any."""
+    p99_s = METRICS["p99"].of_target(target) if METRICS["p99"].of_target is not None else None
+    return math.inf if p99_s is None else p99_s
 
 
 def _workers(run: AgentRun) -> RenderableType:
@@ -256,17 +326,25 @@ def _errors(run: AgentRun) -> RenderableType:
     table.add_column("count", justify="right")
     for kind, count in run.errors.items():
         table.add_row(Text(printable(kind.replace("_", " "))), str(count))
-    for status, count in run.status_codes.items():
-        if int(status) >= 400:
-            table.add_row(f"status {status}", str(count))
+    if UNEXPECTED_STATUS not in run.errors:  # else they are counted there
+        for status, count in run.status_codes.items():
+            if int(status) >= FIRST_FAILED_STATUS:
+                table.add_row(f"status {status}", str(count))
+    advice = _ADVICE | (_ADVICE_TO_KEEPALIVE if run.agent.startswith("keepalive") else {})
     parts: list[RenderableType] = [table]
-    parts += [Text(advice, style="yellow") for kind, advice in _ADVICE.items() if kind in run.errors]
+    parts += [Text(wrapped(said, WIDTH), style="yellow") for kind, said in advice.items() if kind in run.errors]
     return Group(*parts)
 
 
+_ADVICE_TO_KEEPALIVE = {
+    "local_ports_exhausted": "This machine ran out of local ports, although sockets were kept: the server closes them, "
+    "or they are given up. Find out why they close, send fewer requests, or widen net.ipv4.ip_local_port_range.",
+}
+
+
 _ADVICE = {
-    "local_ports_exhausted": "This machine ran out of local ports: closed sockets rest for a minute, and a plain agent"
-    " needs\na new one for each request. Use keepalive, send fewer requests, or widen\nnet.ipv4.ip_local_port_range.",
+    "local_ports_exhausted": "This machine ran out of local ports: closed sockets rest for a minute, and a plain agent "
+    "needs a new one for each request. Use keepalive, send fewer requests, or widen net.ipv4.ip_local_port_range.",
     "too_many_open_files": "Too many open files: raise the limit (ulimit -n), or use fewer sockets.",
     "certificate_rejected": "The server's certificate was not accepted: name its authority with --cacert FILE.",
     "cut_off": "Cut off: not answered when the time and --grace were over.",
@@ -278,7 +356,7 @@ _ADVICE = {
 def _client_line(run: AgentRun) -> str:
     client = run.client
     return (
-        f"client: {client.cpu_us_per_transaction or 0:.1f} us CPU a transaction, "
+        f"client: {client.cpu_us_per_transaction or 0:.1f} us CPU per transaction, "
         f"{client.cpu_s:.2f} s in all, {client.max_rss_mb:.0f} MB"
     )
 

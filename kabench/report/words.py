@@ -7,15 +7,17 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from kabench.histogram import decoded_cells
-from kabench.result import BUSY_PCT, LATE_S
+from kabench.report.binds import busy_workers, limit_that_binds
+from kabench.result import INTERRUPTED, LATE_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kabench.comparison.record import Comparison
-    from kabench.result import AgentRun, RunResult
+    from kabench.result import AgentRun, RunResult, Unanswered
 
 _ROUNDING = 1e-6
+_FAILED_PCT_THAT_MATTERS = 1.0
 _HIDES_FACTOR = 2.0
 _HIDES_LEAST_S = 0.01
 """A corrected p99 less than twice the measured one, or less than this above it, is not mentioned."""
@@ -99,28 +101,99 @@ def _until(plan: Mapping[str, object]) -> str:
         return counted(plan["total"], "request")
     if plan.get("duration_s") is not None:
         return f"{_number(plan['duration_s'])} s"
-    return f"{counted(plan.get('requests', '?'), 'request')} a user"
+    return f"{counted(plan.get('requests', '?'), 'request')} per user"
+
+
+def answers_line(run: AgentRun) -> str:
+    """Return how many answers came, by status."""
+    statuses = ", ".join(f"{status}: {times}" for status, times in run.status_codes.items())
+    return f"Answers by status: {statuses}." if statuses else "No answer came."
+
+
+def unanswered_line(run: AgentRun) -> str:
+    """Return how many requests got no answer, why, whether they had been sent and how long they waited; or nothing."""
+    kinds = [_of_kind(kind, each) for kind, each in run.unanswered.items()]
+    kinds += [f"{run.not_started} not started"] if run.not_started else []
+    return f"Unanswered: {'; '.join(kinds)}." if kinds else ""
+
+
+def _of_kind(kind: str, unanswered: Unanswered) -> str:
+    sent = unanswered.sent
+    facts = [] if sent is None or sent == unanswered.count else [f"{sent} of them sent"]
+    longest_s = unanswered.waited_s.max
+    facts += [] if longest_s is None else [f"waited up to {_ms(longest_s)}"]
+    said = f" ({', '.join(facts)})" if facts else ""
+    return f"{unanswered.count} {kind.replace('_', ' ')}{said}"
 
 
 def warnings(run: AgentRun, plan: Mapping[str, object]) -> list[str]:
     """Return all warnings about a run's figures."""
-    said = (lost(run), bottleneck(run), not_started(run), what_the_closed_model_hides(run, plan))
+    said = (
+        stopped(run, plan),
+        lost(run),
+        bottleneck(run, plan),
+        not_started(run),
+        lost_connections(run),
+        what_failures_hide(run),
+        what_the_closed_model_hides(run, plan),
+    )
     return [warning for warning in said if warning is not None]
 
 
-def bottleneck(run: AgentRun) -> str | None:
-    """Return why the figures may show kabench's own limits, or None if it had room."""
+def stopped(run: AgentRun, plan: Mapping[str, object]) -> str | None:
+    """Return what ended the load early, besides the user, or None."""
+    if run.stopped_by == "stop_after":
+        return (
+            f"Stopped after {_number(plan.get('stop_after_s', '?'))} s (--stop-after), before all requests were sent."
+        )
+    if run.stopped_by == "no_success":
+        return "Stopped, because nothing had succeeded since the start; --keep-trying goes on."
+    if run.stopped_by == "abort_early":
+        return "Stopped, because a threshold could no longer hold (--abort-early)."
+    return None
+
+
+def bottleneck(run: AgentRun, plan: Mapping[str, object]) -> str | None:
+    """Return why the figures may show kabench's own limits, if the limit that binds does not say so; else None."""
     if not run.saturated:
         return None
-    reasons = [
-        f"{worker.name} used {worker.peak_cpu_pct:.0f} % of its core in its busiest second"
-        for worker in run.client.workers
-        if worker.peak_cpu_pct is not None and worker.peak_cpu_pct >= BUSY_PCT
-    ]
-    if run.lag_s.p99 is not None and run.lag_s.p99 > LATE_S:
-        reasons.append(f"requests were sent late (p99 of the lag: {run.lag_s.p99 * 1000:.1f} ms)")
-    why = "; ".join(reasons) or "a worker used its core to the full"
-    return f"kabench was the bottleneck: {why}. More workers, on more cores, would show what the server can do."
+    binding = limit_that_binds(run, plan)
+    if binding is not None and binding.limit == "kabench":
+        return None
+    late_s = run.lag_s.p99
+    late = late_s is not None and late_s > LATE_S
+    why = busy_workers(run) or (
+        f"requests were sent late (p99 of the lag: {late_s * 1000:.1f} ms)"
+        if late and late_s is not None
+        else "a worker used its core to the full"
+    )
+    return f"kabench was near its own limits: {why}. Part of the times above is its own."
+
+
+def lost_connections(run: AgentRun) -> str | None:
+    """Return how many connections were lost before an answer, and what became of their requests, or None."""
+    stale, retries = run.sockets.stale, run.retries
+    if not stale and not retries:
+        return None
+    lost = counted(stale if stale is not None else retries, "reused connection")
+    verb = "was" if (stale if stale is not None else retries) == 1 else "were"
+    again = "" if not retries else f"; {counted(retries, 'request')} {'was' if retries == 1 else 'were'} sent again"
+    twice = ", so the server may have got them twice" if retries else ""
+    return f"{lost} {verb} lost before an answer{again}{twice}."
+
+
+def what_failures_hide(run: AgentRun) -> str | None:
+    """Return the times of the successful answers alone, if enough others failed to make a difference; else None."""
+    successful = run.successful_response_time_s
+    if successful is None or run.failed_pct is None or run.failed_pct <= _FAILED_PCT_THAT_MATTERS:
+        return None
+    failed_answers = run.transactions - run.successful_transactions
+    if not failed_answers or successful.p50 is None:
+        return None
+    return (
+        f"The times include {counted(failed_answers, 'failed answer')}. Of the successful ones alone: "
+        f"p50 {_ms(successful.p50)}, p99 {_ms(successful.p99)}."
+    )
 
 
 def lost(run: AgentRun) -> str | None:
@@ -146,20 +219,35 @@ def not_started(run: AgentRun) -> str | None:
 
 
 def what_the_closed_model_hides(run: AgentRun, plan: Mapping[str, object]) -> str | None:
-    """Return a warning if waiting users probably sent too few requests to show how slow the server was at times."""
+    """Return a warning if waiting users probably sent too few requests to show how slow the server was at times.
+
+    A request that was given up has waited at least that long, so it counts with its wait.
+    """
     if plan.get("rate") is not None or "total" not in run.hdr:
         return None
     p50_s, p99_s = run.response_time_s.p50, run.response_time_s.p99
     if not p50_s or p99_s is None:
         return None
-    corrected_s = corrected_percentile_us(list(decoded_cells(run.hdr["total"])), p50_s * 1e6, 99) / 1e6
+    waits = [each.hdr for kind, each in run.unanswered.items() if each.hdr and kind != INTERRUPTED]
+    cells = [cell for encoded in (run.hdr["total"], *waits) for cell in decoded_cells(encoded)]
+    corrected_s = corrected_percentile_us(cells, p50_s * 1e6, 99) / 1e6
     if corrected_s < max(p99_s * _HIDES_FACTOR, p99_s + _HIDES_LEAST_S):
         return None
+    connect_s = run.phases.connect.max or 0.0
+    why = (
+        f" The slowest answers spent their time connecting (up to {_ms(connect_s)}), so look there first."
+        if connect_s >= corrected_s / 2
+        else ""
+    )
     return (
         "This is the closed model: users who wait for a slow answer send nothing meanwhile, so the percentiles may "
         "hide a stall. If they had gone on sending, p99 would be about "
-        f"{corrected_s * 1000:.0f} ms, not {p99_s * 1000:.0f} ms; --rate measures it."
+        f"{corrected_s * 1000:.0f} ms, not {p99_s * 1000:.0f} ms; --rate measures it.{why}"
     )
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def corrected_percentile_us(cells: Sequence[tuple[int, int]], interval_us: float, percent: float) -> float:

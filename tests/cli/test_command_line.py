@@ -163,7 +163,7 @@ def test_a_host_that_does_not_resolve_is_exit_3(tmp_path: Path) -> None:
 def test_an_agent_without_one_success_is_exit_3_and_reported(echo_server: EmbeddedServer, tmp_path: Path) -> None:
     finished = kabench("run", f"{echo_server.url}?status=500", "--total", "10", "--agent", "keepalive", cwd=tmp_path)
     assert finished.returncode == 3
-    assert "Failed transactions:                10" in finished.stdout
+    assert "failed 100.00% of 10" in finished.stdout
     assert "keepalive: not one successful transaction" in finished.stderr
     assert len(list((tmp_path / "results").iterdir())) == 1
 
@@ -191,7 +191,7 @@ def test_a_run_over_https_verifies_resumes_and_says_so(tmp_path: Path) -> None:
     keepalive, plain = load_result(tmp_path / "record.json").runs
     assert keepalive.sockets.tls_handshakes == keepalive.sockets.created == 5
     assert plain.sockets.tls_handshakes == 120
-    assert plain.sockets.tls_resumed > 100
+    assert (plain.sockets.tls_resumed or 0) > 100
     assert f"TLS: 120 handshakes, {plain.sockets.tls_resumed} of them resumed" in done.stdout
 
 

@@ -54,8 +54,8 @@ def test_a_comparison_from_beginning_to_end(tmp_path: Path) -> None:
     assert done.returncode == 1
     broken = [line for line in done.stderr.splitlines() if line.startswith("kabench: ")]
     assert broken == [
-        "kabench: broken: plain:req_per_socket<2: plain has 1",
-        "kabench: broken: req_per_socket.ratio<0.5: plain has 0.042",
+        "kabench: broken: plain: req_per_socket must not fall below 2: 1",
+        "kabench: broken: plain: the ratio of req_per_socket must not fall below 0.5: 0.042",
         (
             "kabench: broken: --max-regression req_per_socket=50%: "
             "plain has req_per_socket 0.042 (0.042-0.042) times that of keepalive"
@@ -155,8 +155,8 @@ def test_a_run_that_breaks_a_threshold_is_exit_1_and_is_saved(tmp_path: Path) ->
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("kabench: broken: p50>0.000001s: keepalive has ")
-    assert "passed  p50>1s: keepalive has" in done.stdout
+    assert line.startswith("kabench: broken: keepalive: p50 must not exceed 0.001 ms: ")
+    assert "passed  keepalive: p50 must not exceed 1 s: " in done.stdout
     assert len(list((tmp_path / "results").iterdir())) == 1
 
 
@@ -174,7 +174,7 @@ def test_a_run_that_could_not_measure_is_exit_3_although_it_breaks_a_threshold(t
         cwd=tmp_path,
     )
     assert done.returncode == 3
-    assert "kabench: broken: failed_transactions>0" in done.stderr
+    assert "kabench: broken: keepalive: failed_transactions must not exceed 0: 120" in done.stderr
     assert "not one successful transaction" in done.stderr
 
 

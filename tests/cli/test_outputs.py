@@ -82,7 +82,7 @@ def test_the_series_of_all_agents_is_one_table() -> None:
     result = a_result(a_run(agent="a,b", series=[point]), a_run(agent='"c"', series=[point, point]))
     rows = list(csv.reader(series_csv(result).splitlines()))
     assert [row[0] for row in rows] == ["agent", "a,b", '"c"', '"c"']
-    assert rows[1][1:6] == ["1.0", "5", "1", "", "0.5"]
+    assert rows[1][1:7] == ["1.0", "5", "", "1", "", "0.5"]
 
 
 def test_names_of_percentile_files() -> None:

@@ -31,6 +31,7 @@ def progress(**given: Any) -> AgentProgress:
         "number": 0,
         "elapsed_s": 1.0,
         "transactions": 1000,
+        "failed_transactions": 0,
         "socket_errors": 0,
         "not_started": 0,
         "expected_transactions": None,
@@ -57,14 +58,14 @@ def lines_of(*news: AgentProgress) -> list[str]:
 def test_a_line_a_second_and_no_more() -> None:
     news = [progress(elapsed_s=at / 10, second=second(float(at // 10)) if at >= 10 else None) for at in range(35)]
     assert lines_of(*news) == [
-        f"keepalive {number} s: 1000/s, p50 5.10 ms, p99 12.30 ms, 5 active, 45 free, 2 pending, 0 errors"
+        f"keepalive {number} s: 1000/s, p50 5.10 ms, p99 12.30 ms, 5 active, 45 free, 2 pending, 0 failed"
         for number in (1, 2, 3)
     ]
 
 
 def test_a_line_speaks_of_what_was_not_started_if_anything_was_not() -> None:
-    (line,) = lines_of(progress(second=second(1.0), not_started=7, socket_errors=3))
-    assert line.endswith("3 errors, 7 not started")
+    (line,) = lines_of(progress(second=second(1.0), not_started=7, failed_transactions=3))
+    assert line.endswith("3 failed, 7 not started")
 
 
 def test_a_second_without_an_answer_has_no_percentiles() -> None:
@@ -109,7 +110,7 @@ def test_plain_progress_goes_to_standard_error_and_quiet_is_silent(tmp_path: Pat
     assert plain.returncode == 0
     lines = plain.stderr.splitlines()
     assert 1 <= len(lines) <= 3  # a line a second; a busy machine may be late with the last
-    assert all(re.fullmatch(r"keepalive [123] s: .*/s, p50 .* 0 errors", line) for line in lines)
+    assert all(re.fullmatch(r"keepalive [123] s: .*/s, p50 .* 0 failed", line) for line in lines)
     assert "keepalive 1 s" not in plain.stdout
     quiet = kabench("run", *load, "--total", "20", "--quiet", cwd=tmp_path)
     assert (quiet.returncode, quiet.stderr) == (0, "")
@@ -148,7 +149,7 @@ def five_seconds(**given: Any) -> list[AgentProgress]:
         progress(
             elapsed_s=float(number),
             transactions=1000 * number,
-            second=second(float(number), 200 * number, socket_errors=number % 2),
+            second=second(float(number), 200 * number, failed_transactions=number % 2),
             p50_s=0.005,
             p99_s=0.02,
             **given,
@@ -162,14 +163,14 @@ def test_before_the_first_news_it_says_that_it_starts() -> None:
 
 
 def test_it_shows_rate_percentiles_sockets_and_errors() -> None:
-    text = shown(*five_seconds(socket_errors=3))
+    text = shown(*five_seconds(failed_transactions=3))
     assert row(text, "rate /s")[:2] == ["1000", "1000"]
     assert row(text, "p50 ms")[:2] == ["5.10", "5.00"]
     assert row(text, "p99 ms")[:2] == ["12.30", "20.00"]
     assert row(text, "active")[:2] == ["5", "50"]
     assert row(text, "free")[0] == "45"
     assert row(text, "pending")[0] == "2"
-    assert row(text, "errors")[:2] == ["1", "3"]
+    assert row(text, "failed")[:2] == ["1", "3"]
     assert "not started" not in text
     assert "keepalive" in text
     assert "50 %, 5 s left" in text

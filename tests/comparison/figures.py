@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kabench.histogram import LatencyStats
+from kabench.histogram import LatencyStats, TimesOfAll
 from kabench.result import AgentRun, Client, Environment, RunResult, Sockets
 
 if TYPE_CHECKING:
@@ -45,8 +45,10 @@ def agent_run(
     }
     return AgentRun(
         agent=agent,
+        failed_pct=100 - availability_pct,
         availability_pct=availability_pct,
         transaction_rate=rate,
+        response_time_all_s=TimesOfAll(answered_pct=availability_pct, p50=p50_s, p99=p99_s),
         response_time_s=LatencyStats(p50=p50_s, p99=p99_s),
         sockets=Sockets(created=10, requests=int(rate), req_per_socket=req_per_socket),
         client=Client(cpu_us_per_transaction=cpu_us),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ def run_of(values_us: list[int], **others: Any) -> AgentRun:
     distribution.add((value, 1) for value in values_us)
     stats = distribution.stats()
     made = agent_run(rate=float(len(values_us)), hdr={"total": distribution.encoded()}, **others)
-    return AgentRun(**{**{name: getattr(made, name) for name in made.__slots__}, "response_time_s": stats})
+    return dataclasses.replace(made, response_time_s=stats)
 
 
 def test_runs_are_added_up_and_not_averaged() -> None:

@@ -35,7 +35,7 @@ def test_five_on_each_side_tell_a_difference() -> None:
     figure = comparison.figure("transaction_rate")
     assert (figure.verdict, figure.base, figure.agent) == (WORSE, "old keepalive", "new keepalive")
     assert figure.ratio == pytest.approx(0.9, rel=0.01)
-    assert comparison.verdict("availability") == NO_DIFFERENCE
+    assert comparison.verdict("succeeded_pct") == NO_DIFFERENCE
     assert not comparison.paired
 
 

@@ -71,7 +71,7 @@ def test_a_slower_agent_is_worse_by_what_it_is_slower() -> None:
     assert figure.interval[0] < 0.95 < figure.interval[1]
     assert comparison.verdict("p99", "b") == WORSE  # longer is worse
     assert comparison.verdict("cpu_us_per_transaction", "b") == BETTER  # less is better
-    assert comparison.verdict("availability", "b") == NO_DIFFERENCE
+    assert comparison.verdict("succeeded_pct", "b") == NO_DIFFERENCE
 
 
 def test_the_first_agent_is_the_base_of_all_others() -> None:

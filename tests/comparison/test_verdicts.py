@@ -167,9 +167,9 @@ def test_metrics_that_never_differ_cost_the_others_nothing() -> None:
 
 def test_a_difference_in_a_few_trials_alone_is_none() -> None:
     base = [figures() for _ in range(12)]
-    other = [figures(availability=99.0 if i < 3 else 100.0) for i in range(12)]
-    (availability,) = [f for f in judged(sides(base, other)) if f.metric == "availability"]
-    assert availability.agents[1].verdict == NO_DIFFERENCE
+    other = [figures(succeeded_pct=99.0 if i < 3 else 100.0) for i in range(12)]
+    (succeeded,) = [f for f in judged(sides(base, other)) if f.metric == "succeeded_pct"]
+    assert succeeded.agents[1].verdict == NO_DIFFERENCE
 
 
 def test_records_apart_of_different_number() -> None:
@@ -186,10 +186,10 @@ def test_without_any_trial_there_is_nothing_but_the_question() -> None:
 
 
 def test_a_difference_in_some_trials_and_none_in_the_others_has_the_right_direction() -> None:
-    base = [figures(availability=99.0, p50=100.0) for _ in range(30)]
-    other = [figures(availability=100.0 if i < 25 else 99.0, p50=101.0 if i < 25 else 100.0) for i in range(30)]
+    base = [figures(succeeded_pct=99.0, p50=100.0) for _ in range(30)]
+    other = [figures(succeeded_pct=100.0 if i < 25 else 99.0, p50=101.0 if i < 25 else 100.0) for i in range(30)]
     verdicts = {f.metric: f.agents[1].verdict for f in judged(sides(base, other))}
-    assert (verdicts["availability"], verdicts["p50"]) == (BETTER, WORSE)
+    assert (verdicts["succeeded_pct"], verdicts["p50"]) == (BETTER, WORSE)
 
 
 def test_a_difference_beyond_the_margin_that_is_not_certain_yet_is_not_settled() -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kabench.distributed.gathering import AgentReport, Gathering, WorkerReport
-from kabench.load.figures.messages import Counts, Second, SocketCounts, Totals
-from tests.load.loads import fits_together, in_histogram
+from kabench.load.figures.messages import NO_SOCKETS, Counts, Second, SocketCounts, Totals
+from tests.load.loads import fits_together, in_histogram, sockets_with, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +40,13 @@ class Reporting:
         self.seconds += 1
         self._statuses[200] += len(latencies_us)
         self._errors["connection_reset"] += errors
-        totals = Totals(10 * self._statuses.total(), dict(self._statuses), dict(+self._errors))
-        second = Second(float(self.seconds), totals, sockets or SocketCounts(), 0.5 * self.seconds, 40.0)
+        totals = Totals(
+            body_bytes=10 * self._statuses.total(),
+            wire_bytes=None,
+            status_codes=dict(self._statuses),
+            errors=dict(+self._errors),
+        )
+        second = Second(float(self.seconds), totals, sockets or NO_SOCKETS, 0.5 * self.seconds, 40.0)
         counts = [Counts(("total",), dict(Counter(latencies_us)))]
         self._unsent.append(AgentReport(agent, counts, second, sent_by_locust=self.sent_by_locust))
 
@@ -152,7 +157,7 @@ def test_the_sockets_of_a_lost_worker_are_closed_with_it() -> None:
     gathering = Gathering(0.0)
     for name in ("stays", "goes"):
         worker = Reporting(gathering, name)
-        worker.second([100], SocketCounts(created=5, active=3, free=2, pending=4, requests=9))
+        worker.second([100], sockets_with(created=5, active=3, free=2, pending=4, requests=9))
         worker.report()
     gathering.lose("goes")
     sockets = only_run(gathering).sockets
@@ -252,20 +257,26 @@ def test_two_resets_take_off_once_what_was_before_each() -> None:
 def test_sockets_that_are_open_at_a_reset_count_as_created_and_still_add_up() -> None:
     gathering = Gathering(0.0)
     worker = Reporting(gathering, "w")
-    worker.second([100], SocketCounts(created=10, closed=4, free=1, active=5, requests=100))
+    worker.second([100], sockets_with(created=10, closed=4, free=1, active=5, requests=100))
     worker.report()
     gathering.reset(1.0)
-    worker.second([100], SocketCounts(created=13, closed=6, free=4, active=3, requests=150))
+    worker.second([100], sockets_with(created=13, closed=6, free=4, active=3, requests=150))
     worker.end()
     sockets = only_run(gathering).sockets
     assert (sockets.created, sockets.closed, sockets.free, sockets.active) == (9, 2, 4, 3)
-    assert sockets.created == sockets.closed + sockets.free + sockets.active
+    assert sockets.created == told(sockets.closed, sockets.free, sockets.active)
     assert sockets.requests == 50
 
 
 def test_a_second_since_itself_holds_nothing() -> None:
-    second = Second(3.0, Totals(5, {200: 2}, {"x": 1}), SocketCounts(created=4, closed=4, requests=9), 1.0, 40.0)
-    assert second.since(second) == Second(0.0, Totals(), SocketCounts(), 0.0, 40.0)
+    second = Second(
+        3.0,
+        Totals(body_bytes=5, status_codes={200: 2}, errors={"x": 1}),
+        sockets_with(created=4, closed=4, requests=9),
+        1.0,
+        40.0,
+    )
+    assert second.since(second) == Second(0.0, Totals(), sockets_with(), 0.0, 40.0)
 
 
 def test_a_sender_s_cpu_is_told_whatever_else_there_is() -> None:
@@ -296,7 +307,7 @@ def test_how_it_stands_is_told_while_it_lasts() -> None:
     gathering = Gathering(0.0)
     for name in ("a", "b"):
         worker = Reporting(gathering, name)
-        worker.second([100] * 10, SocketCounts(created=2, active=2, pending=1, requests=10))
+        worker.second([100] * 10, sockets_with(created=2, active=2, pending=1, requests=10))
         worker.report()
     (now,) = gathering.now()
     assert (now.agent, now.transactions, now.sockets.active, now.sockets.pending) == ("A", 20, 4, 2)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.distributed.locusts import KABENCH, Locusts, Process, needs_locust
-from tests.load.loads import in_histogram
+from tests.load.loads import in_histogram, told
 from tests.sockets import wait_until
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def test_users_who_are_stopped_before_they_sent_anything_leave_none_too_few(
 ) -> None:
     run_headless(locusts, echo_server, STARTING, "-s", "0", path="20")
     (run,) = locusts.record().runs
-    assert max(point.active + point.pending for point in run.series) == 5  # one of the six is still in on_start
+    assert max(told(point.active, point.pending) for point in run.series) == 5  # one of the six is still in on_start
     assert run.transactions > 100
 
 
@@ -230,7 +230,7 @@ def test_users_come_and_go_as_a_shape_says(locusts: Locusts, echo_server: Embedd
     process = locusts.locust(file, "--headless", "-s", "5", "--host", echo_server.url.rstrip("/"))
     assert process.end() == 0, process.err
     (run,) = locusts.record().runs
-    busy = [point.active + point.pending for point in run.series]
+    busy = [told(point.active, point.pending) for point in run.series]
     assert max(busy) == 40
     assert busy[0] == 5
     assert busy[-2] == 5

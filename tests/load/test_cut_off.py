@@ -12,6 +12,8 @@ from kabench.load.figures.messages import Task
 from kabench.load.figures.recorder import Recorder
 from kabench.load.plan.share import Share
 from kabench.load.schedules.factory import schedule_for
+from kabench.load.schedules.schedule import CUT_OFF
+from kabench.result import INTERRUPTED
 from tests.load.loads import plan_of
 from tests.sockets import Peer, serving, until
 
@@ -30,7 +32,7 @@ async def never_answers(peer: Peer) -> None:
     await peer.reader.read()
 
 
-def given_up(spec: str, *, is_counted: bool = True, **given: Any) -> Schedule:
+def given_up(spec: str, kind: str = CUT_OFF, **given: Any) -> Schedule:
     """A load that is given up when six requests have come, of which none is ever answered."""
     if spec != "keepalive":
         pytest.importorskip(spec)
@@ -41,11 +43,9 @@ def given_up(spec: str, *, is_counted: bool = True, **given: Any) -> Schedule:
         load = schedule_for(Task(plan, spec, url), Share(), Recorder(), over.append)
         load.begin(perf_counter() + plan.warmup_s)
         await until(lambda: server.sockets == REQUESTS)
-        if is_counted:
+        if kind == CUT_OFF:
             load.end(perf_counter())
-            load.cut_off(perf_counter())
-        else:
-            load.abort(perf_counter())
+        load.give_up(kind, perf_counter())
         await until(lambda: bool(over))
         await load.close()
         return load
@@ -66,9 +66,10 @@ def test_what_is_unanswered_is_cut_off_and_counted(spec: str, model: str) -> Non
 
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("model", MODELS)
-def test_what_is_unanswered_when_a_run_is_stopped_is_not_counted(spec: str, model: str) -> None:
-    load = given_up(spec, is_counted=False, **MODELS[model])
+def test_what_is_unanswered_when_a_run_is_stopped_is_interrupted_and_no_error(spec: str, model: str) -> None:
+    load = given_up(spec, INTERRUPTED, **MODELS[model])
     assert load.recorder.errors == {}
+    assert load.recorder.interrupted == REQUESTS
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -41,8 +41,8 @@ def agrees_with_itself(run: AgentRun) -> None:
     assert run.concurrency == pytest.approx(run.response_time_s.mean * run.transactions / run.elapsed_s, rel=1e-3)
     assert run.response_time_s == run.phases.total
     sockets = run.sockets
-    assert sockets.created == sockets.closed + sockets.free + sockets.active
-    assert sockets.req_per_socket == pytest.approx(sockets.requests / sockets.created)
+    assert sockets.created == (sockets.closed or 0) + (sockets.free or 0) + (sockets.active or 0)
+    assert sockets.req_per_socket == pytest.approx((sockets.requests or 0) / (sockets.created or 1))
     assert run.client.workers[0].transactions == run.transactions
 
 

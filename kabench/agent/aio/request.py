@@ -163,6 +163,8 @@ class _Head:
         """Add a header of the caller's. Raises `TypeError` and `ValueError`."""
         check_header(name, value)
         lowered = name.lower()
+        if lowered == "host" and lowered in self.names:
+            raise ValueError("there are two Host headers, and a request may have one (RFC 9112 section 3.2)")
         self.names.add(lowered)
         if lowered == "connection":
             self.closes = self.closes or has_token(value, "close")

@@ -7,14 +7,16 @@ To measure a client of your own, write a factory, name it `package.module:factor
             ...
         def send(self, request):                  # or async def; a Request: method, url, headers, body
             return status, body                   # an int and bytes; an exception is counted by its kind
+                                                  # (status, body, wire_bytes) if it knows how many bytes came
         def close(self):                          # or async def
             ...
         def sockets_created(self):                # if it can tell
             return 0
 
 Tasks in one event loop drive a client whose `send` is a coroutine function; threads, which share the client, drive any
-other. A client must not follow redirects, keep cookies, or send failed requests again, because single requests are
-measured. If an exception has a `kind`, that is its name in reports.
+other. A client must not follow redirects or keep cookies, because single requests are measured. If it sends requests
+again by itself and has a `retries()`, that is how often. What a client does not tell is null in records, never 0. If an
+exception has a `kind`, that is its name in reports.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ import contextlib
 import importlib
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import msgspec
+
+from kabench.load.figures.answer import Answer
 from kabench.load.figures.messages import SocketCounts
 from kabench.load.figures.sockets import KeepsSockets, counts_of
 
@@ -55,11 +60,14 @@ class ClientSettings:
     origins: int = 1
 
 
-class Client(Protocol):
-    """A client, as described above; `sockets_created` may be missing."""
+Sent: TypeAlias = tuple[int, bytes] | tuple[int, bytes, int | None]
 
-    def send(self, request: Request) -> tuple[int, bytes] | Awaitable[tuple[int, bytes]]:
-        """Send a request and return the response's status and body."""
+
+class Client(Protocol):
+    """A client, as described above; `sockets_created` and `retries` may be missing."""
+
+    def send(self, request: Request) -> Sent | Awaitable[Sent]:
+        """Send a request and return the response's status and body, and perhaps how many bytes of it came."""
 
     def close(self) -> Awaitable[None] | None:
         """Close all sockets."""
@@ -76,12 +84,14 @@ class BadAnswerError(TypeError):
     kind = "bad_answer"
 
 
-def checked_answer(answer: object) -> tuple[int, bytes]:
+def checked_answer(answer: object) -> Answer:
     """Return a client's answer if it is a status and a body. Raises `BadAnswerError` if not."""
-    if isinstance(answer, tuple) and len(answer) == 2:
-        status, body = answer
-        if isinstance(status, int) and isinstance(body, bytes | bytearray | memoryview):
-            return int(status), bytes(body)
+    if isinstance(answer, tuple) and len(answer) in (2, 3):
+        status, body, *rest = answer
+        wire_bytes = rest[0] if rest else None
+        is_count = wire_bytes is None or isinstance(wire_bytes, int)
+        if isinstance(status, int) and isinstance(body, bytes | bytearray | memoryview) and is_count:
+            return Answer(int(status), bytes(body), wire_bytes)
     if inspect.iscoroutine(answer):
         answer.close()
     raise BadAnswerError(f"send returned {type(answer).__name__}, not a status and a body")
@@ -96,14 +106,23 @@ async def close_client(client: Client) -> None:
 
 
 def socket_counts(client: Client, requests: int) -> SocketCounts:
-    """Return a client's count of its sockets, after `requests` finished requests. A count that makes no sense is 0."""
+    """Return a client's counts of its sockets and retries, after `requests` finished requests."""
     agent = getattr(client, "agent", None)
     if isinstance(agent, KeepsSockets):
-        return counts_of(agent)
-    created: object = 0
+        counts = counts_of(agent)
+        resent_by_client = _told(client, "retries")
+        if counts.retries is None or resent_by_client is None:
+            return counts
+        return msgspec.structs.replace(counts, retries=counts.retries + resent_by_client)
+    return SocketCounts(created=_told(client, "sockets_created"), retries=_told(client, "retries"), requests=requests)
+
+
+def _told(client: Client, name: str) -> int | None:
+    """Return what a method of a client tells; None if it has no such method, or does not return a number."""
     with contextlib.suppress(Exception):
-        created = getattr(client, "sockets_created", int)()
-    return SocketCounts(created=created if isinstance(created, int) else 0, requests=requests)
+        told = getattr(client, name)()
+        return told if isinstance(told, int) else None
+    return None
 
 
 def load_factory(spec: str) -> Callable[[ClientSettings], Client]:

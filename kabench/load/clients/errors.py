@@ -53,6 +53,9 @@ def kind_of(error: BaseException) -> str:
         return CONNECT_FAILED
     if names & _CONNECT_TIMEOUTS:
         return CONNECT_TIMEOUT
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, Exception):  # urllib3 has sent the request as often as it may
+        return kind_of(reason)
     name = type(error).__name__.removesuffix("Error").removesuffix("Exception") or "error"
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 

@@ -1,7 +1,8 @@
 """Clients of other libraries, set up alike: urllib3, requests, httpx and aiohttp; and kabench's agent for threads.
 
-Each gets the same limits and timeouts, follows no redirects, keeps no cookies and sends nothing twice. Each counts the
-sockets it opens; if its library does not tell, a subclass of one of the library's classes counts.
+Each gets the same limits and timeouts, follows no redirects and keeps no cookies. Whether it sends a request again is
+up to its library, which has its own defaults. Each counts the sockets it opens and the requests it sends again; if its
+library does not tell, a subclass of one of the library's classes counts.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     import urllib3
 
-    from kabench.load.clients.contract import ClientSettings
+    from kabench.load.clients.contract import ClientSettings, Sent
     from kabench.load.plan.source import Request
 
 
@@ -36,6 +37,37 @@ def _in_one(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
         first, before = merged.get(name.lower(), (name, ""))
         merged[name.lower()] = (first, f"{before}, {value}" if before else value)
     return dict(merged.values())
+
+
+def _wire_bytes(headers: Mapping[str, str], body: bytes, told: int | None) -> int | None:
+    """Return how many bytes of body came: as many as there are, unless it was decoded; then what the library tells."""
+    return (told or None) if body and "content-encoding" in headers else len(body)
+
+
+def _counting_retry(counted: Callable[[], None]) -> urllib3.Retry:
+    """Return urllib3's own default for `retries`, which also calls `counted` each time a request is sent again."""
+    import urllib3
+
+    class CountingRetry(urllib3.Retry):
+        def increment(self, *args: Any, **by_name: Any) -> Any:  # urllib3's own
+            following = super().increment(*args, **by_name)
+            counted()
+            return following
+
+    return CountingRetry(urllib3.Retry.DEFAULT.total, redirect=False)
+
+
+class _RetryCounter:
+    """Counts the requests that urllib3 sends again: give `retry` to a pool manager."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.count = 0
+        self.retry = _counting_retry(self._add)
+
+    def _add(self) -> None:
+        with self._lock:
+            self.count += 1
 
 
 class _SocketCounter:
@@ -81,27 +113,32 @@ class Urllib3Client:
         self._pairs = urllib3.HTTPHeaderDict
         self._headers = [] if keep_alive else [("Connection", "close")]
         self._counter = _SocketCounter(keep_alive=keep_alive)
+        self._resent = _RetryCounter()
         self._manager = urllib3.PoolManager(
             num_pools=100,
             maxsize=settings.max_sockets or settings.max_free_sockets,
             block=settings.max_sockets is not None,
-            retries=False,
+            retries=self._resent.retry,
             timeout=urllib3.Timeout(connect=_or_none(settings.connect_timeout_s), read=_or_none(settings.timeout_s)),
             ssl_context=settings.ssl_context,
         )
         self._counter.watch(self._manager)
 
-    def send(self, request: Request) -> tuple[int, bytes]:
+    def send(self, request: Request) -> Sent:
         """Send a request and return the response's status and body."""
         headers = self._pairs([*_headers_of(request), *self._headers])
         response = self._manager.request(
             request.method, request.url, headers=headers, body=request.body or None, redirect=False
         )
-        return response.status, response.data
+        return response.status, response.data, _wire_bytes(response.headers, response.data, response.tell())
 
     def sockets_created(self) -> int:
         """Return what its connections have counted."""
         return self._counter.created
+
+    def retries(self) -> int:
+        """Return how many requests were sent again."""
+        return self._resent.count
 
     def close(self) -> None:
         """Close all pools."""
@@ -117,9 +154,12 @@ class Urllib3AgentClient:
         from kabench.agent import KeepAliveAgent
 
         self._pairs = HTTPHeaderDict
-        self.agent = KeepAliveAgent(options=settings.agent_options, retries=False, ssl_context=settings.ssl_context)
+        self._resent = _RetryCounter()
+        self.agent = KeepAliveAgent(
+            options=settings.agent_options, retries=self._resent.retry, ssl_context=settings.ssl_context
+        )
 
-    def send(self, request: Request) -> tuple[int, bytes]:
+    def send(self, request: Request) -> Sent:
         """Send a request and return the response's status and body."""
         response = self.agent.request(
             request.method,
@@ -128,7 +168,11 @@ class Urllib3AgentClient:
             body=request.body or None,
             redirect=False,
         )
-        return response.status, response.data
+        return response.status, response.data, _wire_bytes(response.headers, response.data, response.tell())
+
+    def retries(self) -> int:
+        """Return how many requests urllib3 sent again; the agent counts what it sends again itself."""
+        return self._resent.count
 
     def close(self) -> None:
         """Close the agent."""
@@ -170,7 +214,7 @@ class RequestsClient:
             self._session.mount(scheme, self._adapter)
         self._timeout = (_or_none(settings.connect_timeout_s), _or_none(settings.timeout_s))
 
-    def send(self, request: Request) -> tuple[int, bytes]:
+    def send(self, request: Request) -> Sent:
         """Send a request and return the response's status and body."""
         response = self._session.request(
             request.method,
@@ -180,11 +224,16 @@ class RequestsClient:
             timeout=self._timeout,
             allow_redirects=False,
         )
-        return response.status_code, response.content
+        wire_bytes = _wire_bytes(response.headers, response.content, response.raw.tell())
+        return response.status_code, response.content, wire_bytes
 
     def sockets_created(self) -> int:
         """Return what urllib3's connections, which it uses, have counted."""
         return self._counter.created
+
+    def retries(self) -> int:
+        """Return 0: its adapter sends nothing again unless it is told to."""
+        return 0
 
     def close(self) -> None:
         """Close the session."""
@@ -216,7 +265,7 @@ class HttpxClient:
     async def _note(self, event: str, _: object) -> None:
         self._created += event == "connection.connect_tcp.complete"
 
-    async def send(self, request: Request) -> tuple[int, bytes]:
+    async def send(self, request: Request) -> Sent:
         """Send a request and return the response's status and body."""
         response = await self._client.request(
             request.method,
@@ -225,11 +274,16 @@ class HttpxClient:
             content=request.body or None,
             extensions={"trace": self._note},
         )
-        return response.status_code, response.content
+        wire_bytes = _wire_bytes(response.headers, response.content, response.num_bytes_downloaded)
+        return response.status_code, response.content, wire_bytes
 
     def sockets_created(self) -> int:
         """Return what httpx's trace has counted."""
         return self._created
+
+    def retries(self) -> int:
+        """Return 0: its transport sends nothing again unless it is told to."""
+        return 0
 
     async def close(self) -> None:
         """Close the client."""
@@ -268,9 +322,8 @@ class AiohttpClient:
             skip_auto_headers=("Content-Type",),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
-        self._session._retry_connection = False  # noqa: SLF001  # no other way to have it send a request once
 
-    async def send(self, request: Request) -> tuple[int, bytes]:
+    async def send(self, request: Request) -> Sent:
         """Send a request and return the response's status and body."""
         async with self._session.request(
             request.method,
@@ -279,7 +332,9 @@ class AiohttpClient:
             data=request.body or None,
             allow_redirects=False,
         ) as response:
-            return response.status, await response.read()
+            body = await response.read()
+            told = getattr(response.content, "total_raw_bytes", None)  # older versions do not tell
+            return response.status, body, _wire_bytes(response.headers, body, told)
 
     def sockets_created(self) -> int:
         """Return what its connector has counted."""

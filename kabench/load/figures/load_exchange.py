@@ -15,10 +15,10 @@ class LoadExchange(Exchange):
     """An exchange of the load engine.
 
     `passed_bytes` is how much of the body came before its last piece and was let go. An exchange that `keeps_body`,
-    because all of it is looked at, lets nothing go.
+    because all of it is looked at, lets nothing go. `target` is the number of the target that it is sent to.
     """
 
-    __slots__ = ("keeps_body", "passed_bytes")
+    __slots__ = ("keeps_body", "passed_bytes", "target")
 
     watches = True
 
@@ -26,6 +26,12 @@ class LoadExchange(Exchange):
         super().__init__(prepared, timeout)
         self.keeps_body = False
         self.passed_bytes = 0
+        self.target = 0
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether the request has been sent, if only in part, since it was last started."""
+        return self.sent_at >= self.started_at
 
     def reset(self) -> None:
         """Make the exchange as good as new, for its next request."""

@@ -12,22 +12,16 @@ messages travel does not stand here.
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
 
 import msgspec
 
 from kabench.load.plan.plan import LoadPlan  # noqa: TC001  # msgspec reads the annotations
-from kabench.result import Sockets
+from kabench.result import ANSWERED_KINDS, Sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-UNEXPECTED_STATUS = "unexpected_status"
-UNEXPECTED_BODY = "unexpected_body"
-UNEXPECTED = frozenset({UNEXPECTED_STATUS, UNEXPECTED_BODY})
-"""The kinds of errors that stand for answers which came whole, but not as they were expected."""
+    from collections.abc import Iterable, Sequence
 
 
 class Steering(msgspec.Struct, frozen=True):
@@ -83,10 +77,16 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Counts(msgspec.Struct, frozen=True, tag="counts"):
-    """Latencies in microseconds, and how often each was seen in the last second in each of the `phases`."""
+    """Latencies in microseconds, and how often each was seen in the last second in each of the `phases`.
+
+    `target` is the name of the target they belong to, empty if the load has only one. With a `waited` they are how long
+    unanswered requests had waited, and it is the kind of their error.
+    """
 
     phases: tuple[str, ...]
     counts: dict[int, int]
+    target: str = ""
+    waited: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,8 @@ _RUNNING_COUNT = Counted()
 class Figures(msgspec.Struct, frozen=True):
     """Counts that can be added up over workers, and subtracted to find what is new.
 
-    A field is a number, a count by key, or `Figures` again. `Counted` in its annotation says what is special about it.
+    A field is a number, a number or `Figures` by key, or `Figures` again; a number is None if it is not known, and so
+    is then the sum. `Counted` in its annotation says what is special about it.
     """
 
     @classmethod
@@ -124,11 +125,9 @@ class Figures(msgspec.Struct, frozen=True):
     def sum_of(cls, each: Iterable[Self]) -> Self:
         """Add up the figures of all workers."""
         workers = list(each)
-        sums: dict[str, Any] = {}
-        for name in cls.counted():
-            values = [getattr(worker, name) for worker in workers]
-            sums[name] = _sum_by_key(values) if name in _kept_by_key(cls) else sum(values)
-        return cls(**sums)
+        if not workers:
+            return cls()
+        return cls(**{name: _sum([getattr(worker, name) for worker in workers]) for name in cls.counted()})
 
     def since(self, before: Self) -> Self:
         """Return the counts since `before`; levels stay as they are."""
@@ -149,61 +148,83 @@ def _counted(kind: type[Figures]) -> dict[str, Counted]:
     return found
 
 
-@functools.cache
-def _kept_by_key(kind: type[Figures]) -> frozenset[str]:
-    return frozenset(each.name for each in msgspec.structs.fields(kind) if each.default_factory is dict)
+def _sum(values: Sequence[Any]) -> Any:  # numbers, figures, or either by key
+    first = values[0]
+    if any(value is None for value in values):
+        return None
+    if isinstance(first, dict):
+        keys = dict.fromkeys(key for value in values for key in value)
+        return {key: _sum([value[key] for value in values if key in value]) for key in keys}
+    return type(first).sum_of(values) if isinstance(first, Figures) else sum(values)
 
 
-def _sum_by_key(values: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    sums: Counter[str] = Counter()
-    for each in values:
-        sums.update(each)
-    return dict(sums)
-
-
-def _difference(now: Any, before: Any) -> Any:  # a number, a count by key, or figures
+def _difference(now: Any, before: Any) -> Any:  # as in _sum
+    if now is None or before is None:
+        return now
     if isinstance(now, Figures):
         return now.since(before)
     if isinstance(now, dict):
-        return {key: count - before.get(key, 0) for key, count in now.items() if count != before.get(key, 0)}
+        return {
+            key: count if key not in before else _difference(count, before[key])
+            for key, count in now.items()
+            if count != before.get(key, 0)
+        }
     return now - before
 
 
 class Totals(Figures, frozen=True):
-    """Counts since the beginning, or the end of the warm-up."""
+    """Counts since the beginning, or the end of the warm-up.
+
+    `errors` are by kind. So is `unsent`: how many of them had not been sent; it is None if the client does not tell.
+    `interrupted` requests are not among the errors, but among the unsent, if they had not been sent.
+    """
 
     body_bytes: int = 0
+    wire_bytes: int | None = 0
+    failed_answers: int = 0
     status_codes: dict[int, int] = {}
     errors: dict[str, int] = {}
+    unsent: dict[str, int] | None = {}
+    interrupted: int = 0
     not_started: int = 0
+
+    @property
+    def transactions(self) -> int:
+        """The answers that came whole."""
+        return sum(self.status_codes.values())
 
     @property
     def socket_errors(self) -> int:
         """The requests that died with their socket, never got one, or were cut off."""
-        return sum(times for kind, times in self.errors.items() if kind not in UNEXPECTED)
+        return sum(times for kind, times in self.errors.items() if kind not in ANSWERED_KINDS)
 
 
 class SocketCounts(Figures, frozen=True):
-    """The agent's status over all origins. It includes the warm-up, because sockets outlive it."""
+    """The agent's status over all origins. It includes the warm-up, because sockets outlive it.
 
-    created: Annotated[int, Counted("create_socket_count", "Created")] = 0
-    create_errors: Annotated[int, Counted("create_socket_error_count")] = 0
-    closed: Annotated[int, Counted("close_socket_count", "Closed")] = 0
-    errors: Annotated[int, Counted("error_socket_count", "Failed")] = 0
-    timeouts: Annotated[int, Counted("timeout_socket_count", "Timed out")] = 0
-    requests: Annotated[int, Counted("request_count")] = 0
-    retries: Annotated[int, Counted("retry_count")] = 0
-    free: Annotated[int, Counted("free_sockets", "Free", is_level=True)] = 0
-    active: Annotated[int, Counted("sockets", "Active", is_level=True)] = 0
-    pending: Annotated[int, Counted("requests", "Pending", is_level=True)] = 0
-    tls_handshakes: Annotated[int, Counted("tls_handshake_count")] = 0
-    tls_resumed: Annotated[int, Counted("tls_resumed_count")] = 0
-    stale: Annotated[int, Counted("stale_socket_count")] = 0
-    closed_by: Annotated[dict[str, int], Counted("closed_by")] = {}
+    What a client does not tell is None.
+    """
+
+    created: Annotated[int | None, Counted("create_socket_count", "Created")] = None
+    create_errors: Annotated[int | None, Counted("create_socket_error_count")] = None
+    closed: Annotated[int | None, Counted("close_socket_count", "Closed")] = None
+    errors: Annotated[int | None, Counted("error_socket_count", "Failed")] = None
+    timeouts: Annotated[int | None, Counted("timeout_socket_count", "Timed out")] = None
+    requests: Annotated[int | None, Counted("request_count")] = None
+    retries: Annotated[int | None, Counted("retry_count")] = None
+    free: Annotated[int | None, Counted("free_sockets", "Free", is_level=True)] = None
+    active: Annotated[int | None, Counted("sockets", "Active", is_level=True)] = None
+    pending: Annotated[int | None, Counted("requests", "Pending", is_level=True)] = None
+    tls_handshakes: Annotated[int | None, Counted("tls_handshake_count")] = None
+    tls_resumed: Annotated[int | None, Counted("tls_resumed_count")] = None
+    stale: Annotated[int | None, Counted("stale_socket_count")] = None
+    closed_by: Annotated[dict[str, int] | None, Counted("closed_by")] = None
 
     def since(self, before: SocketCounts) -> SocketCounts:
         """Return the counts since `before`. Sockets open by then count as created: new requests go through them."""
         new = super().since(before)
+        if new.created is None or before.free is None or before.active is None:
+            return new
         return msgspec.structs.replace(new, created=new.created + before.free + before.active)
 
     def as_record(self) -> Sockets:
@@ -216,33 +237,48 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
     elapsed_s: float
     transactions: int
+    failed_answers: int
     socket_errors: int
     not_started: int
     sockets: SocketCounts
 
+    @classmethod
+    def of(cls, elapsed_s: float, totals: Totals, sockets: SocketCounts) -> Self:
+        """Return how far a worker is that has these totals."""
+        return cls(
+            elapsed_s,
+            totals.transactions,
+            totals.failed_answers,
+            totals.socket_errors,
+            totals.not_started,
+            sockets,
+        )
+
 
 class Second(Figures, frozen=True, tag="second"):
-    """The end of a second, after its `Counts`. `cpu_s` counts from the beginning, or the end of the warm-up."""
+    """The end of a second, after its `Counts`. `cpu_s` counts from the beginning, or the end of the warm-up.
+
+    `totals` are of all targets together; `targets` has those of each by its name, and is empty if there is only one.
+    """
 
     elapsed_s: float
     totals: Totals
     sockets: SocketCounts
     cpu_s: float
     max_rss_mb: Annotated[float, Counted(is_level=True)]
+    targets: dict[str, Totals] = {}
 
     def as_progress(self) -> Progress:
         """Return how far the worker is at the end of this second."""
-        totals = self.totals
-        return Progress(
-            self.elapsed_s,
-            sum(totals.status_codes.values()),
-            totals.socket_errors,
-            totals.not_started,
-            self.sockets,
-        )
+        return Progress.of(self.elapsed_s, self.totals, self.sockets)
 
 
-NOTHING_YET = Second(0.0, Totals(), SocketCounts(), 0.0, 0.0)
+_nothing: dict[str, Any] = {**dict.fromkeys(SocketCounts.counted(), 0), "closed_by": {}}
+
+NO_SOCKETS = SocketCounts(**_nothing)
+"""The counts of an agent that has not opened a socket yet."""
+
+NOTHING_YET = Second(0.0, Totals(), NO_SOCKETS, 0.0, 0.0)
 """The figures of a worker before its first second."""
 
 

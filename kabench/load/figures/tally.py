@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from kabench.histogram import Distribution, percentile_of
-from kabench.load.figures.messages import NOTHING_YET, UNEXPECTED, Counts, Second, SocketCounts, Totals
-from kabench.load.figures.recorder import FIRST_FAILED_STATUS
-from kabench.result import BUSY_PCT, HISTOGRAMS, LATE_S, SeriesPoint, agent_run_of
+from kabench.load.figures.messages import NOTHING_YET, Counts, Second, SocketCounts, Totals
+from kabench.load.plan.target_names import MOST_TARGETS, OTHER
+from kabench.measured import Measured, agent_run_of, target_figures_of
+from kabench.result import BUSY_PCT, FAILED, HISTOGRAMS, LAG, LATE_S, SeriesPoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kabench.result import AgentRun, WorkerRecord
+    from kabench.result import AgentRun, TargetFigures, WorkerRecord
 
 _SHORTEST_JUDGED_S = 0.5
 """CPU time over less than this says nothing about how busy a worker was."""
@@ -62,7 +63,7 @@ class _WorkerTally:
     def as_record(self) -> WorkerRecord:
         return dataclasses.replace(
             self.record,
-            transactions=sum(self.last.totals.status_codes.values()),
+            transactions=self.last.totals.transactions,
             cpu_s=round(self.last.cpu_s, 6),
             peak_cpu_pct=round(self.peak_cpu_pct, 1),
             lost_at_s=self.lost_at_s,
@@ -78,26 +79,59 @@ class _Point:
         self.said: dict[int, Second] = {}
 
 
+class _Times:
+    """The latencies of a load, or of one target: of each phase, and of what is unanswered, by kind of error."""
+
+    def __init__(self) -> None:
+        self.phases = {phase: Distribution() for phase in (*HISTOGRAMS, FAILED, LAG)}
+        self.waits: defaultdict[str, Distribution] = defaultdict(Distribution)
+
+    def add(self, counts: Counts) -> None:
+        if counts.waited:
+            self.waits[counts.waited].add(counts.counts.items())
+        for phase in counts.phases:
+            self.phases[phase].add(counts.counts.items())
+
+    def measured(self, totals: Totals) -> Measured:
+        """Return what was counted, with the totals that go with these latencies."""
+        total = self.phases["total"]
+        return Measured(
+            transactions=totals.transactions,
+            failed_answers=totals.failed_answers,
+            socket_errors=totals.socket_errors,
+            not_started=totals.not_started,
+            body_bytes=totals.body_bytes,
+            wire_bytes=totals.wire_bytes,
+            response_time_sum_s=total.sum_us / 1e6,
+            distributions={name: each for name, each in self.phases.items() if name != LAG},
+            waits=self.waits,
+            unsent=totals.unsent,
+            interrupted=totals.interrupted,
+            status_codes={str(status): times for status, times in sorted(totals.status_codes.items())},
+            errors=dict(sorted(totals.errors.items())),
+        )
+
+
 class Tally:
     """Adds up what the workers have measured of one agent.
 
-    Where workers may join later, the last `open_seconds` seconds stay open for what late ones say.
+    `target` is the name of the only target, for loads whose workers name none. Where workers may join later, the last
+    `open_seconds` seconds stay open for what late ones say.
     """
 
-    def __init__(
-        self, agent: str, workers: Sequence[WorkerRecord], *, expects_status: bool = False, open_seconds: int = 0
-    ) -> None:
+    def __init__(self, agent: str, workers: Sequence[WorkerRecord], *, target: str = "", open_seconds: int = 0) -> None:
         self._agent = agent
-        self._expects_status = expects_status
+        self._target = target
         self._workers = [_WorkerTally(record) for record in workers]
-        self._phases = {phase: Distribution() for phase in HISTOGRAMS}
+        self._times = _Times()
+        self._times_of: dict[str, _Times] = {}
         self._points: list[_Point] = []
         self._at_point = [NOTHING_YET] * len(workers)
         self._seen: Counter[int] = Counter()
         self._open_seconds = open_seconds
         self._closed_at_s = 0.0
         self._closed = 0
-        self._errors_before = 0
+        self._errors_before = self._failed_before = 0
         self.series: list[SeriesPoint] = []
 
     def add_worker(self, record: WorkerRecord) -> int:
@@ -136,12 +170,23 @@ class Tally:
         point.ended_at_s = max(point.ended_at_s, message.elapsed_s, self._closed_at_s)
         point.said[worker] = message
         for counts in tally.waiting:
-            for phase in counts.phases:
-                self._phases[phase].add(counts.counts.items())
+            self._times.add(counts)
+            if counts.target:
+                self._times_of_target(counts.target).add(counts)
             if "total" in counts.phases:
                 point.seen.update(counts.counts)
         tally.waiting.clear()
         tally.last = message
+
+    def _times_of_target(self, name: str) -> _Times:
+        name = self._counted_as(name)
+        if name not in self._times_of:
+            self._times_of[name] = _Times()
+        return self._times_of[name]
+
+    def _counted_as(self, name: str) -> str:
+        """Return the name under which a target counts: workers that name targets as they come may name too many."""
+        return name if name in self._times_of or len(self._times_of) < MOST_TARGETS else OTHER
 
     def end_worker(self, worker: int, *, elapsed_s: float | None = None, lost: bool) -> None:
         """End a worker: it says no more. `elapsed_s` is how long its load took, without what was cut off later."""
@@ -165,22 +210,26 @@ class Tally:
             if point.ended_at_s <= 0:
                 continue  # the run was stopped in the warm-up
             if self.series and point.ended_at_s - self.series[-1].t_s < _SHORTEST_POINT_S:
-                self._errors_before -= self.series.pop().socket_errors
+                last = self.series.pop()
+                self._errors_before -= last.socket_errors
+                self._failed_before -= last.failed_transactions or 0
                 point.seen.update(self._seen)
             seen = self._seen = point.seen
             sockets = SocketCounts.sum_of(second.sockets for second in self._at_point)
             errors = sum(second.totals.socket_errors for second in self._at_point)
+            failed = errors + sum(second.totals.failed_answers for second in self._at_point)
             self.series.append(
                 SeriesPoint(
                     t_s=round(point.ended_at_s, 6),
                     transactions=seen.total(),
+                    failed_transactions=failed - self._failed_before,
                     socket_errors=errors - self._errors_before,
                     p50_s=percentile_of(seen, 50) / 1e6 if seen else None,
                     p99_s=percentile_of(seen, 99) / 1e6 if seen else None,
                     **{name: getattr(sockets, name) for name in _SOCKETS_OF_A_POINT},
                 )
             )
-            self._errors_before = errors
+            self._errors_before, self._failed_before = errors, failed
 
     def _at_end_of(self, point: _Point, worker: int) -> Second:
         """Return a worker's figures at the end of a second, about which it may have said nothing."""
@@ -200,7 +249,12 @@ class Tally:
     @property
     def transactions(self) -> int:
         """The finished exchanges so far, as of each worker's last second."""
-        return sum(sum(worker.last.totals.status_codes.values()) for worker in self._workers)
+        return sum(worker.last.totals.transactions for worker in self._workers)
+
+    @property
+    def socket_errors(self) -> int:
+        """The requests without an answer so far, as of each worker's last second."""
+        return sum(worker.last.totals.socket_errors for worker in self._workers)
 
     @property
     def sockets(self) -> SocketCounts:
@@ -209,46 +263,52 @@ class Tally:
 
     def percentile_s(self, percent: float) -> float | None:
         """Return a percentile of all response times so far, in seconds."""
-        return self._phases["total"].percentile_s(percent)
+        return self._times.phases["total"].percentile_s(percent)
 
-    def agent_run(self, *, interrupted: bool) -> AgentRun:
+    def agent_run(self, *, interrupted: bool, stopped_by: str = "") -> AgentRun:
         """Return the record of what was measured."""
         lasts = [worker.last for worker in self._workers]
         totals = Totals.sum_of(last.totals for last in lasts)
         sockets = SocketCounts.sum_of(last.sockets for last in lasts)
-        failed_answers = sum(totals.errors.get(kind, 0) for kind in UNEXPECTED)
-        if not self._expects_status:
-            failed_answers += sum(n for status, n in totals.status_codes.items() if status >= FIRST_FAILED_STATUS)
-        total = self._phases["total"]
-        lag_p99_s = self._phases["lag"].percentile_s(99)
+        elapsed_s = max((w.last.elapsed_s if w.elapsed_s is None else w.elapsed_s for w in self._workers), default=0.0)
+        lag = self._times.phases[LAG]
+        lag_p99_s = lag.percentile_s(99)
         return agent_run_of(
             agent=self._agent,
-            elapsed_s=max(
-                (w.last.elapsed_s if w.elapsed_s is None else w.elapsed_s for w in self._workers), default=0.0
-            ),
+            elapsed_s=elapsed_s,
             interrupted=interrupted,
+            stopped_by=stopped_by,
             saturated=any(worker.peak_cpu_pct >= BUSY_PCT for worker in self._workers)
             or (lag_p99_s is not None and lag_p99_s > LATE_S),
-            transactions=sum(totals.status_codes.values()),
-            failed_answers=failed_answers,
-            socket_errors=totals.socket_errors,
+            measured=self._times.measured(totals),
             retries=sockets.retries,
-            not_started=totals.not_started,
-            body_bytes=totals.body_bytes,
-            response_time_sum_s=total.sum_us / 1e6,
-            distributions=self._phases,
-            buckets=total.buckets(),
+            lag=lag,
+            buckets=self._times.phases["total"].buckets(),
             sockets=sockets.as_record(),
-            status_codes={str(status): times for status, times in sorted(totals.status_codes.items())},
-            errors=dict(sorted(totals.errors.items())),
             cpu_s=sum(last.cpu_s for last in lasts),
             max_rss_mb=max((last.max_rss_mb for last in lasts), default=0.0),
+            targets=self._targets(lasts, totals, elapsed_s),
             workers=[worker.as_record() for worker in self._workers],
             series=self.series,
         )
 
+    def _targets(self, lasts: Sequence[Second], totals: Totals, elapsed_s: float) -> list[TargetFigures]:
+        by_name: dict[str, list[Totals]] = {}
+        for last in lasts:
+            for name, of_target in last.targets.items():
+                by_name.setdefault(self._counted_as(name), []).append(of_target)
+        if not by_name:
+            only = msgspec.structs.replace(totals, not_started=0)
+            return [target_figures_of(self._target, self._times.measured(only), elapsed_s)] if self._target else []
+        return [
+            target_figures_of(name, self._times_of_target(name).measured(Totals.sum_of(each)), elapsed_s)
+            for name, each in by_name.items()
+        ]
+
 
 def sockets_of_the_lost(sockets: SocketCounts) -> SocketCounts:
     """Return the sockets of a lost worker: those that were open closed when it was lost."""
+    if sockets.closed is None or sockets.free is None or sockets.active is None:
+        return sockets
     closed = sockets.closed + sockets.free + sockets.active
     return msgspec.structs.replace(sockets, closed=closed, **dict.fromkeys(SocketCounts.levels(), 0))

@@ -17,6 +17,7 @@ import msgspec
 from kabench.agent import AgentOptions, TlsOptions
 from kabench.load.plan.pacing import Ramp, Stage
 from kabench.load.plan.record import recorded_targets, recorded_text, recorded_texts, recorded_url
+from kabench.load.plan.target_names import TargetNames
 from kabench.load.plan.targets import LoadTarget, check_target
 from kabench.published import (
     PUBLISHED_BODY,
@@ -27,6 +28,7 @@ from kabench.published import (
     PUBLISHED_USERS,
 )
 from kabench.redaction import redacted_headers
+from kabench.result import FIRST_FINAL_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,6 +41,9 @@ _CAREFUL_DURATION_S = 10.0
 """The load on somebody's server, and the time of a load at a rate, where nothing else is asked for."""
 
 _SOCKETS_NOT_GIVEN = AgentOptions(free_socket_timeout=PUBLISHED_FREE_SOCKET_TIMEOUT_S)
+
+GIVES_UP_AFTER_S = 10.0
+"""A load of which nothing has succeeded for this long ends, unless it is to keep trying."""
 
 
 def _described(*, recorded: Callable[[Any], object] | None = None, not_for_peers: str = "") -> dict[str, Any]:
@@ -120,6 +125,10 @@ class LoadPlan:
     """Stop rule: requests of the whole load."""
     duration_s: float | None = None
     """Stop rule: seconds, without the warm-up."""
+    stop_after_s: float | None = None
+    """Seconds after which a load of `requests` or a `total` ends all the same, without the warm-up."""
+    keep_trying: bool = False
+    """Go on although nothing has succeeded for `GIVES_UP_AFTER_S` from the start."""
     warmup_s: float = 0.0
     """Seconds of load before measuring begins; they are left out of the figures."""
     grace_s: float = 5.0
@@ -145,6 +154,10 @@ class LoadPlan:
 
     # -- what is a failure
 
+    total_timeout_s: float | None = field(
+        default=None, metadata=_described(not_for_peers="a limit on the time of a whole request")
+    )
+    """Seconds that a whole request may take, from when it is due; None: only the agent's own timeouts hold."""
     expect_status: tuple[int, ...] = ()
     """An answer with another status is a failure. If empty, an answer with a status of 400 or more is a failure."""
     expect_body: bytes | None = field(default=None, metadata=_described(recorded=recorded_text))
@@ -257,8 +270,15 @@ class LoadPlan:
             object.__setattr__(self, "requests", PUBLISHED_REQUESTS_PER_USER)
 
     def _check_times(self) -> None:
-        if self.duration_s is not None and not (math.isfinite(self.duration_s) and self.duration_s > 0):
-            raise PlanError(f"duration: {self.duration_s:g} s is not a finite time above 0")
+        for name, limit_s in (
+            ("duration", self.duration_s),
+            ("stop_after", self.stop_after_s),
+            ("total_timeout", self.total_timeout_s),
+        ):
+            if limit_s is not None and not (math.isfinite(limit_s) and limit_s > 0):
+                raise PlanError(f"{name}: {limit_s:g} s is not a finite time above 0")
+        if self.stop_after_s is not None and self.ends_after_s is not None:
+            raise PlanError("stop_after: is for requests and total; a duration or stages end the load anyway")
         for name, seconds in (("delay", self.delay_s), ("warmup", self.warmup_s), ("grace", self.grace_s)):
             if not math.isfinite(seconds) or seconds < 0:
                 raise PlanError(f"{name}: {seconds:g} s is not a finite time, 0 or above")
@@ -287,8 +307,8 @@ class LoadPlan:
         if self.data_lines and any(target.body is not None for target in self.targets):
             raise PlanError("data_lines: some targets have a body of their own")
         for status in self.expect_status:
-            if not 100 <= status <= 999:
-                raise PlanError(f"expect_status: {status} is no status code")
+            if not FIRST_FINAL_STATUS <= status <= 999:
+                raise PlanError(f"expect_status: {status} is no status code of a final answer")
         for target in targets:
             try:
                 check_target(target, templates=self.templates)
@@ -337,6 +357,11 @@ class LoadPlan:
         return self.ramp.duration_s if self.stages else self.duration_s
 
     @property
+    def time_limit_s(self) -> float | None:
+        """Seconds after the warm-up at which the load ends at the latest; None if only a number of requests ends it."""
+        return self.stop_after_s if self.ends_after_s is None else self.ends_after_s
+
+    @property
     def expected_transactions(self) -> int | None:
         """The number of requests that the plan sends; None where time ends it."""
         if self.requests is not None:
@@ -353,9 +378,14 @@ class LoadPlan:
                 headers=(*self.headers, *target.headers),
                 body=self.data if target.body is None else target.body,
                 weight=target.weight,
+                name=target.name,
             )
             for target in given
         ]
+
+    def target_names(self, own_url: str) -> TargetNames:
+        """Return the names under which the targets count."""
+        return TargetNames(self.targets_for(own_url), templates=self.templates)
 
     def tls_options(self, ca_data: str | None = None) -> TlsOptions | None:
         """Return how https sockets are secured; None: by default. `ca_data`: the authority of kabench's own server."""

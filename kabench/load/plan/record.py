@@ -47,6 +47,7 @@ def _target(target: LoadTarget) -> dict[str, Any]:  # JSON
         "headers": redacted_headers(target.headers),
         "body": recorded_text(target.body),
         "weight": target.weight,
+        "name": target.name,
     }
 
 

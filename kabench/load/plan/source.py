@@ -43,6 +43,7 @@ class _Choice:
 
     def __init__(self, plan: LoadPlan, own_url: str, share: Share) -> None:
         self.targets = plan.targets_for(own_url)
+        self.names = plan.target_names(own_url)
         self.lines = plan.data_lines
         self.random = random.Random(f"{plan.seed}-{share.index}")
         self.numbers = itertools.count(share.index, share.workers)
@@ -74,6 +75,7 @@ class PreparedSource:
 
     def __init__(self, plan: LoadPlan, own_url: str, share: Share, prepare: Prepare) -> None:
         self._choice = _Choice(plan, own_url, share)
+        self._numbers = self._choice.names.numbers
         self._prepare = prepare
         self._plan = plan
         # Each is made when it is first used: there may be a million lines.
@@ -93,12 +95,13 @@ class PreparedSource:
             form = self._forms[target_index][body_index] = _Form(target, body, self._prepare, self._choice, self._plan)
         return form
 
-    def next(self) -> PreparedRequest:
-        """Return the next request of this worker."""
+    def next(self) -> tuple[PreparedRequest, int]:
+        """Return the next request of this worker, and the number of the name that it counts under."""
         number = next(self._choice.numbers)
         index = self._choice.target(number)
         form = self._form(index, self._choice.body(number) % len(self._forms[index]))
-        return form.prepared if form.wire is None else form.prepared.with_wire(form.wire.fill(number))
+        prepared = form.prepared if form.wire is None else form.prepared.with_wire(form.wire.fill(number))
+        return prepared, self._numbers[index]
 
 
 class _Form:
@@ -160,12 +163,15 @@ class RequestSource:
             for target, url, bodies in self._forms
         ]
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[tuple[Request, int]]:
+        """Yield each request, and the number of the name that it counts under."""
         for number in self._choice.numbers:
-            target, url, bodies = self._forms[self._choice.target(number)]
+            index = self._choice.target(number)
+            target, url, bodies = self._forms[index]
             body = bodies[self._choice.body(number) % len(bodies)]
             sent_to = target.url if url.is_constant else encoded_url(url.fill(number).decode())
-            yield Request(target.method or "GET", sent_to, target.headers, body.fill(number))
+            request = Request(target.method or "GET", sent_to, target.headers, body.fill(number))
+            yield request, self._choice.names.numbers[index]
 
 
 def _with_credentials(target: LoadTarget) -> LoadTarget:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class LoadTarget:
     """Where a request goes, and what it is. A field that is None is as the plan says; `headers` come after the plan's.
 
-    Of several targets, one with twice the `weight` is chosen twice as often.
+    Of several targets, one with twice the `weight` is chosen twice as often. Targets with the same `name` count
+    together; `target_names` makes one for those without.
     """
 
     url: str
@@ -30,6 +31,7 @@ class LoadTarget:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
     weight: float = 1.0
+    name: str | None = None
 
 
 def check_target(target: LoadTarget, *, templates: bool) -> None:
@@ -41,6 +43,8 @@ def check_target(target: LoadTarget, *, templates: bool) -> None:
         url = without_placeholders(url)
         body = None
     prepare(target.method or "GET", url, target.headers, body, keep_alive=True)
+    if target.name is not None and not (target.name.strip() and target.name.isprintable()):
+        raise ValueError(f"{target.url}: its name {target.name!r} is empty, or cannot be printed")
     if not (math.isfinite(target.weight) and target.weight > 0):
         raise ValueError(f"{target.url}: its weight {target.weight:g} is not above 0")
 
@@ -77,12 +81,14 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     headers: dict[str, str] = {}
     body: msgspec.Raw = msgspec.Raw(b"null")
     weight: float = 1.0
+    name: str | None = None
 
 
 def read_requests(lines: Iterable[str]) -> tuple[LoadTarget, ...]:
-    """Read targets from JSON lines: `url`, `method`, `headers`, `body` (text, or JSON to be sent as it is), `weight`.
+    """Read targets from JSON lines, each with `url`, `method`, `headers`, `body`, `weight` and `name`.
 
-    A target with a body and no method is a POST. Empty and `#` lines are skipped.
+    A body is text, or JSON to be sent as it is. A target with a body and no method is a POST. Empty and `#`
+    lines are skipped.
 
     Raises `ValueError`, naming the line.
     """
@@ -102,6 +108,7 @@ def read_requests(lines: Iterable[str]) -> tuple[LoadTarget, ...]:
             headers=tuple(given.headers.items()),
             body=body,
             weight=given.weight,
+            name=given.name,
         )
         targets.append(_checked(target, number))
     return _not_empty(targets)

@@ -64,12 +64,17 @@ def without_placeholders(url: str) -> str:
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "{{" in scheme or "{{" in authority:
         raise TemplateError(f"{url!r}: a placeholder may stand only in the path or the query")
-    return _PLACEHOLDER.sub(b"0", url.encode()).decode()
+    return in_place_of_placeholders(url, "0")
+
+
+def in_place_of_placeholders(text: str, stand_in: str) -> str:
+    """Return a text with `stand_in` at each placeholder."""
+    return _PLACEHOLDER.sub(stand_in.encode(), text.encode()).decode()
 
 
 def without_blanks(text: str) -> str:
     """Return a text with its placeholders emptied, because blanks may stand in them."""
-    return _PLACEHOLDER.sub(b"{{}}", text.encode()).decode()
+    return in_place_of_placeholders(text, "{{}}")
 
 
 class Template:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from time import perf_counter, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from kabench.agent import AgentClosedError, AgentError, ConnectError
 from kabench.load.figures.load_exchange import LoadExchange
 from kabench.load.figures.sockets import counts_of
 from kabench.load.schedules.closed import PAUSE_AFTER_CONNECT_ERROR_S, User, Users
 from kabench.load.schedules.cookies import Cookies
-from kabench.load.schedules.schedule import CUT_OFF
+from kabench.load.schedules.schedule import TOTAL_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 class Abilities:
     """What a user does besides sending the same request at once. What is None, it does not do.
 
-    `next_request` returns what the user sends next. `cookies` are its own. `pause_s` takes the seconds since it began
-    to send, and returns how many seconds it waits after the answer or error.
+    `next_request` returns what the user sends next, and the number of its target. `cookies` are its own. `pause_s`
+    takes the seconds since it began to send, and returns how many seconds it waits after the answer or error.
     """
 
-    next_request: Callable[[], PreparedRequest] | None = None
+    next_request: Callable[[], tuple[PreparedRequest, int]] | None = None
     cookies: Cookies | None = None
     pause_s: Callable[[float], float] | None = None
 
@@ -72,7 +72,9 @@ class AgentUser(LoadExchange, User):
     def _send(self, now: float) -> None:
         abilities = self._abilities
         if abilities is not None:
-            prepared = self._always if abilities.next_request is None else abilities.next_request()
+            prepared = self._always
+            if abilities.next_request is not None:
+                prepared, self.target = abilities.next_request()
             self.carry(prepared if abilities.cookies is None else abilities.cookies.added_to(prepared))
         self._agent.start(self, now)
 
@@ -98,14 +100,29 @@ class AgentUser(LoadExchange, User):
         if isinstance(error, AgentClosedError):
             self._finish(now)
             return
-        self._recorder.record_error(error.kind if isinstance(error, AgentError) else "error")
-        pause_s = 0.0
-        if self._abilities is not None and self._abilities.pause_s is not None:
-            pause_s = self._abilities.pause_s(perf_counter() - self.started_at)
+        least_pause_s = 0.0
         if isinstance(error, ConnectError):
-            pause_s = max(pause_s, PAUSE_AFTER_CONNECT_ERROR_S)
+            least_pause_s = PAUSE_AFTER_CONNECT_ERROR_S
             self.refusal = str(error)
+        self._go_on(error.kind if isinstance(error, AgentError) else "error", now, least_pause_s)
+
+    def _go_on(self, kind: str, now: float, least_pause_s: float = 0.0) -> None:
+        """Count the request as unanswered, and send the next one after the user's pause."""
+        waited_s = now - self.started_at
+        self._count_unanswered(kind, waited_s)
+        pause_s = least_pause_s
+        if self._abilities is not None and self._abilities.pause_s is not None:
+            pause_s = max(pause_s, self._abilities.pause_s(waited_s))
         self._pause = self._loop.call_later(pause_s, self._start_after_pause)
+
+    def give_up_if_overdue(self, limit_s: float, now: float) -> None:
+        """Give the request in flight up if it has taken `limit_s`, and go on."""
+        if not self.is_finished and self._pause is None and now - self.started_at >= limit_s:
+            self._agent.abort(self)
+            self._go_on(TOTAL_TIMEOUT, now)
+
+    def _count_unanswered(self, kind: str, waited_s: float) -> None:
+        self._recorder.record_unanswered(kind, waited_s, was_sent=self.was_sent, target=self.target)
 
     def _send_after_pause(self) -> None:
         self._pause = None
@@ -128,16 +145,11 @@ class AgentUser(LoadExchange, User):
         """Whether the request is pending."""
         return self.pending
 
-    def cut_off(self, now: float) -> None:
-        """Count the request in flight as an error, and do not wait for it."""
-        if not self.is_finished:
-            self._recorder.record_error(CUT_OFF)
-            self.abort(now)
-
-    def abort(self, now: float) -> None:
-        """Send no more, and do not wait for the request in flight."""
+    def give_up(self, kind: str, now: float) -> None:
+        """Send no more, count the request in flight as unanswered, of this kind, and do not wait for it."""
         self.stop()
         if not self.is_finished:
+            self._count_unanswered(kind, now - self.started_at)
             self._agent.abort(self)
             self._finish(now)
 
@@ -160,6 +172,14 @@ class AgentUsers(Users):
             next_request=None if self._source.only is not None else self._source.next,
             cookies=Cookies() if self.plan.cookies else None,
         )
+
+    def give_up_overdue(self, now: float) -> None:
+        """Give up each request that has been under way for longer than the plan's `total_timeout_s`."""
+        limit_s = self.plan.total_timeout_s
+        if limit_s is None:
+            return
+        for user in self._waiting_first():
+            cast("AgentUser", user).give_up_if_overdue(limit_s, now)
 
     def socket_counts(self) -> SocketCounts:
         """Return what the agent's book says."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections import Counter
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
@@ -17,12 +17,12 @@ from kabench.load.clients.contract import checked_answer, close_client, socket_c
 from kabench.load.clients.errors import NOT_REACHED, described, kind_of
 from kabench.load.schedules.clients import SharedRequests, call_into
 from kabench.load.schedules.open import Arrivals
-from kabench.load.schedules.schedule import CUT_OFF
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
 
     from kabench.load.clients.contract import Client
+    from kabench.load.figures.answer import Answer
     from kabench.load.figures.messages import SocketCounts
     from kabench.load.figures.recorder import Recorder
     from kabench.load.plan.source import Request
@@ -32,56 +32,72 @@ _MOST_THREADS = 512
 """The most threads of the open model: more do not make a client any faster."""
 
 
-class _ClientArrivals(Arrivals):
-    """Requests of the open model through a client. `_unanswered` counts those in flight for each recorder."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Due:
+    """A request in flight: when it was due (`at`), and where it counts."""
 
-    def __init__(self, setup: ScheduleSetup, client: Client, source: Iterator[Request]) -> None:
+    request: Request
+    target: int
+    at: float
+    recorder: Recorder
+
+    def record_unanswered(self, kind: str, now: float) -> None:
+        """Count the request as unanswered. Call it under the recorder's lock."""
+        self.recorder.record_unanswered(kind, now - self.at, was_sent=None, target=self.target)
+
+
+class _ClientArrivals(Arrivals):
+    """Requests of the open model through a client. `_in_flight` has each of them, with where it counts."""
+
+    def __init__(self, setup: ScheduleSetup, client: Client, source: Iterator[tuple[Request, int]]) -> None:
         super().__init__(setup)
         self._client = client
         self._requests = SharedRequests(source)
         self._loop = asyncio.get_running_loop()
-        self._unanswered: Counter[Recorder] = Counter()
+        self._in_flight: dict[_Due, None] = {}
         self._is_given_up = False
 
     def _send(self, due_at: float, now: float, recorder: Recorder) -> None:  # noqa: ARG002
+        request, target = self._requests.next()
+        due = _Due(request, target, due_at, recorder)
         with recorder.lock:
-            self._unanswered[recorder] += 1
-        self._begin(due_at, recorder)
+            self._in_flight[due] = None
+        self._begin(due)
 
-    def _begin(self, due_at: float, recorder: Recorder) -> None:
+    def _begin(self, due: _Due) -> None:
         raise NotImplementedError
 
-    def _note_sent(self, due_at: float, recorder: Recorder) -> None:
-        with recorder.lock:
+    def _note_sent(self, due: _Due) -> None:
+        with due.recorder.lock:
             if not self._is_given_up:
-                recorder.record_lag(perf_counter() - due_at)
+                due.recorder.record_lag(perf_counter() - due.at)
 
-    def _succeeded(self, answer: tuple[int, bytes], due_at: float, recorder: Recorder) -> None:
+    def _succeeded(self, answer: Answer, due: _Due) -> None:
         now = perf_counter()
-        with recorder.lock:
+        with due.recorder.lock:
             if not self._is_given_up:
-                self._unanswered[recorder] -= 1
-                recorder.record_undivided(*answer, now - due_at)
+                del self._in_flight[due]
+                due.recorder.record_undivided(answer, now - due.at, due.target)
 
-    def _failed(self, error: BaseException, request: Request, recorder: Recorder) -> None:
+    def _failed(self, error: BaseException, due: _Due) -> None:
         kind = kind_of(error)
-        with recorder.lock:
+        now = perf_counter()
+        with due.recorder.lock:
             if not self._is_given_up:
-                self._unanswered[recorder] -= 1
-                recorder.record_error(kind)
+                del self._in_flight[due]
+                due.record_unanswered(kind, now)
         if kind in NOT_REACHED:
-            self._refused(described(error, request))
+            self._refused(described(error, due.request))
 
     def _ended(self, now: float) -> None:
         if not self._is_given_up:
             self._request_ended(now)
 
-    def _give_up(self, *, counted: bool) -> None:
+    def _give_up(self, kind: str, now: float) -> None:
         with self.recorder.lock, self.warmup_recorder.lock:
             self._is_given_up = True
-            for recorder, times in self._unanswered.items() if counted else ():
-                for _ in range(times):
-                    recorder.record_error(CUT_OFF)
+            for due in self._in_flight:
+                due.record_unanswered(kind, now)
 
     def socket_counts(self) -> SocketCounts:
         """Return what the client says of its sockets."""
@@ -95,28 +111,27 @@ class _ClientArrivals(Arrivals):
 class TaskArrivals(_ClientArrivals):
     """Requests that are sent by a task each."""
 
-    def __init__(self, setup: ScheduleSetup, client: Client, source: Iterator[Request]) -> None:
+    def __init__(self, setup: ScheduleSetup, client: Client, source: Iterator[tuple[Request, int]]) -> None:
         super().__init__(setup, client, source)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def _begin(self, due_at: float, recorder: Recorder) -> None:
-        task = self._loop.create_task(self._run(due_at, recorder))
+    def _begin(self, due: _Due) -> None:
+        task = self._loop.create_task(self._run(due))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, due_at: float, recorder: Recorder) -> None:
-        request = self._requests.next()
-        self._note_sent(due_at, recorder)
+    async def _run(self, due: _Due) -> None:
+        self._note_sent(due)
         try:
-            answer = checked_answer(await cast("Awaitable[tuple[int, bytes]]", self._client.send(request)))
+            answer = checked_answer(await cast("Awaitable[object]", self._client.send(due.request)))
         except (Exception, asyncio.CancelledError) as error:
-            self._failed(error, request, recorder)
+            self._failed(error, due)
         else:
-            self._succeeded(answer, due_at, recorder)
+            self._succeeded(answer, due)
         self._ended(perf_counter())
 
-    def _give_up(self, *, counted: bool) -> None:
-        super()._give_up(counted=counted)
+    def _give_up(self, kind: str, now: float) -> None:
+        super()._give_up(kind, now)
         for task in list(self._tasks):
             task.cancel()
 
@@ -124,29 +139,28 @@ class TaskArrivals(_ClientArrivals):
 class ThreadArrivals(_ClientArrivals):
     """Requests that are sent by threads: one for each request in flight, up to a limit."""
 
-    def __init__(self, setup: ScheduleSetup, client: Client, source: Iterator[Request]) -> None:
+    def __init__(self, setup: ScheduleSetup, client: Client, source: Iterator[tuple[Request, int]]) -> None:
         super().__init__(setup, client, source)
         self._max_in_flight = min(self._max_in_flight, _MOST_THREADS)
-        self._due: queue.SimpleQueue[tuple[float, Recorder]] = queue.SimpleQueue()
+        self._due: queue.SimpleQueue[_Due] = queue.SimpleQueue()
         self._threads = 0
 
-    def _begin(self, due_at: float, recorder: Recorder) -> None:
-        self._due.put((due_at, recorder))
+    def _begin(self, due: _Due) -> None:
+        self._due.put(due)
         if self._threads < self.in_flight:
             self._threads += 1
             threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
         while True:
-            due_at, recorder = self._due.get()
+            due = self._due.get()
             if self._is_given_up:
                 return
-            request = self._requests.next()
-            self._note_sent(due_at, recorder)
+            self._note_sent(due)
             try:
-                answer = checked_answer(self._client.send(request))
+                answer = checked_answer(self._client.send(due.request))
             except BaseException as error:  # even what would end the thread
-                self._failed(error, request, recorder)
+                self._failed(error, due)
             else:
-                self._succeeded(answer, due_at, recorder)
+                self._succeeded(answer, due)
             call_into(self._loop, self._ended, perf_counter())

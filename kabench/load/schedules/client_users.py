@@ -15,12 +15,12 @@ from kabench.load.clients.contract import checked_answer, close_client, is_async
 from kabench.load.clients.errors import NOT_REACHED, described, kind_of
 from kabench.load.schedules.clients import SharedRequests, call_into
 from kabench.load.schedules.closed import PAUSE_AFTER_CONNECT_ERROR_S, User, Users
-from kabench.load.schedules.schedule import CUT_OFF
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from kabench.load.clients.contract import Client
+    from kabench.load.figures.answer import Answer
     from kabench.load.figures.messages import SocketCounts
     from kabench.load.plan.source import Request
     from kabench.load.schedules.schedule import ScheduleSetup
@@ -34,50 +34,51 @@ class _ClientUser(User):
         self._client = client
         self._requests = requests
         self._is_unanswered = self._is_given_up = False
+        self._target = 0
+        self._began_at = 0.0
         self._loop = asyncio.get_running_loop()
 
-    def _note_sent(self) -> float:
+    def _next_request(self) -> Request:
+        """Return the next request, which counts as sent from now on."""
+        request, target = self._requests.next()
         with self._recorder.lock:
+            self._target = target
             self._is_unanswered = True
-        return perf_counter()
+            self._began_at = perf_counter()
+        return request
 
-    def _succeeded(self, answer: tuple[int, bytes], began_at: float) -> None:
-        response_s = perf_counter() - began_at
+    def _succeeded(self, answer: Answer) -> None:
+        response_s = perf_counter() - self._began_at
         recorder = self._recorder
         with recorder.lock:
             if self._is_unanswered:
                 self._is_unanswered = False
-                recorder.record_undivided(*answer, response_s)
+                recorder.record_undivided(answer, response_s, self._target)
         self.refusal = None
+
+    def _count_unanswered(self, kind: str, now: float) -> None:
+        """Count the request in flight, if it is not counted yet."""
+        recorder = self._recorder
+        with recorder.lock:
+            if self._is_unanswered:
+                self._is_unanswered = False
+                recorder.record_unanswered(kind, now - self._began_at, was_sent=None, target=self._target)
 
     def _failed(self, error: BaseException, request: Request) -> float:
         """Count an error, and return how many seconds to pause before the next request."""
         kind = kind_of(error)
-        recorder = self._recorder
-        with recorder.lock:
-            if self._is_unanswered:
-                self._is_unanswered = False
-                recorder.record_error(kind)
+        self._count_unanswered(kind, perf_counter())
         if kind not in NOT_REACHED:
             return 0.0
         self.refusal = described(error, request)
         return PAUSE_AFTER_CONNECT_ERROR_S
 
-    def cut_off(self, now: float) -> None:
-        """Count the request in flight as an error, and do not wait for it."""
-        with self._recorder.lock:
-            if self._is_unanswered:
-                self._is_unanswered = False
-                self._recorder.record_error(CUT_OFF)
-        self.abort(now)
-
-    def abort(self, now: float) -> None:
-        """Send no more, and do not wait for the request in flight."""
+    def give_up(self, kind: str, now: float) -> None:
+        """Send no more, count the request in flight as unanswered, of this kind, and do not wait for it."""
         self.stop()
         self._is_given_up = True
+        self._count_unanswered(kind, now)
         if not self.is_finished:
-            with self._recorder.lock:
-                self._is_unanswered = False
             self._finish(now)
 
 
@@ -91,21 +92,20 @@ class _TaskUser(_ClientUser):
 
     async def _run(self) -> None:
         while next(self._tickets, None) is not None:
-            request = self._requests.next()
-            began_at = self._note_sent()
+            request = self._next_request()
             try:
-                answer = checked_answer(await cast("Awaitable[tuple[int, bytes]]", self._client.send(request)))
+                answer = checked_answer(await cast("Awaitable[object]", self._client.send(request)))
             except (Exception, asyncio.CancelledError) as error:
                 if self._is_given_up:
                     return
                 await asyncio.sleep(self._failed(error, request))
             else:
-                self._succeeded(answer, began_at)
+                self._succeeded(answer)
         self._finish(perf_counter())
 
-    def abort(self, now: float) -> None:
-        """Send no more, and cancel the request in flight."""
-        super().abort(now)
+    def give_up(self, kind: str, now: float) -> None:
+        """Send no more, count the request in flight as unanswered, of this kind, and cancel it."""
+        super().give_up(kind, now)
         if self._task is not None:
             self._task.cancel()
 
@@ -118,21 +118,20 @@ class _ThreadUser(_ClientUser):
 
     def _run(self) -> None:
         while next(self._tickets, None) is not None:
-            request = self._requests.next()
-            began_at = self._note_sent()
+            request = self._next_request()
             try:
                 answer = checked_answer(self._client.send(request))
             except BaseException as error:  # even what would end the thread
                 sleep(self._failed(error, request))
             else:
-                self._succeeded(answer, began_at)
+                self._succeeded(answer)
         call_into(self._loop, self._finish, perf_counter())
 
 
 class ClientUsers(Users):
     """Users that share one client."""
 
-    def __init__(self, setup: ScheduleSetup, client: Client, source: Iterator[Request]) -> None:
+    def __init__(self, setup: ScheduleSetup, client: Client, source: Iterator[tuple[Request, int]]) -> None:
         self._client = client
         self._requests = SharedRequests(source)
         self._make = _TaskUser if is_async(client) else _ThreadUser

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 class SharedRequests:
     """The requests of one worker, for tasks and threads alike."""
 
-    def __init__(self, source: Iterator[Request]) -> None:
+    def __init__(self, source: Iterator[tuple[Request, int]]) -> None:
         self._source = source
         self._lock = threading.Lock()
 
-    def next(self) -> Request:
-        """Return the next request."""
+    def next(self) -> tuple[Request, int]:
+        """Return the next request, and the number of its target."""
         with self._lock:
             return next(self._source)
 

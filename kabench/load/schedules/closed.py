@@ -77,12 +77,8 @@ class User(ABC):
         self._recorder = recorder
 
     @abstractmethod
-    def cut_off(self, now: float) -> None:
-        """Count the request in flight as an error, and do not wait for it."""
-
-    @abstractmethod
-    def abort(self, now: float) -> None:
-        """Send no more, and do not wait for the request in flight."""
+    def give_up(self, kind: str, now: float) -> None:
+        """Send no more, count the request in flight as unanswered, of this kind, and do not wait for it."""
 
     @property
     def has_got_nowhere(self) -> bool:
@@ -176,17 +172,14 @@ class Users(Schedule):
         if not self._busy_users:
             self._say_over(now)
 
-    def cut_off(self, now: float) -> None:
-        """End every user. A request from the warm-up counts too: it was unanswered all the time that counts."""
-        for user in self._waiting_first():
-            user.count_in(self.recorder)
-            user.cut_off(now)
-
-    def abort(self, now: float) -> None:
-        """End every user."""
+    def give_up(self, kind: str, now: float) -> None:
+        """End every user. A request from the warm-up counts too if it was unanswered all the time that counts."""
+        is_measuring = now >= self._zero
         self.end(now)
         for user in self._waiting_first():
-            user.abort(now)
+            if is_measuring:
+                user.count_in(self.recorder)
+            user.give_up(kind, now)
 
     def _waiting_first(self) -> list[User]:
         """Return all users, pending ones first: else they would get the sockets of users that are ended."""

@@ -79,7 +79,7 @@ def schedule_for(task: Task, share: Share, recorder: Recorder, over: Callable[[f
     return client_schedule(setup, client, iter(RequestSource(plan, task.url, share)))
 
 
-def client_schedule(setup: ScheduleSetup, client: Client, source: Iterator[Request]) -> Schedule:
+def client_schedule(setup: ScheduleSetup, client: Client, source: Iterator[tuple[Request, int]]) -> Schedule:
     """Make the schedule of a plan through a client."""
     if not setup.plan.is_open:
         return ClientUsers(setup, client, source)

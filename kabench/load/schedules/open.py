@@ -73,7 +73,8 @@ class Arrivals(Schedule):
         if is_due and not self.in_flight and self._dispatcher.is_idle and not self._is_over:
             self._is_over = True
             self._dispatcher.stop()
-            self.recorder.not_started += self._dispatcher.count_rest()
+            if self.plan.ends_after_s is not None:  # else, what is left was not due yet
+                self.recorder.not_started += self._dispatcher.count_rest()
             self.over(now)
 
     def end(self, now: float) -> None:
@@ -82,24 +83,16 @@ class Arrivals(Schedule):
         self._dispatcher.end()
         self._finish_if_over(now)
 
-    def cut_off(self, now: float) -> None:
-        """Count the requests in flight as errors, and do not wait for them."""
+    def give_up(self, kind: str, now: float) -> None:
+        """Start nothing more, count the requests in flight as unanswered, of this kind, and do not wait for them."""
         self._has_ended = True
         self._dispatcher.stop()
-        self._give_up(counted=True)
+        self._give_up(kind, now)
         self.in_flight = 0
         self._finish_if_over(now)
 
-    def abort(self, now: float) -> None:
-        """Stop at once, and count nothing of what is in flight."""
-        self._has_ended = True
-        self._dispatcher.stop()
-        self._give_up(counted=False)
-        self.in_flight = 0
-        self._finish_if_over(now)
-
-    def _give_up(self, *, counted: bool) -> None:
-        """Give up the requests in flight, and if `counted`, record them as cut off."""
+    def _give_up(self, kind: str, now: float) -> None:
+        """Give up the requests in flight, and count each as unanswered, of this kind."""
         raise NotImplementedError
 
     @property

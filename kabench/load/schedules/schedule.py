@@ -1,6 +1,6 @@
 """`Schedule`: what a worker drives. Users and arrivals, through kabench's agents or other clients, begin and end alike.
 
-The worker says when to begin, to measure, to end, to cut off or to abort; the schedule says when it is over.
+The worker says when to begin, to measure, to end and to give up; the schedule says when it is over.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from kabench.load.figures.messages import SocketCounts
     from kabench.load.plan.plan import LoadPlan
     from kabench.load.plan.share import Share
+
+TOTAL_TIMEOUT = "total_timeout"
+"""The kind of error of a request that was still unanswered after the plan's `total_timeout_s`."""
 
 CUT_OFF = "cut_off"
 """The kind of error of a request that was still unanswered when the grace after the end was over."""
@@ -88,12 +91,11 @@ class Schedule(ABC):
         """Start nothing more: time is over. What is in flight may finish."""
 
     @abstractmethod
-    def cut_off(self, now: float) -> None:
-        """Count the requests in flight as errors, and do not wait for them."""
+    def give_up(self, kind: str, now: float) -> None:
+        """Start nothing more, count the requests in flight as unanswered, of this kind, and do not wait for them."""
 
-    @abstractmethod
-    def abort(self, now: float) -> None:
-        """Stop at once, and count nothing of what is in flight."""
+    def give_up_overdue(self, now: float) -> None:  # noqa: B027  # only kabench's own agents can
+        """Give up each request that has been under way for longer than the plan's `total_timeout_s`."""
 
     @abstractmethod
     def socket_counts(self) -> SocketCounts:

@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from kabench.load.schedules.agent_users import Abilities, AgentUsers
+from kabench.result import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +71,7 @@ class SteeredUsers(AgentUsers):
         if abort:
             for user in sorted(self._users[users:], key=lambda user: not user.waits):
                 if not user.is_finished:
-                    user.abort(now)
+                    user.give_up(INTERRUPTED, now)
         self._awaited.append((users, number))
         self._report_levels()
 

@@ -40,7 +40,9 @@ from kabench.load.figures.messages import (
 from kabench.load.figures.recorder import recorder_for
 from kabench.load.plan.share import Share
 from kabench.load.schedules.factory import schedule_for
+from kabench.load.schedules.schedule import CUT_OFF
 from kabench.load.schedules.steered import SteeredUsers
+from kabench.result import INTERRUPTED
 from kabench.system.limits import allow_open_sockets
 from kabench.system.loop import loop_name, run
 
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 _PROGRESS_EVERY_S = 0.1
 _TICKS_PER_SECOND = 10
 _LOOK_FOR_ANSWERS_EVERY_S = 0.01
+_LOOK_FOR_OVERDUE_EVERY_S = 0.05
 _CONNECT_ERRORS = {error.kind for error in (ConnectError, ConnectTimeoutError, TlsError, CertificateError)}
 _CLOSE_PATIENCE_S = 1.0
 _NOBODY_LISTENS = 3
@@ -84,7 +87,7 @@ class Worker:
     def __init__(self, task: Task) -> None:
         self._loop = asyncio.get_running_loop()
         self._plan = task.plan
-        self._recorder = recorder_for(task.plan)
+        self._recorder = recorder_for(task.plan, task.plan.target_names(task.url).all)
         self._load = schedule_for(task, Share(task.index, task.plan.workers), self._recorder, self._is_over)
         if isinstance(self._load, SteeredUsers):
             self._load.levelled = self._say_levelled
@@ -108,10 +111,11 @@ class Worker:
         self._tick_timer = self._at(begins_at + _PROGRESS_EVERY_S, self._tick)
         if self._plan.warmup_s:
             self._timers.append(self._at(self._zero, self._measure))
-        if self._plan.ends_after_s is not None and not isinstance(self._load, SteeredUsers):
-            self._timers.append(self._at(self._zero + self._plan.ends_after_s, self._time_is_over))
+        if self._plan.time_limit_s is not None and not isinstance(self._load, SteeredUsers):
+            self._timers.append(self._at(self._zero + self._plan.time_limit_s, self._time_is_over))
         if not self._interrupted:
             self._load.begin(self._zero)
+            self._look_for_overdue()
             await self._over.wait()
         for timer in (*self._timers, self._tick_timer):
             timer.cancel()
@@ -145,7 +149,7 @@ class Worker:
         """Stop now, and give up what is in flight."""
         self._interrupted = True
         if self._has_begun:
-            self._load.abort(perf_counter())
+            self._load.give_up(INTERRUPTED, perf_counter())
 
     def _measure(self) -> None:
         self._cpu_at_zero = process_time()
@@ -160,6 +164,13 @@ class Worker:
         self._look_for_answers(self._load.finished_requests)
         self._loop.call_later(self._plan.grace_s, self._patience_is_over)
 
+    def _look_for_overdue(self) -> None:
+        """Give up the requests that have taken too long, again and again: a timer for each would cost it time."""
+        limit_s = self._plan.total_timeout_s
+        if limit_s is not None and not self._over.is_set():
+            self._load.give_up_overdue(perf_counter())
+            self._loop.call_later(min(_LOOK_FOR_OVERDUE_EVERY_S, limit_s / 10), self._look_for_overdue)
+
     def _look_for_answers(self, before: int) -> None:
         """Note when the last answer came of the requests that were in flight when time was over."""
         finished = self._load.finished_requests
@@ -170,7 +181,7 @@ class Worker:
 
     def _patience_is_over(self) -> None:
         self._is_cut_off = True
-        self._load.cut_off(perf_counter())
+        self._load.give_up(CUT_OFF, perf_counter())
 
     def _is_over(self, now: float) -> None:
         self._ended_at = max(now, self._zero)
@@ -187,27 +198,32 @@ class Worker:
         else:
             recorder = self._recorder if self._is_measuring else self._load.warmup_recorder
             with recorder.lock:
-                sums = (recorder.transactions, recorder.socket_errors, recorder.not_started)
-            self._say(Progress(elapsed_s, *sums, self._load.socket_counts()))
+                totals = recorder.totals()
+            self._say(Progress.of(elapsed_s, totals, self._load.socket_counts()))
         if not self._has_reached_anybody() and self._load.has_got_nowhere:
-            self._load.abort(now)
+            self._load.give_up(CUT_OFF, now)
         if gc.get_count()[0] > _MOST_UNCOLLECTED:
             gc.collect()
         next_at = self._zero + (self._ticks + 1) * _PROGRESS_EVERY_S if self._is_measuring else now + _PROGRESS_EVERY_S
         self._tick_timer = self._at(next_at, self._tick)
 
     def _has_reached_anybody(self) -> bool:
-        return self._load.has_been_answered or self._load.socket_counts().created > 0
+        return self._load.has_been_answered or bool(self._load.socket_counts().created)
 
     def _why_unreachable(self) -> str | None:
         """Return why no socket could ever be opened, if that is what happened; else None."""
-        if self._has_reached_anybody() or self._interrupted or not self._load.error_kinds <= _CONNECT_ERRORS:
+        if (
+            self._has_reached_anybody()
+            or self._interrupted
+            or not self._load.error_kinds <= {*_CONNECT_ERRORS, CUT_OFF}
+        ):
             return None
         return self._load.refusal
 
     def _say_second(self, now: float) -> None:
         with self._recorder.lock:
             taken, totals = self._recorder.take_counts(), self._recorder.totals()
+            of_targets = self._recorder.totals_of_targets()
         for counts in taken:
             self._say(counts)
         self._say(
@@ -217,6 +233,7 @@ class Worker:
                 sockets=self._load.socket_counts(),
                 cpu_s=process_time() - self._cpu_at_zero,
                 max_rss_mb=max_rss_mb(),
+                targets=of_targets,
             )
         )
 

@@ -14,7 +14,7 @@ import pytest
 from kabench.agent import AgentOptions, TlsOptions
 from kabench.agent.aio.request import prepare
 from kabench.load import AGENT_SPECS, AgentSpecError, LoadPlan, PlanError, TargetUnreachableError, run
-from kabench.load.clients.contract import ClientSettings, load_factory, socket_counts
+from kabench.load.clients.contract import ClientSettings, checked_answer, load_factory, socket_counts
 from kabench.load.clients.errors import kind_of
 from kabench.load.clients.specs import PEERS, check_spec
 from kabench.load.figures.messages import Task
@@ -97,7 +97,7 @@ def sent_through(spec: str, *requests: Request, **settings: Any) -> list[tuple[i
         async with client_of(spec, settings_of(**settings)) as send:
             for request in requests:
                 try:
-                    outcomes.append(await send(request))
+                    outcomes.append(checked_answer(await send(request))[:2])
                 except Exception as error:  # it is the outcome
                     outcomes.append(error)
         return outcomes
@@ -152,7 +152,7 @@ def test_a_client_does_not_keep_cookies(peer: str) -> None:
 def test_the_credentials_of_a_url_are_sent_as_kabench_s_agents_do(peer: str) -> None:
     with serving(echo_forever) as server:
         url = server.url.replace("://", "://me:s@cret%2B@")
-        request = next(iter(RequestSource(LoadPlan(url=url, method="GET", data=b""), "", Share())))
+        request, _ = next(iter(RequestSource(LoadPlan(url=url, method="GET", data=b""), "", Share())))
         assert sent_through(peer, request) == [(200, b"ok")]
         (seen,) = server.peers[0].requests
         own = prepare("GET", url, None, None, keep_alive=True).wire
@@ -199,7 +199,11 @@ def test_a_refused_connection_has_one_name_for_all(peer: str) -> None:
     assert kind_of(failed) == "connect_failed"
 
 
-def test_a_request_that_failed_is_not_sent_again(peer: str) -> None:
+SENT_AGAIN = {"urllib3": 3, "urllib3-plain": 3, "urllib3-keepalive": 3, "aiohttp": 1}
+"""How often each library sends a request again by its own defaults, if its socket is reset."""
+
+
+def test_a_request_that_failed_is_sent_again_as_often_as_its_library_does_by_itself(peer: str) -> None:
     async def resets(each: Peer) -> None:
         await each.request()
         each.reset()
@@ -207,7 +211,23 @@ def test_a_request_that_failed_is_not_sent_again(peer: str) -> None:
     with serving(resets) as server:
         (failed,) = sent_through(peer, get(server.url))
         assert isinstance(failed, Exception)
-        assert server.requests == 1
+        assert server.requests == 1 + SENT_AGAIN.get(peer, 0)
+
+
+def test_what_a_library_sends_again_is_counted_where_it_can_be(peer: str) -> None:
+    async def drops_the_first(each: Peer) -> None:
+        await each.request()
+        if server.requests == 1:
+            each.reset()
+        else:
+            await each.send(answer(b"ok"))
+            await echo_forever(each)
+
+    with serving(drops_the_first) as server:
+        measured = run_once(peer, url=server.url, method="GET", data=b"", total=2, concurrency=1)
+    has_sent_again = SENT_AGAIN.get(peer, 0) > 0
+    assert measured.retries == (None if peer == "aiohttp" else int(has_sent_again))
+    assert measured.transactions == 1 + has_sent_again
 
 
 # -- whole runs
@@ -346,7 +366,7 @@ def test_a_user_s_own_client_is_driven(
     measured = run_once(spec, url=echo_server.url, workers=2, **given)
     assert measured.transactions == echo_server.counts().requests == 30
     assert measured.agent == spec
-    assert measured.sockets.created == (30 if name == "async_one" else 0)
+    assert measured.sockets.created == (30 if name == "async_one" else None)
 
 
 def test_what_a_user_s_client_prints_does_no_harm(echo_server: EmbeddedServer, folder: Path) -> None:
@@ -460,7 +480,7 @@ def test_a_refusal_is_found_wherever_in_the_chain_it_is_and_circles_end() -> Non
     assert kind_of(one) == "runtime"
 
 
-def test_a_client_that_does_not_count_its_sockets_has_none_counted() -> None:
+def test_what_a_client_does_not_tell_of_its_sockets_is_not_known() -> None:
     class Silent:
         def send(self, request: Request) -> tuple[int, bytes]:
             return 200, b""
@@ -469,4 +489,4 @@ def test_a_client_that_does_not_count_its_sockets_has_none_counted() -> None:
             pass
 
     counts = socket_counts(Silent(), 12)
-    assert (counts.created, counts.requests) == (0, 12)
+    assert (counts.created, counts.retries, counts.requests) == (None, None, 12)

@@ -15,6 +15,7 @@ from kabench.histogram import HIGHEST_US, LOWEST_US, SIGNIFICANT_DIGITS, decoded
 from kabench.load.figures.messages import Counts, Second, SocketCounts, Totals
 from kabench.load.figures.tally import Tally
 from kabench.result import WorkerRecord
+from tests.load.loads import sockets_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,9 +28,9 @@ latencies = st.lists(st.integers(0, HIGHEST_US), max_size=30)
 class Workers:
     """Workers as a tally hears them. What each says of a second are the response times in it, in microseconds."""
 
-    def __init__(self, count: int, *, expects_status: bool = False) -> None:
+    def __init__(self, count: int) -> None:
         records = [WorkerRecord(name=f"worker-{number}", host="h", transactions=0) for number in range(1, count + 1)]
-        self.tally = Tally("keepalive", records, expects_status=expects_status)
+        self.tally = Tally("keepalive", records)
         self._seen = [0] * count
         self._errors: list[Counter[str]] = [Counter() for _ in range(count)]
 
@@ -58,7 +59,7 @@ class Workers:
             errors=dict(self._errors[worker]),
             not_started=not_started,
         )
-        made = sockets or SocketCounts(created=worker + 1)
+        made = sockets or sockets_with(created=worker + 1)
         self.tally.end_second(worker, Second(elapsed_s, totals, made, cpu_s, max_rss_mb=20.0 + worker))
 
     def end(self, worker: int, *, lost: bool = False) -> None:
@@ -154,7 +155,7 @@ def test_counts_of_all_workers_add_up() -> None:
     workers = Workers(3)
     for worker in range(3):
         counters = [name for name in SocketCounts.__struct_fields__ if name != "closed_by"]
-        sockets = SocketCounts(
+        sockets = sockets_with(
             **dict(zip(counters, range(worker, worker + len(counters)), strict=True)),
             closed_by={"ttl": worker, f"only {worker}": 1},
         )
@@ -191,35 +192,21 @@ def test_the_run_lasts_as_long_as_the_slowest_worker() -> None:
 
 
 def test_unexpected_answers_are_failures_and_no_socket_errors() -> None:
-    tally = Workers(2, expects_status=True).tally
+    tally = Workers(2).tally
     for worker in range(2):
-        totals = Totals(0, {200: 5, 404: 2}, {"unexpected_status": 2, "unexpected_body": 1, "socket_reset": 1})
-        tally.end_second(worker, Second(1.0, totals, SocketCounts(), 0.1, 1.0))
+        errors = {"unexpected_status": 2, "unexpected_body": 1, "socket_reset": 1}
+        totals = Totals(failed_answers=3, status_codes={200: 5, 404: 2}, errors=errors)
+        tally.end_second(worker, Second(1.0, totals, sockets_with(), 0.1, 1.0))
     run = tally.agent_run(interrupted=False)
     assert (run.transactions, run.successful_transactions) == (14, 8)
     assert (run.failed_transactions, run.socket_errors) == (8, 2)
     assert run.availability_pct == pytest.approx(100 * 14 / 16)
 
 
-def test_a_status_that_is_expected_is_no_failure() -> None:
-    tally = Workers(1, expects_status=True).tally
-    tally.end_second(0, Second(1.0, Totals(0, {404: 5}), SocketCounts(), 0.1, 1.0))
-    run = tally.agent_run(interrupted=False)
-    assert (run.successful_transactions, run.failed_transactions) == (5, 0)
-
-
-def test_without_an_expected_status_an_answer_fails_by_400_or_more_or_by_its_body() -> None:
-    tally = Workers(1).tally
-    totals = Totals(0, {200: 6, 399: 1, 400: 2, 500: 1}, {"unexpected_body": 3, "socket_reset": 1})
-    tally.end_second(0, Second(1.0, totals, SocketCounts(), 0.1, 1.0))
-    run = tally.agent_run(interrupted=False)
-    assert (run.transactions, run.successful_transactions, run.failed_transactions) == (10, 4, 7)
-
-
 def test_figures_keep_their_fractions() -> None:
     workers = Workers(1)
-    totals = Totals(0, {200: 4}, {})
-    workers.tally.end_second(0, Second(2.25, totals, SocketCounts(created=3, requests=4), 0.125, 20.5))
+    totals = Totals(status_codes={200: 4})
+    workers.tally.end_second(0, Second(2.25, totals, sockets_with(created=3, requests=4), 0.125, 20.5))
     workers.end(0, lost=True)
     run = workers.result()
     assert run.agent == "keepalive"
@@ -232,7 +219,7 @@ def test_figures_keep_their_fractions() -> None:
 
 def test_the_cpu_of_a_transaction_is_known_to_a_thousandth_of_a_microsecond() -> None:
     tally = Workers(1).tally
-    tally.end_second(0, Second(1.0, Totals(0, {200: 3_000}), SocketCounts(), 0.1, 1.0))
+    tally.end_second(0, Second(1.0, Totals(status_codes={200: 3_000}), sockets_with(), 0.1, 1.0))
     assert tally.agent_run(interrupted=False).client.cpu_us_per_transaction == 33.333
 
 
@@ -276,10 +263,10 @@ def test_a_second_is_in_the_series_when_all_workers_have_said_it() -> None:
 
 def test_errors_and_sockets_are_those_of_their_second_however_far_ahead_a_worker_is() -> None:
     workers = Workers(2)
-    workers.second(0, 1.0, [1000], sockets=SocketCounts(created=1, active=1))
-    workers.second(0, 2.0, [1000], errors=5, sockets=SocketCounts(created=6, active=2))
+    workers.second(0, 1.0, [1000], sockets=sockets_with(created=1, active=1))
+    workers.second(0, 2.0, [1000], errors=5, sockets=sockets_with(created=6, active=2))
     for number in (1.0, 2.0):
-        workers.second(1, number, [1000], sockets=SocketCounts(created=1, active=1))
+        workers.second(1, number, [1000], sockets=sockets_with(created=1, active=1))
     assert [(p.socket_errors, p.created, p.active) for p in workers.tally.series] == [(0, 2, 2), (5, 7, 3)]
 
 
@@ -326,7 +313,7 @@ def test_errors_are_those_of_each_second_alone() -> None:
 def test_a_point_has_the_sockets_as_they_were_at_the_end_of_its_second() -> None:
     workers = Workers(2)
     for worker in range(2):
-        workers.second(worker, 1.0, [], sockets=SocketCounts(created=9, free=2, active=3, pending=4))
+        workers.second(worker, 1.0, [], sockets=sockets_with(created=9, free=2, active=3, pending=4))
     (point,) = workers.tally.series
     assert (point.created, point.free, point.active, point.pending) == (18, 4, 6, 8)
 
@@ -420,11 +407,11 @@ def test_the_sockets_of_a_lost_worker_are_closed_and_those_of_one_that_ended_are
     workers = Workers(3)
     for worker in range(3):
         workers.second(
-            worker, 1.0, [1000], sockets=SocketCounts(created=9, closed=2, free=3, active=4, pending=5, requests=1)
+            worker, 1.0, [1000], sockets=sockets_with(created=9, closed=2, free=3, active=4, pending=5, requests=1)
         )
     workers.end(0, lost=True)
     workers.end(1)
-    workers.second(2, 2.0, [1000], sockets=SocketCounts(created=9, closed=2, free=7, active=0, pending=0, requests=2))
+    workers.second(2, 2.0, [1000], sockets=sockets_with(created=9, closed=2, free=7, active=0, pending=0, requests=2))
     run = workers.result()
     assert (run.sockets.created, run.sockets.closed, run.sockets.requests) == (27, 2 + 3 + 4 + 2 + 2, 1 + 1 + 2)
     assert (run.sockets.free, run.sockets.active, run.sockets.pending) == (3 + 7, 4, 5)
@@ -447,10 +434,11 @@ class Comers:
     def second(self, worker: int, elapsed_s: float, answers: int) -> None:
         self.tally.add_counts(worker, Counts(("total",), {1000: answers}))
         self._seen[worker] += answers
-        totals = Totals(0, {200: self._seen[worker]}, {"socket_timeout": self._seen[worker]})
-        self.tally.end_second(worker, Second(elapsed_s, totals, SocketCounts(active=1), 0.1, 1.0))
+        so_far = self._seen[worker]
+        totals = Totals(status_codes={200: so_far}, errors={"socket_timeout": so_far})
+        self.tally.end_second(worker, Second(elapsed_s, totals, sockets_with(active=1), 0.1, 1.0))
 
-    def series(self) -> list[tuple[float, int, int, int]]:
+    def series(self) -> list[tuple[float, int, int, int | None]]:
         return [(point.t_s, point.transactions, point.socket_errors, point.active) for point in self.tally.series]
 
 

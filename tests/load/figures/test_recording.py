@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
 from kabench.agent.aio import ResponseHead
 from kabench.agent.aio.request import prepare
+from kabench.load.figures.answer import Answer
 from kabench.load.figures.load_exchange import LoadExchange
-from kabench.load.figures.messages import Counts, Second, SocketCounts, Totals, decode, encode
+from kabench.load.figures.messages import Counts, Second, Totals, decode, encode
 from kabench.load.figures.recorder import Recorder, recorder_for
 from kabench.load.figures.tally import Tally
 from kabench.load.plan import LoadPlan
 from kabench.result import WorkerRecord
+from tests.load.loads import sockets_with
 
 if TYPE_CHECKING:
     from kabench.result import AgentRun
@@ -66,9 +68,8 @@ def tally(recorder: Recorder, elapsed_s: float = 1.0, **sockets: int) -> AgentRu
         received = decode(encode(counts))
         assert isinstance(received, Counts)
         made.add_counts(0, received)
-    made.end_second(
-        0, Second(elapsed_s, recorder.totals(), SocketCounts(**cast("Any", sockets)), cpu_s=0.5, max_rss_mb=20.0)
-    )
+    of_targets = recorder.totals_of_targets()
+    made.end_second(0, Second(elapsed_s, recorder.totals(), sockets_with(**sockets), 0.5, 20.0, of_targets))
     return made.agent_run(interrupted=False)
 
 
@@ -120,31 +121,31 @@ def test_a_request_that_was_sent_twice_counts_from_the_first_time() -> None:
 WAYS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "at once": (
         {"started": 1, "sent": 1, "end": 3},
-        {"queue": 0, "first_byte": 2, "service": 2, "total": 2},
+        {"queue": 0, "first_byte": 2, "service": 2, "body": 0, "total": 2},
     ),
     "waited": (
         {"started": 1, "sent": 2, "end": 5},
-        {"queue": 1, "first_byte": 3, "service": 3, "total": 4},
+        {"queue": 1, "first_byte": 3, "service": 3, "body": 0, "total": 4},
     ),
     "at once, in pieces": (
         {"started": 1, "sent": 1, "first_byte": 2, "end": 4},
-        {"queue": 0, "first_byte": 1, "service": 3, "total": 3},
+        {"queue": 0, "first_byte": 1, "service": 3, "body": 2, "total": 3},
     ),
     "waited, in pieces": (
         {"started": 1, "sent": 3, "first_byte": 4, "end": 7},
-        {"queue": 2, "first_byte": 1, "service": 4, "total": 6},
+        {"queue": 2, "first_byte": 1, "service": 4, "body": 3, "total": 6},
     ),
     "connected": (
         {"started": 1, "opening": 2, "sent": 4, "end": 9},
-        {"queue": 1, "connect": 2, "first_byte": 5, "service": 5, "total": 8},
+        {"queue": 1, "connect": 2, "first_byte": 5, "service": 5, "body": 0, "total": 8},
     ),
     "connected, in pieces": (
         {"started": 1, "opening": 2, "sent": 4, "first_byte": 7, "end": 12},
-        {"queue": 1, "connect": 2, "first_byte": 3, "service": 8, "total": 11},
+        {"queue": 1, "connect": 2, "first_byte": 3, "service": 8, "body": 5, "total": 11},
     ),
     "sent twice": (
         {"started": 1, "first_sent": 2, "opening": 4, "sent": 6, "first_byte": 9, "end": 14},
-        {"queue": 1, "first_byte": 7, "service": 12, "total": 13},
+        {"queue": 1, "first_byte": 7, "service": 12, "body": 5, "total": 13},
     ),
 }
 """When it happened, in seconds, and how long each phase is."""
@@ -177,7 +178,7 @@ def test_a_body_counts_with_what_was_let_go_of_it(due: float | None) -> None:
     for _ in range(2):
         finish(recorder, 201, b"12345", started=0, sent=0, end=1, due=due, passed_bytes=1000)
         finish(recorder, 201, b"12345", started=0, sent=0, end=1, due=due)
-    assert recorder.totals() == Totals(2020, {201: 4})
+    assert recorder.totals() == Totals(body_bytes=2020, wire_bytes=2020, status_codes={201: 4})
 
 
 def test_a_lag_is_counted_as_such() -> None:
@@ -190,10 +191,30 @@ def test_a_lag_is_counted_as_such() -> None:
 def test_of_an_exchange_that_somebody_else_has_measured_the_whole_is_known() -> None:
     recorder = Recorder()
     for _ in range(2):
-        recorder.record_undivided(200, b"12345", 2.0)
-        recorder.record_reported(404, 100, 3.0)
-    assert seconds_counted(recorder) == {"total": {2.0: 2, 3.0: 2}}
-    assert recorder.totals() == Totals(210, {200: 2, 404: 2})
+        recorder.record_undivided(Answer(200, b"12345"), 2.0)
+        recorder.record_reported(404, 100, 3.0, "unexpected_status")
+    assert seconds_counted(recorder) == {"total": {2.0: 2, 3.0: 2}, "failed": {3.0: 2}}
+    assert recorder.totals() == Totals(
+        body_bytes=210,
+        wire_bytes=None,
+        failed_answers=2,
+        status_codes={200: 2, 404: 2},
+        errors={"unexpected_status": 2},
+    )
+
+
+def test_what_somebody_else_has_measured_fails_only_if_they_say_so() -> None:
+    recorder = Recorder()
+    recorder.record_reported(404, 100, 3.0, None)
+    assert recorder.totals().failed_answers == 0
+
+
+def test_bodies_count_with_the_bytes_that_came_where_a_client_tells() -> None:
+    recorder = Recorder()
+    recorder.record_undivided(Answer(200, b"12345", wire_bytes=3), 2.0)
+    assert (recorder.totals().body_bytes, recorder.totals().wire_bytes) == (3, 3)
+    recorder.record_undivided(Answer(200, b"12345"), 2.0)
+    assert (recorder.totals().body_bytes, recorder.totals().wire_bytes) == (8, None)
 
 
 def test_what_was_not_started_is_in_the_totals() -> None:
@@ -216,6 +237,9 @@ def test_what_was_not_started_is_in_the_totals() -> None:
         ((), b"ok", 200, b"bad", "unexpected_body"),
         ((), b"ok", 399, b"bad", "unexpected_body"),
         ((), b"ok", 400, b"bad", None),  # it has failed already
+        ((), b"ok", 103, b"ok", "no_final_status"),
+        ((200,), None, 600, b"", "no_final_status"),
+        ((600,), None, 600, b"", None),
     ],
 )
 @pytest.mark.parametrize("way", ["record", "record_due", "record_undivided"])
@@ -225,10 +249,17 @@ def test_an_answer_is_unexpected_by_its_status_or_else_by_its_body(
     recorder = recorder_for(LoadPlan(expect_status=statuses, expect_body=expected_body))
     for _ in range(2):
         if way == "record_undivided":
-            recorder.record_undivided(status, body, 2.0)
+            recorder.record_undivided(Answer(status, body, len(body)), 2.0)
         else:
             finish(recorder, status, body, started=0, sent=0, end=2000, due=None if way == "record" else 0)
-    assert recorder.totals() == Totals(2 * len(body), {status: 2}, {} if error is None else {error: 2})
+    has_failed = error is not None or (not statuses and status >= 400)
+    assert recorder.totals() == Totals(
+        body_bytes=2 * len(body),
+        wire_bytes=2 * len(body),
+        failed_answers=2 if has_failed else 0,
+        status_codes={status: 2},
+        errors={} if error is None else {error: 2},
+    )
     assert seconds_counted(recorder)["total"] == {2.0: 2}
 
 
@@ -263,11 +294,12 @@ def test_every_phase_has_every_request_it_should() -> None:
         if kind == "in pieces":
             times |= {"first_byte": 1003.0}
         finish(recorder, **times)  # type: ignore[arg-type]  # names and milliseconds
-    recorded = {"total": 0, "service": 0, "first_byte": 0, "queue": 0, "connect": 0}
+    recorded = {"total": 0, "service": 0, "first_byte": 0, "body": 0, "queue": 0, "connect": 0}
     for counts in recorder.take_counts():
         for phase in counts.phases:
             recorded[phase] += sum(counts.counts.values())
-    assert recorded == {"total": 1000, "service": 1000, "first_byte": 1000, "queue": 1000, "connect": connected}
+    always = dict.fromkeys(("total", "service", "first_byte", "body", "queue"), 1000)
+    assert recorded == always | {"connect": connected}
     assert recorder.take_counts() == []
 
 
@@ -276,8 +308,8 @@ def test_siege_s_arithmetic() -> None:
     for status, times in ((200, 7), (302, 1), (404, 1), (500, 1)):
         for _ in range(times):
             finish(recorder, status, b"x" * 2**20, started=0, sent=0, end=500)
-    recorder.record_error("socket_timeout")
-    recorder.record_error("socket_timeout")
+    for _ in range(2):
+        recorder.record_unanswered("socket_timeout", 8.0, was_sent=True)
     run = tally(recorder, elapsed_s=4.0, created=5, requests=10, free=2, closed=3)
     assert (run.transactions, run.successful_transactions, run.failed_transactions, run.socket_errors) == (10, 8, 4, 2)
     assert run.availability_pct == pytest.approx(100 * 10 / 12)
@@ -299,7 +331,7 @@ def test_seconds_become_a_series_and_add_up() -> None:
             finish(recorder, started=0, sent=0, end=5 * second)
         for counts in recorder.take_counts():
             made.add_counts(0, counts)
-        made.end_second(0, Second(float(second), recorder.totals(), SocketCounts(created=second), 1.9, 1.0))
+        made.end_second(0, Second(float(second), recorder.totals(), sockets_with(created=second), 1.9, 1.0))
     made.end_worker(0, lost=True)
     run = made.agent_run(interrupted=True)
     assert [(point.t_s, point.transactions, point.p50_s, point.created) for point in run.series] == [
@@ -317,3 +349,70 @@ def test_a_worker_that_said_nothing_is_an_empty_run() -> None:
     made.end_worker(0, lost=True)
     run = made.agent_run(interrupted=True)
     assert (run.transactions, run.transaction_rate, run.response_time_s.mean) == (0, 0.0, None)
+
+
+def test_requests_without_an_answer_are_counted_by_kind_with_what_was_sent_and_how_long_they_waited() -> None:
+    recorder = Recorder()
+    finish(recorder, started=0, sent=0, end=500)
+    recorder.record_unanswered("socket_timeout", 2.0, was_sent=True)
+    recorder.record_unanswered("socket_timeout", 4.0, was_sent=True)
+    recorder.record_unanswered("cut_off", 1.0, was_sent=False)
+    run = tally(recorder)
+    assert run.errors == {"cut_off": 1, "socket_timeout": 2}
+    assert {kind: (each.count, each.sent) for kind, each in run.unanswered.items()} == {
+        "cut_off": (1, 0),
+        "socket_timeout": (2, 2),
+    }
+    assert run.unanswered["socket_timeout"].waited_s.mean == 3.0
+    assert run.failed_pct == 75.0
+    of_all = run.response_time_all_s
+    assert of_all is not None
+    assert (of_all.answered_pct, of_all.p50) == (25.0, None)
+    assert of_all.at_least_s["p50"] == pytest.approx(1.0, rel=0.001)  # the one that waited the least of the unanswered
+    assert of_all.at_least_s["p99"] == pytest.approx(4.0, rel=0.001)
+
+
+def test_what_was_interrupted_is_no_failure() -> None:
+    recorder = Recorder()
+    finish(recorder, started=0, sent=0, end=500)
+    recorder.record_unanswered("interrupted", 0.25, was_sent=True)
+    run = tally(recorder)
+    assert (run.failed_pct, run.errors, run.socket_errors) == (0.0, {}, 0)
+    assert run.response_time_all_s is not None
+    assert run.response_time_all_s.max == 0.5
+    assert (run.unanswered["interrupted"].count, run.unanswered["interrupted"].sent) == (1, 1)
+
+
+def test_a_client_that_does_not_tell_what_it_sent_has_no_count_of_it() -> None:
+    recorder = Recorder()
+    recorder.record_unanswered("read_timeout", 1.0, was_sent=None)
+    assert tally(recorder).unanswered["read_timeout"].sent is None
+
+
+def test_the_times_of_successful_answers_are_known_apart_from_those_of_failed_ones() -> None:
+    recorder = Recorder()
+    for _ in range(3):
+        finish(recorder, 500, started=0, sent=0, end=1)
+    finish(recorder, 200, started=0, sent=0, end=800)
+    run = tally(recorder)
+    assert run.response_time_s.p50 == 0.001
+    assert run.successful_response_time_s is not None
+    assert run.successful_response_time_s.min == pytest.approx(0.8, rel=0.001)
+    assert run.successful_response_time_s.mean == 0.8
+
+
+def test_each_target_has_figures_of_its_own_and_all_add_up() -> None:
+    recorder = recorder_for(LoadPlan(), ["GET /a", "GET /b"])
+    for target, times in ((0, 3), (1, 1)):
+        for _ in range(times):
+            exchange = LoadExchange(PREPARED, 0.0)
+            exchange.started_at, exchange.sent_at, exchange.first_byte_at = 1.0, 1.0, 1.5
+            exchange.target = target
+            recorder.record(exchange, head(200 if target else 503), b"12345", 1.5)
+    recorder.record_unanswered("socket_timeout", 2.0, was_sent=True, target=1)
+    run = tally(recorder)
+    assert (run.transactions, run.failed_transactions) == (4, 4)
+    first, second = run.targets
+    assert (first.name, first.transactions, first.failed_pct) == ("GET /a", 3, 100.0)
+    assert (second.name, second.transactions, second.socket_errors, second.failed_pct) == ("GET /b", 1, 1, 50.0)
+    assert second.phases.first_byte.p50 == pytest.approx(0.5, rel=0.001)

@@ -116,7 +116,7 @@ def test_a_request_that_is_wrong_is_named_by_its_line(line: str, says: str) -> N
 
 def urls(number: int, share: Share | None = None, **given: Any) -> list[str]:
     plan = LoadPlan(**given)
-    return [request.url for request in itertools.islice(iter(RequestSource(plan, "", share or Share())), number)]
+    return [request.url for request, _ in itertools.islice(iter(RequestSource(plan, "", share or Share())), number)]
 
 
 ABC = tuple(LoadTarget(url=f"http://h/{name}") for name in "abc")

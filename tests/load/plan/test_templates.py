@@ -43,12 +43,12 @@ def source_of(share: Share | None = None, **given: Any) -> PreparedSource:
 def wires(number: int, share: Share | None = None, **given: Any) -> list[bytes]:
     """The bytes of the first requests of a worker."""
     source = source_of(share, **given)
-    return [source.next().wire for _ in range(number)]
+    return [source.next()[0].wire for _ in range(number)]
 
 
 def requests_of(number: int, share: Share | None = None, **given: Any) -> list[Request]:
     plan = LoadPlan(**_with_url(given))
-    return list(itertools.islice(iter(RequestSource(plan, "", share or Share())), number))
+    return [request for request, _ in itertools.islice(iter(RequestSource(plan, "", share or Share())), number)]
 
 
 def taken_apart(wire: bytes) -> tuple[str, dict[str, list[str]], bytes]:
@@ -274,7 +274,7 @@ def test_forms_are_made_when_they_are_first_sent() -> None:
     plan = LoadPlan(url="http://h/", data_lines=tuple(b"line %d" % number for number in range(10_000)))
     source = PreparedSource(plan, "", Share(), noting)
     assert len(made) <= 1
-    first_round = [source.next() for _ in range(5)]
+    first_round = [source.next()[0] for _ in range(5)]
     assert made == [b"line %d" % number for number in range(5)]
     assert [taken_apart(request.wire)[2] for request in first_round] == made
 

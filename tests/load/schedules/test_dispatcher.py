@@ -365,7 +365,7 @@ class ScriptedArrivals(Arrivals):
                 self.time.go_off()
         self.time.now = max(self.time.now, end)
 
-    def _give_up(self, *, counted: bool) -> None:
+    def _give_up(self, kind: str, now: float) -> None:
         self.answers_at.clear()
 
     def socket_counts(self) -> SocketCounts:

@@ -52,7 +52,7 @@ class Steered:
     @property
     def busy(self) -> int:
         counts = self.load.socket_counts()
-        return counts.active + counts.pending
+        return (counts.active or 0) + (counts.pending or 0)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -60,7 +60,7 @@ class Steered:
                 await asyncio.sleep(0.002)
 
     async def end(self) -> None:
-        self.load.abort(perf_counter())
+        self.load.give_up("interrupted", perf_counter())
         await asyncio.wait_for(self.over, PATIENCE_S)
         await self.load.close()
 
