@@ -212,8 +212,8 @@ class TargetFigures(LoadFigures):
 class AgentRun(LoadFigures):
     """One agent's part of a run. `retries` is None if the client does not tell.
 
-    `stopped_by` says what ended the load before its end, besides the user: "stop_after", "no_success" or
-    "abort_early"; empty if nothing did.
+    `stopped_by` says what ended the load before its end, besides the user: "stop_after" or "no_success"; empty if
+    nothing did.
     """
 
     agent: str

@@ -148,8 +148,6 @@ def stopped(run: AgentRun, plan: Mapping[str, object]) -> str | None:
         )
     if run.stopped_by == "no_success":
         return "Stopped, because nothing had succeeded since the start; --keep-trying goes on."
-    if run.stopped_by == "abort_early":
-        return "Stopped, because a threshold could no longer hold (--abort-early)."
     return None
 
 
