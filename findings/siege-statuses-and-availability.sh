@@ -16,7 +16,7 @@ work=$(mktemp -d)
 trap 'kill "${server:-0}" 2>/dev/null || true; rm -rf "$work"' EXIT
 cd "$work"
 apt-get download -q "siege=4.0.7-1*" >/dev/null 2>&1
-dpkg -x siege_4.0.7-1*.deb root
+dpkg -x siege_4.0.7-1*.deb unpacked
 cat > server.py <<'PYTHON'
 import http.server
 
@@ -40,7 +40,7 @@ python3 server.py > port & server=$!
 until [ -s port ]; do sleep 0.1; done
 echo "verbose = false" > siegerc
 for status in 404 401 500; do
-  ./root/usr/bin/siege -R siegerc -j -b -c1 -r10 "http://127.0.0.1:$(cat port)/$status" > "$status.json" 2>/dev/null
+  ./unpacked/usr/bin/siege -R siegerc -j -b -c1 -r10 "http://127.0.0.1:$(cat port)/$status" > "$status.json" 2>/dev/null
 done
 python3 - <<'PYTHON'
 import json
